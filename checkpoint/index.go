@@ -1,0 +1,47 @@
+package checkpoint
+
+import (
+	"encoding/json"
+
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/source"
+)
+
+// Index is everything a checkpoint says about itself, validated.
+type Index struct {
+	Format       string            `json:"format"` // "safetensors"
+	Files        []source.File     `json:"files"`  // those that hold tensors, in shard order
+	Tensors      []Tensor          `json:"tensors"`
+	Architecture Architecture      `json:"architecture"`
+	Config       json.RawMessage   `json:"config,omitempty"` // config.json, as it is
+	Metadata     map[string]string `json:"metadata,omitempty"`
+	SideFiles    []source.File     `json:"side_files,omitempty"` // config, tokenizer, generation files
+}
+
+// Tensor is one named array. Its bytes are row-major and little-endian.
+type Tensor struct {
+	Name   string     `json:"name"`
+	DType  dtype.Type `json:"dtype"`
+	Shape  []int64    `json:"shape"`
+	File   int        `json:"file"`   // index into Index.Files
+	Offset int64      `json:"offset"` // absolute, in the file
+	Bytes  int64      `json:"bytes"`
+}
+
+// Architecture is what names and config.json tell about the model. Zero means
+// unknown.
+type Architecture struct {
+	Name           string  `json:"name"` // "llama", or "" where the names fit nothing known
+	Layers         int64   `json:"layers,omitempty"`
+	Hidden         int64   `json:"hidden,omitempty"`
+	Intermediate   int64   `json:"intermediate,omitempty"`
+	Heads          int64   `json:"heads,omitempty"`
+	KVHeads        int64   `json:"kv_heads,omitempty"`
+	HeadDim        int64   `json:"head_dim,omitempty"`
+	Vocab          int64   `json:"vocab,omitempty"`
+	Context        int64   `json:"context,omitempty"`
+	RopeTheta      float64 `json:"rope_theta,omitempty"`
+	NormEps        float64 `json:"norm_eps,omitempty"`
+	TiedEmbeddings bool    `json:"tied_embeddings,omitempty"`
+	Parameters     int64   `json:"parameters"` // elements of all tensors; tied ones once
+}

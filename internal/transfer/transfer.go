@@ -1,0 +1,46 @@
+package transfer
+
+import "context"
+
+// Ticket is the right to write one piece once.
+type Ticket struct {
+	Job        string
+	Chunk      int
+	Attempt    uint64 // of the chunk's dispatch
+	Epoch      uint64 // of the coordinator that dispatched it
+	Rank       int
+	Generation uint64 // of the rank's arena
+	Bytes      int64
+	Digest     [16]byte // xxh3-128 of the piece
+}
+
+// Sink is the receiving side: it owns the arenas.
+type Sink interface {
+	// Receive says where the ticket's bytes go. It returns a nil Landing and
+	// no error where the piece is there already, with this digest: the bytes
+	// are discarded. It fails with class stale for a ticket that is not, or
+	// no longer, good; and with recovery.DigestMismatch where the piece is
+	// there with another digest.
+	Receive(t Ticket) (Landing, error)
+}
+
+// Landing is a granted ticket. Exactly one of Commit and Abort ends it; until
+// then the arena is not freed.
+type Landing interface {
+	// Parts is where the bytes go, in order; together Ticket.Bytes long.
+	Parts() [][]byte
+	// Context ends when the ticket is revoked: the receiver closes the stream.
+	Context() context.Context
+	// Commit checks the digest of what was written to Parts and counts the
+	// piece as placed, or fails with class digest_mismatch.
+	Commit() error
+	// Abort gives the ticket back with nothing placed.
+	Abort()
+}
+
+// Sender delivers pieces to other workers.
+type Sender interface {
+	// Send delivers the concatenation of parts to the worker at addr and
+	// returns when it has been placed there, or an error with its class.
+	Send(ctx context.Context, addr string, t Ticket, parts [][]byte) error
+}

@@ -1,0 +1,164 @@
+package messages
+
+import (
+	"time"
+
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// LoadRequest asks for a load (`gantry.v1.api.load`) or, without Job, Name
+// and what follows, for its plan (`gantry.v1.api.plan`). The client chooses
+// the job id, so that a request that is sent twice is one job.
+type LoadRequest struct {
+	Job       string        `json:"job,omitempty"`
+	Name      string        `json:"name,omitempty"` // of the model; default: the folder's or file's
+	URI       string        `json:"uri"`
+	Options   shard.Options `json:"options"`
+	Recovery  string        `json:"recovery,omitempty"`   // as recovery.Parse reads it
+	Device    string        `json:"device,omitempty"`     // "auto" (default), "cpu", "cuda:0"
+	LimitRate int64         `json:"limit_rate,omitempty"` // bytes per second, of each worker
+	Validate  bool          `json:"validate,omitempty"`   // look for NaN and Inf in every tensor too
+	Once      bool          `json:"once,omitempty"`       // unload when it is ready
+}
+
+// JobRequest names a job: status, cancel.
+type JobRequest struct {
+	Job    string `json:"job"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// ModelRequest names a resident model: unload.
+type ModelRequest struct {
+	Name string `json:"name"`
+}
+
+// State is a job's state as a user reads it.
+type State string
+
+// The states. The last three are final.
+const (
+	StatePlanning  State = "planning"
+	StateWaiting   State = "waiting"
+	StateLoading   State = "loading"
+	StateSealing   State = "sealing"
+	StateReady     State = "ready"
+	StateFailed    State = "failed"
+	StateCancelled State = "cancelled"
+)
+
+// Final reports whether no state follows.
+func (s State) Final() bool {
+	return s == StateReady || s == StateFailed || s == StateCancelled
+}
+
+// Job is a load, as `status` and `jobs` show it and as it lies in the bucket
+// gantry-jobs. When State is final it is the load's report.
+type Job struct {
+	Job               string            `json:"job"`
+	Model             string            `json:"model"`
+	URI               string            `json:"uri"`
+	Options           shard.Options     `json:"options"`
+	State             State             `json:"state"`
+	Stage             progress.Stage    `json:"stage"`
+	Overall           float64           `json:"overall"`
+	Plan              string            `json:"plan,omitempty"` // digest
+	Epoch             uint64            `json:"epoch"`          // of the leader that wrote this
+	Submitted         time.Time         `json:"submitted"`
+	Seconds           float64           `json:"seconds"`
+	Counters          progress.Counters `json:"counters"`
+	BytesRead         int64             `json:"bytes_read"`
+	BytesPlaced       int64             `json:"bytes_placed"`
+	ReadAmplification float64           `json:"read_amplification"` // bytes read ÷ distinct tensor bytes the plan needs
+	Retries           int               `json:"retries"`
+	PeakStagingBytes  int64             `json:"peak_staging_bytes"` // the largest of any worker
+	SourceVerified    bool              `json:"source_verified"`
+	Validation        Validation        `json:"validation"`
+	Ranks             []Rank            `json:"ranks"`
+	Stages            []StageTime       `json:"stages"`
+	Fallbacks         []shard.Note      `json:"fallbacks,omitempty"`
+	Warnings          []string          `json:"warnings,omitempty"`
+	Why               string            `json:"why,omitempty"`   // one line, where it failed or waits
+	Class             recovery.Class    `json:"class,omitempty"` // of the failure
+}
+
+// Rank is one rank of a job.
+type Rank struct {
+	Rank       int    `json:"rank"`
+	Worker     string `json:"worker"`
+	Device     string `json:"device"`
+	Bytes      int64  `json:"bytes"` // of its arena
+	BytesDone  int64  `json:"bytes_done"`
+	BytesTotal int64  `json:"bytes_total"`
+	Digest     string `json:"digest,omitempty"` // xxh3-128, hex, when sealed
+}
+
+// StageTime is how long a stage took.
+type StageTime struct {
+	Stage   progress.Stage `json:"stage"`
+	Seconds float64        `json:"seconds"`
+}
+
+// Validation is what was checked after placing. State is "passed", "failed",
+// "skipped" (no ONNX Runtime library: Reason says so) or "" before.
+type Validation struct {
+	State   string           `json:"state"`
+	Runtime string           `json:"runtime,omitempty"` // "onnxruntime 1.29.0"
+	Reason  string           `json:"reason,omitempty"`
+	Ranks   []RankValidation `json:"ranks,omitempty"`
+}
+
+// RankValidation is the check of one rank: x·Wᵀ of one placed tensor in ONNX
+// Runtime against our own arithmetic.
+type RankValidation struct {
+	Rank     int     `json:"rank"`
+	Tensor   string  `json:"tensor"`
+	Method   string  `json:"method"` // "wrapped": the arena's memory itself; "decoded": rows decoded to f32 first
+	Rows     int64   `json:"rows"`
+	MaxError float64 `json:"max_error"` // relative to the largest |y|
+	OK       bool    `json:"ok"`
+	// NonFinite counts NaN and Inf values found in the rank, where the load
+	// asked for a look at every value.
+	NonFinite int64 `json:"non_finite,omitempty"`
+}
+
+// Device is one device of a worker.
+type Device struct {
+	ID    string `json:"id"`
+	Name  string `json:"name"`
+	Total int64  `json:"memory_total"`
+	Free  int64  `json:"memory_free"` // what may still be reserved for arenas
+	Ranks int    `json:"ranks"`       // at most so many; 0: as many as fit
+}
+
+// Worker is a member of the cluster: the value of its lease in gantry-members.
+type Worker struct {
+	Name        string    `json:"name"`
+	Incarnation uint64    `json:"incarnation"`
+	Version     string    `json:"version"`
+	Address     string    `json:"address"`  // of its actors
+	Transfer    string    `json:"transfer"` // of its piece receiver
+	HTTP        string    `json:"http,omitempty"`
+	Staging     int64     `json:"staging"` // budget, bytes
+	Devices     []Device  `json:"devices"`
+	Started     time.Time `json:"started"`
+}
+
+// Model is a resident model: the value in gantry-models.
+type Model struct {
+	Name     string    `json:"name"`
+	Revision string    `json:"revision"` // digest of its plan
+	Job      string    `json:"job"`
+	URI      string    `json:"uri"`
+	Scheme   string    `json:"scheme"`
+	Bytes    int64     `json:"bytes"`
+	Ranks    []Rank    `json:"ranks"`
+	Since    time.Time `json:"since"`
+}
+
+// Error is a refusal, as the micro service replies it: `{"error": {…}}`.
+type Error struct {
+	Class   recovery.Class `json:"class"`
+	Message string         `json:"message"`
+}

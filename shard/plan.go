@@ -1,0 +1,176 @@
+package shard
+
+import (
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/source"
+)
+
+// Version is the version of the plan's format. Plans of another version are
+// refused.
+const Version = 1
+
+// Align is the alignment, in bytes, of every plane in an arena.
+const Align = 256
+
+// Chunk sizes, in stored bytes.
+const (
+	DefaultChunkBytes = 8 << 20
+	MaxChunkBytes     = 16 << 20
+)
+
+// Layout is the parallel layout of a model. Zero counts as one.
+type Layout struct {
+	TP int `json:"tp"` // tensor parallel: ranks that share each layer
+	PP int `json:"pp"` // pipeline parallel: ranks that share the layers
+	EP int `json:"ep"` // expert parallel: ranks that share the experts
+	DP int `json:"dp"` // data parallel: whole copies
+}
+
+// Options is what a plan depends on besides the Index.
+type Options struct {
+	Layout     Layout `json:"layout"`
+	Scheme     string `json:"scheme"`      // "" is "none"
+	ChunkBytes int64  `json:"chunk_bytes"` // 0 is DefaultChunkBytes
+}
+
+// Plan says which chunk lands where, transformed how. A tensor is seen as
+// rows × cols: rows is its first dimension, cols the product of the others
+// (a vector is n × 1, a scalar 1 × 1).
+type Plan struct {
+	Version    int           `json:"version"`
+	Checkpoint string        `json:"checkpoint"` // digest of the Index
+	Options    Options       `json:"options"`
+	Files      []source.File `json:"files"`
+	Tensors    []Tensor      `json:"tensors"`
+	Ranks      []Rank        `json:"ranks"`
+	Chunks     []Chunk       `json:"chunks"` // in the order they should be loaded
+	Fallbacks  []Note        `json:"fallbacks"`
+	Straddles  []Note        `json:"straddles"`
+	Warnings   []string      `json:"warnings"`
+	// StoredBytes counts the distinct stored tensor bytes that the plan needs,
+	// ReadBytes what it reads from the source (more only where a scheme needs
+	// a second pass), PlacedBytes the sum of all pieces.
+	StoredBytes int64 `json:"stored_bytes"`
+	ReadBytes   int64 `json:"read_bytes"`
+	PlacedBytes int64 `json:"placed_bytes"`
+}
+
+// Note says why a tensor is not treated like the others.
+type Note struct {
+	Tensor string `json:"tensor"`
+	Reason string `json:"reason"`
+}
+
+// Tensor is a stored tensor and what it becomes.
+type Tensor struct {
+	Name   string       `json:"name"`
+	DType  dtype.Type   `json:"dtype"` // stored
+	Shape  []int64      `json:"shape"`
+	File   int          `json:"file"`
+	Offset int64        `json:"offset"`
+	Bytes  int64        `json:"bytes"`
+	Rows   int64        `json:"rows"`
+	Cols   int64        `json:"cols"`
+	Rule   Rule         `json:"rule"`
+	Scheme string       `json:"scheme"` // what it becomes
+	Layout quant.Layout `json:"-"`      // derived from Scheme, DType and Cols
+}
+
+// Rule is how a tensor is divided over the ranks of a tp group.
+type Rule string
+
+// The rules.
+const (
+	Colwise    Rule = "colwise"    // rows of [out, in] cut: one contiguous range a rank
+	Rowwise    Rule = "rowwise"    // columns of [out, in] cut: strided
+	Vocab      Rule = "vocab"      // rows cut evenly, the last rank short
+	KVHeads    Rule = "kv_heads"   // rows cut by kv head, replicated where ranks outnumber heads
+	Replicated Rule = "replicated" // every rank holds all of it
+)
+
+// Span is the half-open range [Start, Stop).
+type Span struct {
+	Start int64 `json:"start"`
+	Stop  int64 `json:"stop"`
+}
+
+// Len returns Stop - Start.
+func (s Span) Len() int64 { return s.Stop - s.Start }
+
+// Intersect returns the part that s and t share, empty where they share none.
+func (s Span) Intersect(t Span) Span {
+	r := Span{max(s.Start, t.Start), min(s.Stop, t.Stop)}
+	if r.Stop < r.Start {
+		r.Stop = r.Start
+	}
+	return r
+}
+
+// Rank is one position of the layout and the arena it owns.
+type Rank struct {
+	Rank       int     `json:"rank"`
+	DP         int     `json:"dp"`
+	PP         int     `json:"pp"`
+	TP         int     `json:"tp"`
+	ArenaBytes int64   `json:"arena_bytes"`
+	Slices     []Slice `json:"slices"` // in arena order
+}
+
+// Slice is the tensor range that a rank holds. Rows × Cols is what it owns;
+// Held, a cover of Cols by whole blocks, is what its planes contain. Where
+// they differ the rank's cut straddles a block.
+type Slice struct {
+	Tensor int         `json:"tensor"` // index into Plan.Tensors
+	Rows   Span        `json:"rows"`
+	Cols   Span        `json:"cols"`
+	Held   Span        `json:"held"`
+	Planes []Placement `json:"planes"` // one for each of the tensor's Layout.Planes
+}
+
+// Placement is where a plane of a slice lies in the arena: Rows.Len() rows
+// of RowBytes each, without gaps.
+type Placement struct {
+	Offset   int64 `json:"offset"`
+	Bytes    int64 `json:"bytes"`
+	RowBytes int64 `json:"row_bytes"`
+}
+
+// Chunk is a run of stored bytes that is read, transformed and placed as one.
+type Chunk struct {
+	ID       int       `json:"id"` // its index in Plan.Chunks
+	File     int       `json:"file"`
+	Offset   int64     `json:"offset"`
+	Bytes    int64     `json:"bytes"`
+	Segments []Segment `json:"segments"`
+	Pieces   []Piece   `json:"pieces"` // one for each rank that gets any of it, by rank
+}
+
+// Segment is the part of one tensor that a chunk carries: whole rows, or a
+// run of whole blocks of one row that is longer than a chunk.
+type Segment struct {
+	Tensor int   `json:"tensor"`
+	At     int64 `json:"at"` // offset of its first byte in the chunk
+	Bytes  int64 `json:"bytes"`
+	Rows   Span  `json:"rows"`
+	Cols   Span  `json:"cols"`
+}
+
+// Piece is what a chunk leaves in one rank's arena: the concatenation of its
+// extents, in order. Its digest is the xxh3-128 of that concatenation.
+type Piece struct {
+	Rank    int      `json:"rank"`
+	Bytes   int64    `json:"bytes"`
+	Extents []Extent `json:"extents"`
+}
+
+// Extent is one contiguous run of a piece: the encoded form of rows × cols of
+// a segment, in one plane.
+type Extent struct {
+	Segment int   `json:"segment"` // index into Chunk.Segments
+	Plane   int   `json:"plane"`
+	Rows    Span  `json:"rows"`
+	Cols    Span  `json:"cols"`   // within the slice's Held
+	Offset  int64 `json:"offset"` // in the rank's arena
+	Bytes   int64 `json:"bytes"`
+}

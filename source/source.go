@@ -1,0 +1,50 @@
+package source
+
+import "context"
+
+// File is one file of a source.
+type File struct {
+	Name string `json:"name"` // slash-separated, relative to the source's root
+	Size int64  `json:"size"` // bytes
+	// ID identifies the file's content for as long as the file is unchanged:
+	// a digest or ETag, or modification time and inode. It says nothing about
+	// the content itself, so two copies of one file may differ in it.
+	ID string `json:"id"`
+}
+
+// Source is a place that holds a checkpoint's files. Its methods may be
+// called from several goroutines.
+type Source interface {
+	// URI is what the source was opened by, without secrets.
+	URI() string
+	// Entry is the file that the URI names, or "" where it names a folder.
+	Entry() string
+	// Files lists the files beside the entry or in the folder, sorted by name.
+	Files(ctx context.Context) ([]File, error)
+	// Open opens one file. Its name must be one that stays inside the root.
+	Open(ctx context.Context, name string) (Reader, error)
+	// Close releases the source. Readers must have been closed.
+	Close() error
+}
+
+// Reader reads ranges of one file. ReadAt may be called from several
+// goroutines; Close once, after them.
+type Reader interface {
+	// File is what was opened.
+	File() File
+	// ReadAt fills p from offset off or fails; there are no short reads. It
+	// fails with class source_changed where the file is no longer the one
+	// that was opened.
+	ReadAt(ctx context.Context, p []byte, off int64) error
+	// Close releases the file.
+	Close() error
+}
+
+// Mapper is a Reader whose bytes are in memory already. Range returns n bytes
+// from off, valid until Close and not to be written. A file that shrinks
+// while it is mapped makes an access fault: callers run under
+// debug.SetPanicOnFault and report source_changed.
+type Mapper interface {
+	Reader
+	Range(off, n int64) ([]byte, error)
+}
