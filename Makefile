@@ -1,0 +1,54 @@
+# Gantry. `make demo` shows the main job, `make test` is what must pass.
+
+GO        ?= go
+BIN       := bin
+CACHE     := .cache
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+DEMO_SIZE ?= 1GiB
+VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSION)
+
+.PHONY: all build ort demo test race vet lint generate generated-clean fuzz clean
+
+all: build
+
+build:
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/gantry ./cmd/coordinator ./cmd/worker
+
+# The ONNX Runtime library: GANTRY_ORT_LIB or an installed one is used where
+# there is one, otherwise it is fetched from npm into $(CACHE), digest pinned.
+ort:
+	@scripts/ort.sh >/dev/null
+
+demo: ort build
+	@DEMO_SIZE=$(DEMO_SIZE) scripts/demo.sh
+
+test: ort
+	$(GO) test -timeout 6m ./...
+
+race: ort
+	$(GO) test -race -timeout 20m ./...
+
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags purego ./quant/...
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./quant/... ./dtype/... ./shard/... ./checkpoint/... ./source/...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'lint: run gofmt on the files above'; exit 1; }
+	$(GO) run $(STATICCHECK) ./...
+
+generate:
+	$(GO) generate ./...
+
+# Generated files are what their generators make.
+generated-clean: generate
+	@git diff --exit-code --stat -- '*.pb.go' '*.s' '*_amd64.go' || { echo 'generated files differ: run make generate and commit'; exit 1; }
+
+# Each fuzz target for FUZZTIME (default 10s).
+FUZZTIME ?= 10s
+fuzz:
+	@scripts/fuzz.sh $(FUZZTIME)
+
+clean:
+	rm -rf $(BIN) $(CACHE) demo
