@@ -1,0 +1,113 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// stream is the sending side of one connection. One writer at a time (the
+// pool's token); results come back in the order of the tickets.
+type stream struct {
+	conn   net.Conn
+	header []byte      // reused; the writer's
+	parts  net.Buffers // reused; the writer's
+
+	mu      sync.Mutex
+	waiting []chan error // one for each piece without a result, oldest first
+	err     error        // why the stream is broken
+}
+
+// write puts a ticket and its payload on the wire in one writev where the
+// system allows, and returns where the result will come.
+func (s *stream) write(ctx context.Context, t Ticket, parts [][]byte) (<-chan error, error) {
+	var n int64
+	for _, p := range parts {
+		n += int64(len(p))
+	}
+	if n != t.Bytes {
+		return nil, recovery.Errorf(recovery.Internal, "transfer: payload of %d bytes behind a ticket for %d", n, t.Bytes)
+	}
+	h, err := appendTicket(s.header[:0], t)
+	if err != nil {
+		return nil, err
+	}
+	s.header = h
+	wait := make(chan error, 1)
+	if err := s.expect(wait); err != nil {
+		return nil, err
+	}
+	// A frame that was begun cannot be taken back: where ctx ends before it is
+	// written, the stream goes with it.
+	s.conn.SetWriteDeadline(time.Now().Add(patience(t.Bytes)))
+	stop := context.AfterFunc(ctx, func() { s.conn.SetWriteDeadline(time.Unix(1, 0)) })
+	s.parts = append(append(s.parts[:0], h), parts...)
+	out := s.parts
+	_, err = out.WriteTo(s.conn)
+	clear(s.parts) // the caller's memory is the caller's again
+	stop()
+	if err != nil {
+		s.fail(err)
+		return nil, err
+	}
+	return wait, nil
+}
+
+// expect queues the receiver of the next result.
+func (s *stream) expect(wait chan error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	s.waiting = append(s.waiting, wait)
+	return nil
+}
+
+// read hands results to their waiters until the stream ends.
+func (s *stream) read() {
+	for {
+		refusal, err := readResult(s.conn)
+		if err != nil {
+			s.fail(err)
+			return
+		}
+		s.mu.Lock()
+		var wait chan error
+		if len(s.waiting) > 0 {
+			wait = s.waiting[0]
+			s.waiting = s.waiting[1:]
+		}
+		s.mu.Unlock()
+		if wait == nil {
+			s.fail(errors.New("transfer: a result that nobody waits for"))
+			return
+		}
+		wait <- refusal
+	}
+}
+
+// fail closes the stream for the first reason given; all that wait get it.
+func (s *stream) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return
+	}
+	s.err = err
+	s.conn.Close()
+	for _, w := range s.waiting {
+		w <- err
+	}
+	s.waiting = nil
+}
+
+func (s *stream) broken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err != nil
+}
