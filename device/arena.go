@@ -1,5 +1,13 @@
 package device
 
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/gantry-ml/gantry/recovery"
+)
+
 // Arena is one rank's memory on its device: one allocation, zeroed, aligned
 // to at least a page. Its owner closes it once, after the last reader and
 // writer are done.
@@ -11,10 +19,42 @@ type Arena interface {
 	// Host is the arena's memory where the CPU can address it, nil elsewhere.
 	// Disjoint ranges may be written from several goroutines.
 	Host() []byte
+	// Prefault makes the memory present with the given number of threads (0
+	// is one per core), so that placing does not wait for page faults. It
+	// changes no byte; without it an arena works, slower. It stops at the
+	// next part when ctx ends.
+	Prefault(ctx context.Context, threads int) error
 	// CopyIn copies p to offset off, which need not be host memory.
 	CopyIn(off int64, p []byte) error
 	// CopyOut copies len(p) bytes from offset off into p.
 	CopyOut(p []byte, off int64) error
 	// Close frees the memory.
 	Close() error
+}
+
+// NewArena makes an arena of the given size in bytes on the device id: "cpu".
+// A size that the device cannot give now is of class out_of_capacity, as is a
+// device that this build cannot place on.
+func NewArena(id string, bytes int64) (Arena, error) {
+	if bytes < 0 {
+		return nil, recovery.Errorf(recovery.Usage, "device: arena of %d bytes", bytes)
+	}
+	switch {
+	case id == CPU:
+		return newHostArena(bytes)
+	case strings.HasPrefix(id, cudaPrefix):
+		return nil, notPlaceable(id)
+	}
+	return nil, recovery.Errorf(recovery.Usage, "device: unknown device %q: want cpu or cuda:N", id)
+}
+
+// notPlaceable is the error for a device that exists as a kind, but that this
+// build has no arena for.
+func notPlaceable(id string) error {
+	return &recovery.Error{
+		Class: recovery.OutOfCapacity,
+		Op:    "use device " + id,
+		Err:   fmt.Errorf("this build places on CPU only"),
+		Hint:  "use --device cpu or auto",
+	}
 }

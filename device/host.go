@@ -1,0 +1,229 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/gantry-ml/gantry/internal/invariants"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+const (
+	hugePage = 2 << 20
+	// prefaultPart is what one thread faults in between two looks at the
+	// context: some 10 to 60 ms of the kernel's work.
+	prefaultPart = 64 << 20
+)
+
+// hostArena is private anonymous memory, huge pages where the kernel gives
+// them: fresh 4 KiB pages would cap a load at a fraction of the rate.
+type hostArena struct {
+	life    invariants.Lifetime
+	mapping []byte      // what is mapped, up to a huge page more than host
+	host    []byte      // the arena: starts at a huge page's boundary
+	size    int64       // len(host), also after Close
+	pending atomic.Bool // still counts in promised
+	closed  atomic.Bool
+}
+
+// promised is the size of the arenas that were granted but are not present
+// yet. The kernel does not count them as used, so the next arena's check of
+// free memory must.
+var promised struct {
+	sync.Mutex
+	bytes int64
+}
+
+func newHostArena(bytes int64) (*hostArena, error) {
+	a := &hostArena{host: []byte{}, size: bytes}
+	if bytes == 0 {
+		return a, nil
+	}
+	if err := promise(bytes); err != nil {
+		return nil, err
+	}
+	a.pending.Store(true)
+	page := int64(os.Getpagesize())
+	length := (bytes + page - 1) / page * page
+	m, err := unix.Mmap(-1, 0, int(length+hugePage), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		a.settle()
+		return nil, noRoom(bytes, fmt.Errorf("mmap: %w", err))
+	}
+	start := -uintptr(unsafe.Pointer(&m[0])) & (hugePage - 1)
+	body := m[start : start+uintptr(length)]
+	// Only the arena's own pages are advised, so that no huge page reaches
+	// over its end. A kernel without huge pages answers EINVAL: then the
+	// arena has small ones, which is slower and otherwise the same.
+	if err := unix.Madvise(body, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
+		a.settle()
+		return nil, errors.Join(fmt.Errorf("device: madvise huge pages: %w", err), unix.Munmap(m))
+	}
+	a.mapping, a.host = m, body[:bytes:bytes]
+	return a, nil
+}
+
+// promise books bytes of free memory, or says what is missing.
+func promise(bytes int64) error {
+	mem, err := readMemory(rootFS)
+	if err != nil {
+		return err
+	}
+	promised.Lock()
+	defer promised.Unlock()
+	if free := mem.Free - promised.bytes; bytes > free {
+		return noRoom(bytes, fmt.Errorf("%d bytes of memory are free", max(free, 0)))
+	}
+	promised.bytes += bytes
+	return nil
+}
+
+// settle ends the arena's promise: it is present, or gone.
+func (a *hostArena) settle() {
+	if a.pending.CompareAndSwap(true, false) {
+		promised.Lock()
+		promised.bytes -= a.size
+		promised.Unlock()
+	}
+}
+
+func noRoom(bytes int64, why error) error {
+	return &recovery.Error{
+		Class: recovery.OutOfCapacity,
+		Op:    fmt.Sprintf("make an arena of %d bytes on %s", bytes, CPU),
+		Err:   why,
+		Hint:  "free memory, quantize further, or spread the ranks over more workers",
+	}
+}
+
+func (a *hostArena) Device() string { return CPU }
+func (a *hostArena) Size() int64    { return a.size }
+
+func (a *hostArena) Host() []byte {
+	a.life.Use("arena")
+	return a.host
+}
+
+func (a *hostArena) CopyIn(off int64, p []byte) error {
+	a.life.Use("arena")
+	if err := a.within(off, len(p)); err != nil {
+		return err
+	}
+	copy(a.host[off:], p)
+	return nil
+}
+
+func (a *hostArena) CopyOut(p []byte, off int64) error {
+	a.life.Use("arena")
+	if err := a.within(off, len(p)); err != nil {
+		return err
+	}
+	copy(p, a.host[off:])
+	return nil
+}
+
+// within checks that n bytes at off lie in the arena.
+func (a *hostArena) within(off int64, n int) error {
+	if a.closed.Load() {
+		return errors.New("device: arena is closed")
+	}
+	if off < 0 || off > a.size || int64(n) > a.size-off {
+		return fmt.Errorf("device: %d bytes at offset %d lie outside the arena of %d bytes", n, off, a.size)
+	}
+	return nil
+}
+
+// Close unmaps the arena. Its owner sees to it that nothing reads or writes
+// any more: a slice of Host that is used afterwards faults.
+func (a *hostArena) Close() error {
+	a.life.Close("arena")
+	if !a.closed.CompareAndSwap(false, true) {
+		return errors.New("device: arena is closed already")
+	}
+	a.settle()
+	m := a.mapping
+	a.mapping, a.host = nil, nil
+	if m == nil {
+		return nil
+	}
+	if err := unix.Munmap(m); err != nil {
+		return fmt.Errorf("device: unmap arena: %w", err)
+	}
+	return nil
+}
+
+func (a *hostArena) Prefault(ctx context.Context, threads int) error {
+	a.life.Use("arena")
+	if a.closed.Load() {
+		return errors.New("device: arena is closed")
+	}
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	if err := prefault(ctx, a.host, threads, populate); err != nil {
+		return err
+	}
+	a.settle()
+	return nil
+}
+
+// prefault runs fill over b in parts, on several threads.
+func prefault(ctx context.Context, b []byte, threads int, fill func([]byte) error) error {
+	parts := (len(b) + prefaultPart - 1) / prefaultPart
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(threads, parts) {
+		g.Go(func() error {
+			for {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				at := int(next.Add(1)-1) * prefaultPart
+				if at >= len(b) {
+					return nil
+				}
+				if err := fill(b[at:min(at+prefaultPart, len(b))]); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// populate makes b's pages present in one call where the kernel can (Linux
+// 5.14), and by touching them where it cannot.
+func populate(b []byte) error {
+	for {
+		err := unix.Madvise(b, unix.MADV_POPULATE_WRITE)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case errors.Is(err, unix.EINVAL):
+			return touch(b)
+		case errors.Is(err, unix.ENOMEM):
+			return noRoom(int64(len(b)), fmt.Errorf("populate: %w", err))
+		}
+		return fmt.Errorf("device: populate %d bytes: %w", len(b), err)
+	}
+}
+
+// touch writes to every page of b without changing a byte, not even one that
+// another goroutine writes at the same time. b starts at a page's boundary.
+func touch(b []byte) error {
+	for at := 0; at+4 <= len(b); at += os.Getpagesize() {
+		atomic.OrUint32((*uint32)(unsafe.Pointer(&b[at])), 0)
+	}
+	return nil
+}

@@ -1,0 +1,21 @@
+package invariants
+
+import "testing"
+
+func TestLifetime(t *testing.T) {
+	panics := func(f func()) (did bool) {
+		defer func() { did = recover() != nil }()
+		f()
+		return false
+	}
+	var l Lifetime
+	if panics(func() { l.Use("it"); l.Close("it") }) {
+		t.Fatal("a use and the first close panicked")
+	}
+	if got := panics(func() { l.Use("it") }); got != Enabled {
+		t.Errorf("use after close panicked: %v, want %v", got, Enabled)
+	}
+	if got := panics(func() { l.Close("it") }); got != Enabled {
+		t.Errorf("second close panicked: %v, want %v", got, Enabled)
+	}
+}
