@@ -1,0 +1,32 @@
+package quant
+
+import "github.com/gantry-ml/gantry/dtype"
+
+// kernels are one implementation of the loops under the schemes. The twins of
+// a machine give the same bytes for every input; portable is the oracle. from
+// and to are float types (dtype.Type.Float), src may be unaligned, and dst and
+// src hold the same number of elements. A kernel allocates nothing and touches
+// no byte beyond the slices it is given.
+type kernels struct {
+	name string
+	// cast converts elements; to differs from from and is not F64.
+	cast func(dst, src []byte, to, from dtype.Type)
+	// q8 encodes whole blocks of q8_0.
+	q8 func(dst, src []byte, from dtype.Type)
+	// absmax returns the F32 bits of the largest magnitude: 0 for no element,
+	// more than infBits where there is a NaN.
+	absmax func(src []byte, from dtype.Type) uint32
+	// int8 writes clamp(roundHalfEven(x / scale)) of finite elements.
+	int8 func(dst, src []byte, from dtype.Type, scale float32)
+}
+
+// kernel is the fastest twin of this machine, chosen once.
+var kernel = twins()[len(twins())-1]
+
+var portable = kernels{
+	name:   "portable",
+	cast:   castPortable,
+	q8:     q8Portable,
+	absmax: absmaxPortable,
+	int8:   int8Portable,
+}

@@ -1,0 +1,57 @@
+package quant
+
+import "github.com/gantry-ml/gantry/dtype"
+
+// none keeps a tensor's bytes, whatever its element type. A row of a type
+// that packs several elements into bytes (F4: 2 in 1, F6: 4 in 3) must be a
+// whole number of bytes; a tensor whose rows are not is seen as one row.
+type none struct{}
+
+func (none) Name() string { return "none" }
+
+func (s none) Layout(from dtype.Type, cols int64) (Layout, error) {
+	per, unit := packing(from)
+	if per == 0 {
+		return Layout{}, checkFloat(s, from)
+	}
+	if err := checkCols(s, cols, per); err != nil {
+		return Layout{}, err
+	}
+	return Layout{Align: per, Planes: []Plane{{DType: from, Cols: per, Unit: unit}}}, nil
+}
+
+// packing returns the smallest number of elements that fill whole bytes, and
+// those bytes: 1 and the element's size for most types.
+func packing(t dtype.Type) (elements, bytes int64) {
+	switch bits := t.Bits(); {
+	case bits == 0:
+		return 0, 0
+	case bits%8 == 0:
+		return 1, int64(bits / 8)
+	case bits%4 == 0:
+		return 2, int64(bits * 2 / 8)
+	default:
+		return 4, int64(bits * 4 / 8)
+	}
+}
+
+func (none) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	n := rowsBytes(from, rows, cols)
+	copy(dst[0][:n], src[:n])
+}
+
+// rowsBytes returns the bytes of rows × cols packed elements.
+func rowsBytes(t dtype.Type, rows, cols int) int {
+	per, unit := packing(t)
+	if per == 0 {
+		return 0
+	}
+	return rows * cols / int(per) * int(unit)
+}
+
+// Decode reads the types that dtype.Type.Float names. The others have no
+// agreed reading as numbers here (an F8 needs its scales, a U8 may hold
+// packed bits), so they decode to NaN, which nothing takes for a weight.
+func (none) Decode(dst []float32, src [][]byte, from dtype.Type, rows, cols int) {
+	decodeFloats(dst[:rows*cols], src[0], from)
+}
