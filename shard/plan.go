@@ -36,7 +36,8 @@ type Options struct {
 
 // Plan says which chunk lands where, transformed how. A tensor is seen as
 // rows × cols: rows is its first dimension, cols the product of the others
-// (a vector is n × 1, a scalar 1 × 1).
+// (a vector is n × 1, a scalar 1 × 1, a tensor without elements 0 × 0, and
+// one whose rows end inside a byte 1 × n).
 type Plan struct {
 	Version    int           `json:"version"`
 	Checkpoint string        `json:"checkpoint"` // digest of the Index

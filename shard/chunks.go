@@ -1,0 +1,130 @@
+package shard
+
+import (
+	"slices"
+)
+
+// chunks cuts the stored bytes and says where each part of them lands.
+func (b *builder) chunks() error {
+	p := b.plan
+	for i := range p.Tensors {
+		b.segments(i)
+	}
+	s := newScatter(p)
+	for i := range p.Chunks {
+		c := &p.Chunks[i]
+		c.ID = i
+		c.Pieces = s.pieces(c)
+		p.ReadBytes += c.Bytes
+		for _, piece := range c.Pieces {
+			p.PlacedBytes += piece.Bytes
+		}
+	}
+	return nil
+}
+
+// segments appends the stored bytes of a tensor to the chunks: to the last
+// one, where they follow it in the file and fit as a whole, else in runs of
+// rows, or of columns where a row is longer than a chunk.
+func (b *builder) segments(tensor int) {
+	t, limit := &b.plan.Tensors[tensor], b.plan.Options.ChunkBytes
+	if t.Bytes == 0 {
+		return
+	}
+	row := rowBytes(t)
+	if t.Bytes <= limit || row <= limit {
+		step := limit / row
+		for r := int64(0); r < t.Rows; r += step {
+			rows := Span{r, min(r+step, t.Rows)}
+			b.segment(tensor, t.Offset+r*row, rows.Len()*row, rows, Span{0, t.Cols})
+		}
+		return
+	}
+	bits := int64(t.DType.Bits())
+	align := cutAlign(t.Layout)
+	align *= 8 / gcd(8, align*bits) // whole bytes
+	step := limit * 8 / bits / align * align
+	for r := range t.Rows {
+		for c := int64(0); c < t.Cols; c += step {
+			cols := Span{c, min(c+step, t.Cols)}
+			start, stop := c*bits/8, cols.Stop*bits/8
+			b.segment(tensor, t.Offset+r*row+start, stop-start, Span{r, r + 1}, cols)
+		}
+	}
+}
+
+// segment appends one segment, to the last chunk where it can.
+func (b *builder) segment(tensor int, offset, size int64, rows, cols Span) {
+	p := b.plan
+	s := Segment{Tensor: tensor, Bytes: size, Rows: rows, Cols: cols}
+	if n := len(p.Chunks); n > 0 {
+		last := &p.Chunks[n-1]
+		if last.File == p.Tensors[tensor].File && last.Offset+last.Bytes == offset && last.Bytes+size <= p.Options.ChunkBytes {
+			s.At = last.Bytes
+			last.Bytes += size
+			last.Segments = append(last.Segments, s)
+			return
+		}
+	}
+	p.Chunks = append(p.Chunks, Chunk{File: p.Tensors[tensor].File, Offset: offset, Bytes: size, Segments: []Segment{s}})
+}
+
+// scatter knows who holds each tensor.
+type scatter struct {
+	plan   *Plan
+	owners [][]owner // by tensor, in rank order
+	slot   []int     // by rank: index of its piece in the chunk at hand, -1 without
+}
+
+type owner struct {
+	rank  int
+	slice *Slice
+}
+
+func newScatter(p *Plan) *scatter {
+	s := &scatter{plan: p, owners: make([][]owner, len(p.Tensors)), slot: make([]int, len(p.Ranks))}
+	for i := range p.Ranks {
+		s.slot[i] = -1
+		for j := range p.Ranks[i].Slices {
+			slice := &p.Ranks[i].Slices[j]
+			s.owners[slice.Tensor] = append(s.owners[slice.Tensor], owner{i, slice})
+		}
+	}
+	return s
+}
+
+// pieces returns what a chunk leaves in each rank, in rank order.
+func (s *scatter) pieces(c *Chunk) []Piece {
+	pieces := []Piece{}
+	for i := range c.Segments {
+		seg := &c.Segments[i]
+		layout := s.plan.Tensors[seg.Tensor].Layout
+		for _, o := range s.owners[seg.Tensor] {
+			rows, cols := seg.Rows.Intersect(o.slice.Rows), seg.Cols.Intersect(o.slice.Held)
+			if rows.Len() == 0 || cols.Len() == 0 {
+				continue
+			}
+			if s.slot[o.rank] < 0 {
+				s.slot[o.rank] = len(pieces)
+				pieces = append(pieces, Piece{Rank: o.rank, Extents: make([]Extent, 0, len(c.Segments)*len(layout.Planes))})
+			}
+			piece := &pieces[s.slot[o.rank]]
+			for plane, at := range o.slice.Planes {
+				unit := layout.Planes[plane]
+				e := Extent{Segment: i, Plane: plane, Rows: rows, Cols: cols,
+					Offset: at.Offset + (rows.Start-o.slice.Rows.Start)*at.RowBytes,
+					Bytes:  rows.Len() * unit.RowBytes(cols.Len())}
+				if before := cols.Start - o.slice.Held.Start; before > 0 {
+					e.Offset += unit.RowBytes(before)
+				}
+				piece.Bytes += e.Bytes
+				piece.Extents = append(piece.Extents, e)
+			}
+		}
+	}
+	for _, p := range pieces {
+		s.slot[p.Rank] = -1
+	}
+	slices.SortFunc(pieces, func(a, b Piece) int { return a.Rank - b.Rank })
+	return pieces
+}

@@ -1,0 +1,90 @@
+package shard
+
+import "fmt"
+
+// cutter divides tensors over a tp group.
+type cutter struct {
+	tp    int64
+	heads heads
+	plain map[string]bool // modules cut without regard to heads
+}
+
+// check says whether t divides over the group.
+func (c *cutter) check(t *Tensor, r rule, module string) error {
+	if c.tp == 1 {
+		return nil
+	}
+	switch t.Rule {
+	case Colwise:
+		if r.heads {
+			return c.checkHeads(t, module, c.heads.q, false)
+		}
+		return c.divides(t, t.Rows, "rows")
+	case KVHeads:
+		return c.checkHeads(t, module, c.heads.kv, true)
+	case Rowwise:
+		return c.divides(t, t.Cols, "columns")
+	}
+	return nil
+}
+
+// checkHeads checks a tensor whose rows are n heads, 0 where unknown. shared
+// says that several ranks may hold the same head.
+func (c *cutter) checkHeads(t *Tensor, module string, n int64, shared bool) error {
+	switch {
+	case n <= 0:
+		c.plain[module] = true
+		return c.divides(t, t.Rows, "rows")
+	case t.Rows%n != 0:
+		return invalid(t.Name, "%d rows are not a whole number for each of %d heads", t.Rows, n)
+	case n%c.tp == 0, shared && c.tp%n == 0:
+		return nil
+	}
+	return usage(t.Name, fmt.Sprintf("tp %d would", gcd(n, c.tp)), "%d heads do not divide over tp %d", n, c.tp)
+}
+
+func (c *cutter) divides(t *Tensor, n int64, what string) error {
+	if n%c.tp == 0 {
+		return nil
+	}
+	return usage(t.Name, fmt.Sprintf("tp %d would", gcd(n, c.tp)), "%d %s do not divide over tp %d", n, what, c.tp)
+}
+
+// slice returns what the given rank of the group holds of a tensor that has
+// been checked, without its place in the arena.
+func (c *cutter) slice(t *Tensor, rank int64) Slice {
+	rows, cols := Span{0, t.Rows}, Span{0, t.Cols}
+	switch t.Rule {
+	case Colwise:
+		rows = even(t.Rows, c.tp, rank)
+	case KVHeads:
+		parts := c.tp
+		if kv := c.heads.kv; kv > 0 && kv < c.tp {
+			parts = kv
+		}
+		rows = even(t.Rows, parts, rank/(c.tp/parts))
+	case Vocab:
+		rows = short(t.Rows, c.tp, rank)
+	case Rowwise:
+		cols = even(t.Cols, c.tp, rank)
+	}
+	a := cutAlign(t.Layout)
+	return Slice{Rows: rows, Cols: cols, Held: Span{cols.Start / a * a, min((cols.Stop+a-1)/a*a, t.Cols)}}
+}
+
+// even returns the i-th of parts equal ranges of n.
+func even(n, parts, i int64) Span { return Span{i * (n / parts), (i + 1) * (n / parts)} }
+
+// short returns the i-th of parts ranges of n that are as long as need be but
+// the last ones, which are shorter, or empty.
+func short(n, parts, i int64) Span {
+	size := (n + parts - 1) / parts
+	return Span{min(i*size, n), min((i+1)*size, n)}
+}
+
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}

@@ -1,0 +1,121 @@
+package shard
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// Limits of what is planned.
+const (
+	MinChunkBytes = 64 << 10
+	MaxDegree     = 1024    // of one kind of parallelism
+	MaxRanks      = 4096    // of a layout
+	MaxChunks     = 1 << 22 // of a plan: 64 TiB in the largest chunks
+)
+
+// normal returns l with ones for zeroes.
+func (l Layout) normal() Layout {
+	return Layout{max(l.TP, 1), max(l.PP, 1), max(l.EP, 1), max(l.DP, 1)}
+}
+
+// Ranks returns how many ranks the layout has.
+func (l Layout) Ranks() int {
+	l = l.normal()
+	return l.TP * l.PP * l.EP * l.DP
+}
+
+// Rank returns the number of the rank at a position.
+func (l Layout) Rank(dp, pp, tp int) int {
+	l = l.normal()
+	return (dp*l.PP+pp)*l.TP + tp
+}
+
+// String writes the degrees that are not one, such as "tp2-pp4", or "single".
+func (l Layout) String() string {
+	l = l.normal()
+	var s []string
+	for _, d := range l.degrees() {
+		if d.n > 1 {
+			s = append(s, fmt.Sprintf("%s%d", d.name, d.n))
+		}
+	}
+	if s == nil {
+		return "single"
+	}
+	return strings.Join(s, "-")
+}
+
+type degree struct {
+	name string
+	n    int
+}
+
+func (l Layout) degrees() []degree {
+	return []degree{{"tp", l.TP}, {"pp", l.PP}, {"ep", l.EP}, {"dp", l.DP}}
+}
+
+// Validate says whether a layout is one that Build can plan for some
+// checkpoint.
+func (l Layout) Validate() error {
+	ranks := 1
+	for _, d := range l.degrees() {
+		if d.n < 0 || d.n > MaxDegree {
+			return usage("", fmt.Sprintf("choose %s from 1 to %d", d.name, MaxDegree), "%s %d is out of range", d.name, d.n)
+		}
+		ranks *= max(d.n, 1) // at most 2^40
+	}
+	if ranks > MaxRanks {
+		return usage("", fmt.Sprintf("choose a layout of at most %d", MaxRanks), "layout %s has %d ranks", l, ranks)
+	}
+	if l.EP > 1 {
+		return &recovery.Error{Class: recovery.Unsupported, Op: "plan",
+			Err:  fmt.Errorf("expert parallelism (ep %d) is not supported in this version", l.EP),
+			Hint: "use ep 1"}
+	}
+	return nil
+}
+
+// Validate says whether Build accepts the options, whatever the checkpoint.
+func (o Options) Validate() error {
+	_, _, err := o.normalise()
+	return err
+}
+
+// normalise returns the options with every default filled in, and their
+// scheme.
+func (o Options) normalise() (Options, quant.Scheme, error) {
+	if err := o.Layout.Validate(); err != nil {
+		return o, nil, err
+	}
+	o.Layout = o.Layout.normal()
+	if o.ChunkBytes == 0 {
+		o.ChunkBytes = DefaultChunkBytes
+	}
+	if o.ChunkBytes < MinChunkBytes || o.ChunkBytes > MaxChunkBytes {
+		return o, nil, usage("", fmt.Sprintf("choose from %d to %d", MinChunkBytes, MaxChunkBytes),
+			"chunks of %d bytes are out of range", o.ChunkBytes)
+	}
+	if o.Scheme == "" {
+		o.Scheme = "none"
+	}
+	s, err := quant.Parse(o.Scheme)
+	if err != nil {
+		return o, nil, err
+	}
+	o.Scheme = s.Name()
+	return o, s, nil
+}
+
+// usage is an error about a request that makes no sense, for all tensors or
+// for one.
+func usage(tensor, hint, format string, args ...any) error {
+	return &recovery.Error{Class: recovery.Usage, Op: "plan", Tensor: tensor, Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+// invalid is an error about a tensor that contradicts the checkpoint.
+func invalid(tensor, format string, args ...any) error {
+	return &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "plan", Tensor: tensor, Err: fmt.Errorf(format, args...)}
+}
