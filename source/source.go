@@ -15,13 +15,16 @@ type File struct {
 // Source is a place that holds a checkpoint's files. Its methods may be
 // called from several goroutines.
 type Source interface {
-	// URI is what the source was opened by, without secrets.
+	// URI is what the source was opened by, without secrets. Open accepts it,
+	// whatever the working directory.
 	URI() string
 	// Entry is the file that the URI names, or "" where it names a folder.
 	Entry() string
 	// Files lists the files beside the entry or in the folder, sorted by name.
+	// It does not go into folders below.
 	Files(ctx context.Context) ([]File, error)
-	// Open opens one file. Its name must be one that stays inside the root.
+	// Open opens one file. Its name must be one that stays inside the root:
+	// otherwise the error is of class not_allowed.
 	Open(ctx context.Context, name string) (Reader, error)
 	// Close releases the source. Readers must have been closed.
 	Close() error
@@ -34,17 +37,20 @@ type Reader interface {
 	File() File
 	// ReadAt fills p from offset off or fails; there are no short reads. It
 	// fails with class source_changed where the file is no longer the one
-	// that was opened.
+	// that was opened, or does not hold the range.
 	ReadAt(ctx context.Context, p []byte, off int64) error
 	// Close releases the file.
 	Close() error
 }
 
-// Mapper is a Reader whose bytes are in memory already. Range returns n bytes
-// from off, valid until Close and not to be written. A file that shrinks
-// while it is mapped makes an access fault: callers run under
-// debug.SetPanicOnFault and report source_changed.
+// Mapper is a Reader whose bytes are in memory already. A file that shrinks
+// while it is mapped makes an access fault: callers of Range run under
+// debug.SetPanicOnFault and report source_changed. ReadAt needs no such care.
 type Mapper interface {
 	Reader
+	// Range returns n bytes from off, valid until Close and not to be written.
 	Range(off, n int64) ([]byte, error)
+	// Verify fails with class source_changed where the file is no longer the
+	// one that was opened. Call it after the bytes of a Range have been used.
+	Verify() error
 }

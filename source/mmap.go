@@ -1,0 +1,88 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapped is a local file in memory.
+type mapped struct {
+	*pread
+	data []byte // nil for an empty file, which cannot be mapped
+}
+
+// mapFile maps what p opened, and owns it from then on.
+func mapFile(p *pread) (Reader, error) {
+	m := &mapped{pread: p}
+	if p.file.Size > 0 {
+		data, err := unix.Mmap(int(p.f.Fd()), 0, int(p.file.Size), unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			p.Close()
+			return nil, fileError("map", p.path, err)
+		}
+		m.data = data
+	}
+	return m, nil
+}
+
+// mappable reports whether f lies on a file system whose mappings notice
+// changes: not one that fetches pages from another machine or a process.
+func mappable(f *os.File) bool {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return false
+	}
+	switch int64(st.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+		unix.CEPH_SUPER_MAGIC, unix.V9FS_MAGIC, unix.FUSE_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
+		return false
+	}
+	return true
+}
+
+// Range implements Mapper.
+func (m *mapped) Range(off, n int64) ([]byte, error) {
+	if err := m.check(context.Background(), off, n); err != nil {
+		return nil, err
+	}
+	return m.data[off : off+n : off+n], nil
+}
+
+// ReadAt copies out of the mapping. A page that is gone because the file
+// shrank is an error, not a crash.
+func (m *mapped) ReadAt(ctx context.Context, p []byte, off int64) (err error) {
+	if err := m.check(ctx, off, int64(len(p))); err != nil {
+		return err
+	}
+	if err := copyOut(p, m.data[off:]); err != nil {
+		return m.changed(off, int64(len(p)), err)
+	}
+	return m.Verify()
+}
+
+// copyOut copies len(dst) bytes from mapped memory. It is a function of its
+// own so that it recovers from nothing but that copy.
+func copyOut(dst, src []byte) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			err = errors.New("a page of the file cannot be read: it was cut short, or its device failed")
+		}
+	}()
+	copy(dst, src)
+	return nil
+}
+
+// Close unmaps the file: slices from Range must not be used any more.
+func (m *mapped) Close() error {
+	var err error
+	if m.data != nil {
+		err = unix.Munmap(m.data)
+		m.data = nil
+	}
+	return errors.Join(err, m.pread.Close())
+}

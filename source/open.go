@@ -1,0 +1,103 @@
+package source
+
+import (
+	"context"
+	"net/url"
+	"strings"
+
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// Mode says how local files are read.
+type Mode string
+
+// The modes.
+const (
+	// ModeAuto is pread: into a buffer that is used again and again it is
+	// faster than faulting a mapping in, page by page.
+	ModeAuto  Mode = "auto"
+	ModePread Mode = "pread"
+	// ModeMmap maps files, so that readers are Mappers. On a network file
+	// system, where a mapping cannot be trusted to notice a change, it is
+	// pread all the same.
+	ModeMmap Mode = "mmap"
+)
+
+// Options says how a source is opened. The zero value reads any local file
+// with pread.
+type Options struct {
+	Mode Mode // "" is ModeAuto
+	// Roots are the folders that a server may read. What lies outside all of
+	// them once links are resolved is refused as not_allowed. None: anything
+	// that this process may read.
+	Roots []string
+}
+
+// Validate reports what is wrong with the options, with class usage.
+func (o Options) Validate() error {
+	switch o.Mode {
+	case "", ModeAuto, ModePread, ModeMmap:
+		return nil
+	}
+	return recovery.Errorf(recovery.Usage, "unknown read mode %q: want auto, pread or mmap", o.Mode)
+}
+
+// Open opens a path or file:// URI that names a file or a folder.
+// Errors: not_found, not_allowed, unsupported (other schemes), usage.
+func Open(ctx context.Context, uri string, o Options) (Source, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	path, err := localPath(uri)
+	if err != nil {
+		return nil, err
+	}
+	return openLocal(path, o)
+}
+
+// localPath returns the path that a plain path or a file:// URI names.
+func localPath(uri string) (string, error) {
+	scheme, _, found := strings.Cut(uri, "://")
+	switch {
+	case uri == "":
+		return "", recovery.Errorf(recovery.Usage, "no checkpoint named: give a file, a folder or a file:// URI")
+	case strings.ContainsRune(uri, 0):
+		return "", recovery.Errorf(recovery.Usage, "%q is no path: it contains a NUL", uri)
+	case !found:
+		return uri, nil
+	case scheme != "file":
+		return "", &recovery.Error{
+			Class: recovery.Unsupported, Op: "open", File: redact(uri),
+			Err:  errScheme(scheme),
+			Hint: "download the checkpoint and name its folder",
+		}
+	}
+	u, err := url.Parse(uri)
+	if err != nil || u.Host != "" && u.Host != "localhost" || u.Path == "" {
+		return "", recovery.Errorf(recovery.Usage, "%q is no local file URI: want file:///path", redact(uri))
+	}
+	if strings.ContainsRune(u.Path, 0) {
+		return "", recovery.Errorf(recovery.Usage, "%q is no path: it contains a NUL", uri)
+	}
+	return u.Path, nil
+}
+
+type errScheme string
+
+func (e errScheme) Error() string {
+	return "sources of scheme " + string(e) + ":// are not supported in this version"
+}
+
+// redact takes what may be a secret out of a URI: the user and the query.
+func redact(uri string) string {
+	u, err := url.Parse(uri)
+	if err != nil {
+		scheme, _, _ := strings.Cut(uri, "://")
+		return scheme + "://…"
+	}
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
+}
