@@ -37,11 +37,11 @@ func (c Counters) Overall() float64 {
 	if !c.Planned {
 		return 0
 	}
-	f := .05 + .70*part(c.BytesRead, c.BytesToRead) + .20*part(c.BytesPlaced, c.BytesToPlace) +
-		.04*part(int64(c.RanksValidated), int64(c.RanksTotal))
 	if c.Ready {
 		return 1
 	}
+	f := .05 + .70*part(c.BytesRead, c.BytesToRead) + .20*part(c.BytesPlaced, c.BytesToPlace) +
+		.04*part(int64(c.RanksValidated), int64(c.RanksTotal))
 	return min(f, .99)
 }
 
@@ -50,11 +50,13 @@ func (c Counters) Stage() Stage {
 	switch {
 	case !c.Planned:
 		return Initializing
+	case c.Ready:
+		return Completed
 	case c.BytesRead < c.BytesToRead:
 		return LoadingWeights
 	case c.BytesPlaced < c.BytesToPlace:
 		return Processing
-	case !c.Ready && c.RanksValidated < c.RanksTotal:
+	case c.RanksValidated < c.RanksTotal:
 		return Validating
 	}
 	return Completed
@@ -65,7 +67,7 @@ func part(done, total int64) float64 {
 	if total <= 0 {
 		return 1
 	}
-	return min(float64(done)/float64(total), 1)
+	return min(max(float64(done)/float64(total), 0), 1)
 }
 
 // Update is one report of a load's progress: the message on

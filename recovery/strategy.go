@@ -22,7 +22,11 @@ const (
 
 // String returns "fail", "retry", "fallback" or "recover".
 func (a Action) String() string {
-	return [...]string{"fail", "retry", "fallback", "recover"}[a]
+	names := [...]string{"fail", "retry", "fallback", "recover"}
+	if int(a) >= len(names) {
+		return fmt.Sprintf("action(%d)", uint8(a))
+	}
+	return names[a]
 }
 
 // Kind is a strategy's name as a user writes it.
@@ -143,9 +147,9 @@ type Backoff struct {
 	Factor float64       `json:"factor,omitempty"`
 }
 
-// Delay returns how long to wait after `failed` failed tries (1 for the
-// first): a random time between half and all of min(Max, Base × Factor^(failed-1)).
-func (b Backoff) Delay(failed int) time.Duration {
+// Ceiling returns the longest wait after `failed` failed tries (1 for the
+// first): min(Max, Base × Factor^(failed-1)).
+func (b Backoff) Ceiling(failed int) time.Duration {
 	base, limit, factor := b.Base, b.Max, b.Factor
 	if base <= 0 {
 		base = 50 * time.Millisecond
@@ -153,9 +157,19 @@ func (b Backoff) Delay(failed int) time.Duration {
 	if limit <= 0 {
 		limit = 5 * time.Second
 	}
-	if factor < 1 {
+	if !(factor >= 1) { // NaN too
 		factor = 2
 	}
-	d := min(float64(base)*math.Pow(factor, float64(max(failed, 1)-1)), float64(limit))
-	return time.Duration(d/2 + rand.Float64()*d/2)
+	d := float64(base) * math.Pow(factor, float64(max(failed, 1)-1))
+	if d >= float64(limit) {
+		return limit
+	}
+	return time.Duration(d)
+}
+
+// Delay returns how long to wait after `failed` failed tries: a random time
+// between half and all of Ceiling.
+func (b Backoff) Delay(failed int) time.Duration {
+	d := b.Ceiling(failed)
+	return d - time.Duration(rand.Float64()*float64(d/2))
 }

@@ -3,4 +3,26 @@
 // clock, no I/O, no goroutine. The job actor, the in-process Loader and the
 // property tests all drive this code; they turn the world into Events and
 // carry out Commands.
+//
+// # Protocol
+//
+// Any message between driver and worker may be lost, doubled, late or out of
+// order. Every command carries what fences it (Ref or Hold), and every
+// command has something that tells that it arrived:
+//
+//	Place   Placed or PlaceFailed, else it is sent again after Options.Answer
+//	Seal    Sealed or SealFailed, else it is sent again after Options.Answer
+//	Load    Accepted, else it is sent again, with the same Ref, after
+//	        Options.Accept; then Holding must list it until it is reported
+//	Revoke  Holding or Accepted still naming the attempt sends it again
+//	Free    Placed for a hold that is no longer good sends it again
+//
+// Workers treat a command that they have carried out already as a question to
+// be answered again, never as more work. Reports whose Ref or Hold is not the
+// current one change nothing.
+//
+// A suspect worker gets no chunks, its attempts are revoked and dispatched
+// elsewhere, and chunks for its ranks wait. Up again, it is asked again for
+// all that it owes. Lost, its ranks are placed anew with the next generation,
+// and only the chunks with lost pieces are read again, for those pieces only.
 package job

@@ -37,10 +37,13 @@ type Hold struct {
 type Event interface{ event() }
 
 // WorkerUp says that a worker is there, or there again: after a suspicion,
-// with new room, or in a new incarnation (which loses the old one).
+// with new room, or in a new incarnation (which loses the old one). It is for
+// changes, not for every heartbeat.
 type WorkerUp struct {
 	Worker Worker
-	Rooms  []Room
+	// Rooms is what this job may use on each device in all. What its own holds
+	// take there already is part of it.
+	Rooms []Room
 	// Window is how many stored bytes the worker takes at once. One chunk is
 	// always allowed.
 	Window int64
@@ -74,6 +77,19 @@ type PieceDone struct {
 	Rank       int
 	Generation uint64
 	Digest     [16]byte // xxh3-128
+}
+
+// Accepted says that a worker has received a Load. Until then the machine
+// sends it again.
+type Accepted struct{ Ref Ref }
+
+// Holding lists every attempt that a worker has accepted and not reported
+// yet; the worker sends it at least every second or so. An accepted attempt
+// that stays out of it was lost with its report and is dispatched again; one
+// that should not be in it is revoked again.
+type Holding struct {
+	Worker Worker
+	Refs   []Ref
 }
 
 // ChunkDone says that an attempt has placed all the pieces it was asked for.
@@ -121,6 +137,8 @@ func (WorkerSuspect) event() {}
 func (WorkerLost) event()    {}
 func (Placed) event()        {}
 func (PlaceFailed) event()   {}
+func (Accepted) event()      {}
+func (Holding) event()       {}
 func (ChunkDone) event()     {}
 func (ChunkRetried) event()  {}
 func (ChunkFailed) event()   {}
@@ -130,29 +148,37 @@ func (Cancel) event()        {}
 func (Tick) event()          {}
 
 // Command is something the driver must do. Commands may be carried out late,
-// twice or not at all (the worker is lost): the machine repeats none by
-// itself but asks again when the world changes.
+// twice or not at all: the machine asks again when an answer stays out or the
+// world changes (package comment).
 type Command interface{ command() }
 
-// Place asks a worker to make an arena.
+// Place asks a worker to make an arena and to answer with Placed or
+// PlaceFailed. For a hold that is placed it answers again; for one that is
+// being made it does nothing more.
 type Place struct {
 	Hold  Hold
 	Bytes int64
 }
 
 // Load asks a worker to read a chunk and place its pieces for the given holds.
+// The worker answers Accepted at once. A second Load with a Ref that it knows,
+// running or over, must start nothing: it answers Accepted again and no more.
 type Load struct {
 	Ref   Ref
 	Dests []Hold
 }
 
-// Revoke tells a worker that an attempt is over: stop it, report nothing.
+// Revoke tells a worker that an attempt is over: stop it, report nothing. It
+// may name an attempt that the worker does not know (yet): a Load of it that
+// comes later must start nothing.
 type Revoke struct{ Ref Ref }
 
-// Seal asks a worker to check a rank whose pieces are all placed.
+// Seal asks a worker to check a rank whose pieces are all placed, and to answer
+// with Sealed or SealFailed. For a sealed rank it answers again; for one that
+// is being checked it does nothing more.
 type Seal struct{ Hold Hold }
 
-// Free tells a worker to give an arena back.
+// Free tells a worker to give an arena back, if it has it.
 type Free struct{ Hold Hold }
 
 // Emit publishes a fact. Chunk and Rank are -1 where it is about none.

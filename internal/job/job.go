@@ -28,51 +28,213 @@ const (
 type Options struct {
 	Strategy recovery.Strategy
 	// Patience is how long the job waits for room after it lost a worker,
-	// before it fails with what is missing. 0 is DefaultPatience.
+	// before it fails with what is missing, and how long a worker may stay
+	// suspect before it counts as lost. 0 is DefaultPatience.
 	Patience time.Duration
+	// Answer is how long a Place or Seal may go unanswered before it is sent
+	// again. 0 is DefaultAnswer.
+	Answer time.Duration
+	// Accept is how long a Load may go unacknowledged before it is sent
+	// again, and how long an accepted one may be out of its worker's Holding
+	// before it counts as lost. 0 is DefaultAccept.
+	Accept time.Duration
 }
 
-// DefaultPatience is how long a job waits for a worker with room.
-const DefaultPatience = 30 * time.Second
+// The defaults of Options.
+const (
+	DefaultPatience = 30 * time.Second
+	DefaultAnswer   = 10 * time.Second
+	DefaultAccept   = 2 * time.Second
+)
 
 // Job is the state of one load. It is not safe for concurrent use: one actor
 // or goroutine drives it.
 type Job struct {
-	// see New and Step
+	plan    *shard.Plan
+	o       Options
+	err     error // why the plan cannot be carried out, or why the job ended
+	started bool
+	end     Status // final state, "" before
+
+	chunks []chunk
+	pieces []piece // of all chunks, in the plan's order
+	ranks  []rank
+
+	workers []*worker // by order of appearance
+	byName  map[string]*worker
+	anyLost bool
+	laden   set   // workers with queued chunks
+	idle    set   // workers with credit left and nothing queued
+	hungry  []int // workers to be looked at by pump
+	turn    int   // the worker that took over another's chunk last
+	scratch []int64
+
+	now       time.Time
+	wake      time.Time // the earliest Tick asked for, zero: none
+	waitUntil time.Time // when homeless ranks fail the job, zero: there are none
+	paused    []int     // chunks held back until their time
+	stamp     uint64    // of the last Holding
+	out       []Command
+
+	counters  progress.Counters
+	sealed    int
+	retries   int
+	bytesRead int64
+	counted   map[attempt]struct{} // superseded attempts whose reads are in bytesRead
 }
 
 // New returns a job that carries out plan. Nothing is asked of anybody until
 // Start.
-func New(plan *shard.Plan, o Options) *Job { panic("to be written") }
+func New(plan *shard.Plan, o Options) *Job {
+	if o.Patience <= 0 {
+		o.Patience = DefaultPatience
+	}
+	if o.Answer <= 0 {
+		o.Answer = DefaultAnswer
+	}
+	if o.Accept <= 0 {
+		o.Accept = DefaultAccept
+	}
+	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}}
+	j.err = j.lay()
+	return j
+}
+
+// lay sets chunks, pieces and ranks up from the plan, and checks that its
+// numbers refer to each other.
+func (j *Job) lay() error {
+	bad := func(format string, args ...any) error {
+		e := recovery.Errorf(recovery.Internal, format, args...)
+		e.Op = "read plan"
+		return e
+	}
+	j.ranks = make([]rank, len(j.plan.Ranks))
+	for i, r := range j.plan.Ranks {
+		if r.Rank != i {
+			return bad("rank %d stands at place %d", r.Rank, i)
+		}
+		j.ranks[i] = rank{hold: Hold{Rank: i}, bytes: r.ArenaBytes}
+	}
+	j.chunks = make([]chunk, len(j.plan.Chunks))
+	for i := range j.plan.Chunks {
+		pc := &j.plan.Chunks[i]
+		if pc.ID != i {
+			return bad("chunk %d stands at place %d", pc.ID, i)
+		}
+		c := &j.chunks[i]
+		c.first, c.bytes = len(j.pieces), pc.Bytes
+		last := -1
+		for _, p := range pc.Pieces {
+			if p.Rank <= last || p.Rank >= len(j.ranks) {
+				return bad("chunk %d has a piece for rank %d after rank %d, of %d ranks", i, p.Rank, last, len(j.ranks))
+			}
+			last = p.Rank
+			r := &j.ranks[p.Rank]
+			r.pieces = append(r.pieces, len(j.pieces))
+			r.missing++
+			r.total += p.Bytes
+			j.pieces = append(j.pieces, piece{chunk: i, rank: p.Rank, bytes: p.Bytes})
+			j.counters.BytesToPlace += p.Bytes
+		}
+		c.stop = len(j.pieces)
+		c.missing = c.stop - c.first
+		c.blocked = c.missing // no rank has an arena yet
+		if c.missing > 0 {
+			j.counters.ChunksTotal++
+			j.counters.BytesToRead += c.bytes
+		}
+	}
+	j.counters.Planned = true
+	j.counters.RanksTotal = len(j.ranks)
+	return nil
+}
 
 // Start gives the job the workers that are there, and begins. Where they have
 // no room for every rank it ends at once with class out_of_capacity.
-func (j *Job) Start(now time.Time, workers []WorkerUp) []Command { panic("to be written") }
-
-// Step applies one event and returns what must be done about it.
-func (j *Job) Step(now time.Time, e Event) []Command { panic("to be written") }
-
-// Status tells where the job stands.
-func (j *Job) Status() Status { panic("to be written") }
-
-// Counters tells how far it is.
-func (j *Job) Counters() progress.Counters { panic("to be written") }
-
-// RankStatus is one rank's place and progress.
-type RankStatus struct {
-	Hold       Hold
-	BytesDone  int64
-	BytesTotal int64
-	Sealed     bool
-	Digest     [16]byte // where sealed
+func (j *Job) Start(now time.Time, workers []WorkerUp) []Command {
+	if j.started || j.over() {
+		return nil
+	}
+	j.now = now
+	if j.err != nil {
+		j.fail(j.err)
+		return j.take()
+	}
+	for _, w := range workers {
+		j.admit(w)
+	}
+	err := j.settle()
+	j.started = true
+	if err != nil {
+		j.fail(err)
+		return j.take()
+	}
+	j.emit(progress.Started, "", -1, -1, "%d ranks, %d chunks, %d workers", len(j.ranks), j.counters.ChunksTotal, len(j.workers))
+	j.checkReady()
+	return j.take()
 }
 
-// Ranks tells how far each rank is, by rank.
-func (j *Job) Ranks() []RankStatus { panic("to be written") }
+// Step applies one event and returns what must be done about it. Events
+// before Start, other than Cancel, are not for it: Start is told who is there.
+func (j *Job) Step(now time.Time, e Event) []Command {
+	if now.After(j.now) {
+		j.now = now
+	}
+	switch {
+	case j.over():
+		j.late(e)
+		return j.take()
+	case !j.started:
+		if c, ok := e.(Cancel); ok {
+			j.cancel(c.Reason)
+		}
+		return j.take()
+	}
+	j.apply(e)
+	if !j.over() && !j.wake.IsZero() && !j.now.Before(j.wake) {
+		j.due()
+	}
+	if !j.over() {
+		j.pump()
+	}
+	return j.take()
+}
 
-// Retries counts failed tries that were tried again.
-func (j *Job) Retries() int { panic("to be written") }
+func (j *Job) apply(e Event) {
+	switch e := e.(type) {
+	case WorkerUp:
+		j.workerUp(e)
+	case WorkerSuspect:
+		j.workerSuspect(e)
+	case WorkerLost:
+		j.workerLost(e)
+	case Placed:
+		j.placed(e)
+	case PlaceFailed:
+		j.placeFailed(e)
+	case Accepted:
+		j.accepted(e)
+	case Holding:
+		j.holding(e)
+	case ChunkDone:
+		j.chunkDone(e)
+	case ChunkRetried:
+		j.chunkRetried(e)
+	case ChunkFailed:
+		j.chunkFailed(e)
+	case Sealed:
+		j.rankSealed(e)
+	case SealFailed:
+		j.sealFailed(e)
+	case Cancel:
+		j.cancel(e.Reason)
+	case Tick: // due, in Step, looks at the time
+	}
+}
 
-// BytesRead counts the stored bytes that workers report to have read,
-// repeated reads included.
-func (j *Job) BytesRead() int64 { panic("to be written") }
+// take returns the commands that have come together.
+func (j *Job) take() []Command {
+	out := j.out
+	j.out = nil
+	return out
+}

@@ -1,0 +1,243 @@
+package job
+
+import (
+	"slices"
+	"time"
+
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// settle places every rank without a home, as far as there is room. It
+// returns what is missing; the job then waits for it until its patience ends.
+// At the start it places all of them or none.
+func (j *Job) settle() error {
+	var needs []need
+	for i := range j.ranks {
+		if j.ranks[i].home == nil {
+			needs = append(needs, need{rank: i, bytes: j.ranks[i].bytes})
+		}
+	}
+	if len(needs) == 0 {
+		j.waitUntil = time.Time{}
+		return nil
+	}
+	spots := j.spots()
+	found := assign(needs, spots)
+	var err error
+	if slices.Contains(found, -1) {
+		err = noRoom(needs, spots, found)
+		if !j.started {
+			return err
+		}
+	}
+	for i, n := range needs {
+		if found[i] >= 0 {
+			at := spots[found[i]]
+			j.house(&j.ranks[n.rank], j.byName[at.worker], at.device)
+		}
+	}
+	switch {
+	case err == nil:
+		j.waitUntil = time.Time{}
+	case j.waitUntil.IsZero():
+		j.waitUntil = j.now.Add(j.o.Patience)
+		j.arm(j.waitUntil)
+	}
+	return err
+}
+
+// spots lists the devices of workers that are up, less what ranks take.
+func (j *Job) spots() []spot {
+	var spots []spot
+	first := make([]int, len(j.workers)+1) // of each worker, in spots
+	for i, w := range j.workers {
+		first[i] = len(spots)
+		if w.health == up {
+			for _, room := range w.rooms {
+				limit := room.Ranks
+				if limit <= 0 {
+					limit = -1 - len(j.ranks) // stays negative, however many ranks it takes
+				}
+				spots = append(spots, spot{worker: w.id.Name, device: room.Device, free: room.Bytes, ranks: limit})
+			}
+		}
+		first[i+1] = len(spots)
+	}
+	for i := range j.ranks {
+		r := &j.ranks[i]
+		if r.home == nil {
+			continue
+		}
+		for s := first[r.home.at]; s < first[r.home.at+1]; s++ {
+			spots[s].held++
+			if spots[s].device == r.hold.Device {
+				spots[s].free -= r.bytes
+				if spots[s].ranks != 0 {
+					spots[s].ranks--
+				}
+			}
+		}
+	}
+	return spots
+}
+
+// house gives a rank a new home and asks it for an arena.
+func (j *Job) house(r *rank, w *worker, device string) {
+	r.home = w
+	r.hold = Hold{Rank: r.hold.Rank, Generation: r.hold.Generation + 1, Worker: w.id, Device: device}
+	if r.hold.Generation > 1 {
+		j.emit(progress.RankMoved, w.id.Name, r.hold.Rank, -1, "to %s on %s: %s", device, w.id.Name, r.why)
+	}
+	j.askPlace(r)
+}
+
+// evict takes a rank's home: what it holds there is forgotten. It returns the
+// arena bytes that had been placed.
+func (j *Job) evict(r *rank, why string) int64 {
+	j.shut(r)
+	lost := r.done
+	for _, at := range r.pieces {
+		p := &j.pieces[at]
+		if p.placed {
+			j.unmark(p)
+		}
+		if p.asked {
+			j.recall(p.chunk)
+		} else {
+			j.refresh(p.chunk)
+		}
+	}
+	j.do(Free{Hold: r.hold})
+	r.home.ghosts = append(r.home.ghosts, r.hold)
+	if r.sealed {
+		j.sealed--
+	}
+	r.home, r.placed, r.sealed, r.digest, r.due, r.fails, r.why = nil, false, false, [16]byte{}, time.Time{}, 0, why
+	r.hold = Hold{Rank: r.hold.Rank, Generation: r.hold.Generation}
+	return lost
+}
+
+// open lets chunks be dispatched for a rank.
+func (j *Job) open(r *rank) {
+	if r.open || !r.placed || r.home.health != up {
+		return
+	}
+	r.open = true
+	for _, at := range r.pieces {
+		if p := &j.pieces[at]; !p.placed {
+			j.chunks[p.chunk].blocked--
+			j.refresh(p.chunk)
+		}
+	}
+}
+
+// shut stops chunks from being dispatched for a rank.
+func (j *Job) shut(r *rank) {
+	if !r.open {
+		return
+	}
+	r.open = false
+	for _, at := range r.pieces {
+		if p := &j.pieces[at]; !p.placed {
+			j.chunks[p.chunk].blocked++
+			j.refresh(p.chunk)
+		}
+	}
+}
+
+func (j *Job) placed(e Placed) {
+	r := j.held(e.Hold)
+	if r == nil {
+		j.late(e)
+		return
+	}
+	if r.placed {
+		return
+	}
+	r.placed, r.due, r.fails = true, time.Time{}, 0
+	j.open(r)
+	j.askSeal(r) // a rank without pieces is whole at once
+}
+
+func (j *Job) placeFailed(e PlaceFailed) {
+	r := j.held(e.Hold)
+	if r == nil || r.placed {
+		return
+	}
+	r.fails++
+	if j.again(r, e.Err) {
+		return
+	}
+	w, name := r.home, e.Hold.Worker.Name
+	err := &recovery.Error{Class: recovery.ClassOf(orUnknown(e.Err)), Op: "place rank on " + name + " " + e.Hold.Device,
+		Err: orUnknown(e.Err), Hint: "no other worker has room for it"}
+	if j.o.Strategy.Kind == recovery.KindFailFast {
+		err.Hint = ""
+		j.fail(err)
+		return
+	}
+	// This device does not take it, whatever its room said: no more ranks
+	// there until the worker says again what it has.
+	for i := range w.rooms {
+		if w.rooms[i].Device == e.Hold.Device {
+			w.rooms[i].Bytes = -1
+		}
+	}
+	j.evict(r, "no arena on "+name+": "+err.Err.Error())
+	if j.settle() != nil && !j.anyLost {
+		j.fail(err)
+	}
+}
+
+// again has Place or Seal tried once more after a pause, where the strategy
+// says so.
+func (j *Job) again(r *rank, err error) bool {
+	if j.o.Strategy.ActionFor(err, r.fails) != recovery.ActionRetry {
+		return false
+	}
+	r.due = j.now.Add(j.o.Strategy.Backoff.Ceiling(r.fails))
+	j.arm(r.due)
+	return true
+}
+
+// askPlace asks a rank's home for its arena.
+func (j *Job) askPlace(r *rank) {
+	r.due = j.now.Add(j.o.Answer)
+	j.arm(r.due)
+	j.do(Place{Hold: r.hold, Bytes: r.bytes})
+}
+
+// askSeal asks for a rank to be sealed if it is whole, unless it was asked.
+func (j *Job) askSeal(r *rank) {
+	if !r.placed || r.missing > 0 || r.sealed || !r.due.IsZero() || r.home.health != up {
+		return
+	}
+	r.due = j.now.Add(j.o.Answer)
+	j.arm(r.due)
+	j.do(Seal{Hold: r.hold})
+}
+
+func (j *Job) rankSealed(e Sealed) {
+	r := j.held(e.Hold)
+	if r == nil || r.sealed || !r.placed || r.missing > 0 {
+		return
+	}
+	r.sealed, r.digest, r.due = true, e.Digest, time.Time{}
+	j.sealed++
+	j.emit(progress.RankSealed, e.Hold.Worker.Name, e.Hold.Rank, -1, "%s in %d pieces on %s", size(r.total), len(r.pieces), e.Hold.Device)
+	j.checkReady()
+}
+
+func (j *Job) sealFailed(e SealFailed) {
+	r := j.held(e.Hold)
+	if r == nil || r.sealed || !r.placed || r.missing > 0 {
+		return
+	}
+	r.fails++
+	if j.again(r, e.Err) {
+		return
+	}
+	j.fail(&recovery.Error{Class: recovery.ClassOf(orUnknown(e.Err)), Op: "seal rank on " + e.Hold.Worker.Name + " " + e.Hold.Device,
+		Err: orUnknown(e.Err)})
+}

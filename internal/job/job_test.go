@@ -1,0 +1,111 @@
+package job
+
+import (
+	"testing"
+	"time"
+
+	"github.com/gantry-ml/gantry/progress"
+)
+
+func TestQuietLoadReadsEachByteOnce(t *testing.T) {
+	for name, to := range map[string]func(int) []int{"replicated": everyone(4), "cut": inTurn(4)} {
+		t.Run(name, func(t *testing.T) {
+			j := New(planOf(4, 50, to), Options{})
+			seen := obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 2000), cpu("b", 1, 2000), cpu("spare", 1, 0)}), nil)
+			if j.Status() != Ready {
+				t.Fatalf("status %s, want ready: %v", j.Status(), j.Err())
+			}
+			if loads := all[Load](seen); len(loads) != 50 {
+				t.Errorf("%d loads, want one for each of 50 chunks", len(loads))
+			}
+			if j.BytesRead() != 5000 {
+				t.Errorf("read %d bytes, want 5000", j.BytesRead())
+			}
+			c := j.Counters()
+			if c.Overall() != 1 || c.Stage() != progress.Completed || c.ChunksDone != 50 || c.RanksValidated != 4 {
+				t.Errorf("counters %+v", c)
+			}
+			if frees := all[Free](seen); len(frees) != 0 {
+				t.Errorf("a ready job frees %v", frees)
+			}
+			if ends := all[End](seen); len(ends) != 1 || ends[0].State != Ready {
+				t.Errorf("ends %v", ends)
+			}
+			for _, r := range j.Ranks() {
+				if !r.Sealed || r.BytesDone != r.BytesTotal {
+					t.Errorf("rank %+v", r)
+				}
+			}
+		})
+	}
+}
+
+func TestWindowBoundsWhatIsInFlight(t *testing.T) {
+	j := New(planOf(1, 50, everyone(1)), Options{})
+	seen := obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 2000)}), func(c Command) bool { _, is := c.(Load); return is })
+	loads := all[Load](seen)
+	if len(loads) != 3 {
+		t.Fatalf("%d chunks of 100 bytes in a window of 300, want 3", len(loads))
+	}
+	for i, l := range loads {
+		if l.Ref.Chunk != i {
+			t.Errorf("load %d is chunk %d: want the plan's order", i, l.Ref.Chunk)
+		}
+	}
+	if next := all[Load](j.Step(t0, done(loads[1]))); len(next) != 1 || next[0].Ref.Chunk != 3 {
+		t.Errorf("after one report came %v, want chunk 3", next)
+	}
+	if again := all[Load](j.Step(t0, done(loads[1]))); len(again) != 0 {
+		t.Errorf("a doubled report gave credit: %v", again)
+	}
+}
+
+func TestOneChunkIsAllowedWhateverTheWindow(t *testing.T) {
+	j := New(planOf(1, 3, everyone(1)), Options{})
+	w := cpu("a", 1, 2000)
+	w.Window = 1
+	obey(j, t0, j.Start(t0, []WorkerUp{w}), nil)
+	if j.Status() != Ready {
+		t.Errorf("status %s", j.Status())
+	}
+}
+
+func TestOwnersReadTheirOwnAndOthersSteal(t *testing.T) {
+	j := New(planOf(1, 20, everyone(1)), Options{})
+	seen := obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 2000), cpu("b", 1, 0)}), func(c Command) bool { _, is := c.(Load); return is })
+	by := map[string][]int{}
+	for _, l := range all[Load](seen) {
+		by[l.Ref.Worker.Name] = append(by[l.Ref.Worker.Name], l.Ref.Chunk)
+	}
+	if got := by["a"]; len(got) != 3 || got[0] != 0 {
+		t.Errorf("the owner reads %v, want the first three", got)
+	}
+	if got := by["b"]; len(got) != 3 || got[0] != 19 {
+		t.Errorf("the other reads %v, want the last three", got)
+	}
+}
+
+func TestLostLoadIsSentAgainUnderTheSameRef(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	isLoad := func(c Command) bool { _, is := c.(Load); return is }
+	first := all[Load](obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 2000)}), isLoad))
+	if again := all[Load](j.Step(t0.Add(time.Second), Tick{})); len(again) != 0 {
+		t.Fatalf("sent again too early: %v", again)
+	}
+	cmds := j.Step(t0.Add(DefaultAccept), Tick{})
+	again := all[Load](cmds)
+	if len(again) != 1 || again[0].Ref != first[0].Ref {
+		t.Fatalf("after the time-out came %v, want %v again", cmds, first[0])
+	}
+	j.Step(t0.Add(3*time.Second), Accepted{first[0].Ref})
+	if more := all[Load](j.Step(t0.Add(time.Hour), Tick{})); len(more) != 0 {
+		t.Errorf("an accepted load was sent again: %v", more)
+	}
+	// Its report is lost: the worker does not hold it any more.
+	at := t0.Add(time.Hour)
+	j.Step(at, Holding{Worker: first[0].Ref.Worker})
+	late := j.Step(at.Add(DefaultAccept), Holding{Worker: first[0].Ref.Worker})
+	if l := all[Load](late); len(l) != 1 || l[0].Ref.Attempt != 2 {
+		t.Errorf("after a lost report came %v, want attempt 2", late)
+	}
+}

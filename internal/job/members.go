@@ -1,0 +1,144 @@
+package job
+
+import (
+	"slices"
+	"time"
+
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// admit takes a worker up, in a life that is new or was lost.
+func (j *Job) admit(e WorkerUp) *worker {
+	w := j.byName[e.Worker.Name]
+	if w == nil {
+		w = &worker{at: len(j.workers)}
+		j.byName[e.Worker.Name] = w
+		j.workers = append(j.workers, w)
+	}
+	if w.id.Incarnation > e.Worker.Incarnation {
+		return w
+	}
+	if w.id != e.Worker {
+		w.ghosts = nil // they died with the old life
+	}
+	w.id = e.Worker
+	j.greet(w, e)
+	return w
+}
+
+// greet notes what a worker says of itself.
+func (j *Job) greet(w *worker, e WorkerUp) {
+	w.health, w.losesAt = up, time.Time{}
+	w.rooms, w.window = slices.Clone(e.Rooms), e.Window
+	j.look(w)
+}
+
+func (j *Job) workerUp(e WorkerUp) {
+	w := j.byName[e.Worker.Name]
+	switch {
+	case w != nil && e.Worker.Incarnation < w.id.Incarnation:
+		return
+	case w != nil && e.Worker == w.id && w.health != gone:
+		j.greet(w, e)
+		j.remind(w)
+	default:
+		if w != nil && w.health != gone {
+			j.lose(w, "it was restarted")
+			if j.over() {
+				return
+			}
+		}
+		w = j.admit(e)
+		for _, h := range w.ghosts { // thawed: it still has what was moved away
+			j.do(Free{Hold: h})
+		}
+		w.ghosts = nil
+		j.emit(progress.WorkerJoined, w.id.Name, -1, -1, "%d devices", len(w.rooms))
+	}
+	j.wait()
+}
+
+// wait places what can be placed; for the rest the job waits.
+func (j *Job) wait() {
+	// What is missing is said when the patience ends, as things are then.
+	_ = j.settle()
+}
+
+// remind asks a worker again for all that it owes.
+func (j *Job) remind(w *worker) {
+	for i := range j.ranks {
+		r := &j.ranks[i]
+		switch {
+		case r.home != w:
+		case !r.placed:
+			j.askPlace(r)
+		default:
+			j.open(r)
+			r.due = time.Time{}
+			j.askSeal(r)
+		}
+	}
+	for _, c := range w.flying {
+		if !j.chunks[c].accepted {
+			j.send(c)
+		}
+	}
+}
+
+func (j *Job) workerSuspect(e WorkerSuspect) {
+	w := j.life(e.Worker)
+	if w == nil || w.health != up {
+		return
+	}
+	j.distrust(w, suspect)
+	w.losesAt = j.now.Add(j.o.Patience)
+	j.arm(w.losesAt)
+}
+
+// distrust stops work for a worker and takes its attempts back.
+func (j *Job) distrust(w *worker, h health) {
+	w.health = h
+	j.look(w)
+	for i := range j.ranks {
+		if j.ranks[i].home == w {
+			j.shut(&j.ranks[i])
+		}
+	}
+	for len(w.flying) > 0 {
+		j.recall(w.flying[len(w.flying)-1])
+	}
+}
+
+func (j *Job) workerLost(e WorkerLost) {
+	w := j.life(e.Worker)
+	if w == nil {
+		return
+	}
+	j.lose(w, e.Reason)
+	if !j.over() {
+		j.wait()
+	}
+}
+
+// lose forgets a worker and all that it held. Its ranks have no home then.
+func (j *Job) lose(w *worker, why string) {
+	used := len(w.flying) > 0
+	j.distrust(w, gone)
+	j.anyLost = true
+	if why == "" {
+		why = "no reason was given"
+	}
+	ranks, bytes := 0, int64(0)
+	for i := range j.ranks {
+		if r := &j.ranks[i]; r.home == w {
+			bytes += j.evict(r, "worker "+w.id.Name+" was lost: "+why)
+			ranks++
+		}
+	}
+	j.emit(progress.WorkerLost, w.id.Name, -1, -1, "%s; with it %d ranks and %s of placed pieces", why, ranks, size(bytes))
+	if (used || ranks > 0) && j.o.Strategy.Kind == recovery.KindFailFast {
+		j.fail(&recovery.Error{Class: recovery.WorkerLost, Op: "load on worker " + w.id.Name, Err: recovery.Errorf(recovery.WorkerLost, "%s", why),
+			Hint: "strategy recover moves its ranks to another worker"})
+	}
+}
