@@ -1,0 +1,81 @@
+package ort
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	onnx "github.com/yalue/onnxruntime_go"
+
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// expandBytes bounds the F32 copy that ONNX Runtime makes of a weight of
+// another type while it multiplies.
+const expandBytes = 16 << 20
+
+// MulT returns y = x·Wᵀ, m×w.Rows, for x of m×w.Cols, both row-major. W's
+// bytes are used where they lie. F32 takes no memory besides y; the other
+// types are brought to F32 in parts of at most 16 MiB (or one row). Values in
+// between are F32; the order of sums is ONNX Runtime's.
+func (r *Runtime) MulT(x []float32, m int, w Weight) ([]float32, error) {
+	if err := w.validate(); err != nil {
+		return nil, err
+	}
+	if m <= 0 || m > maxElements/w.Cols || len(x) != m*w.Cols || m > maxElements/w.Rows {
+		return nil, recovery.Errorf(recovery.Usage, "ort: x of %d values is not %d×%d", len(x), m, w.Cols)
+	}
+	part := w.Rows
+	if w.Type != dtype.F32 {
+		part = min(part, max(1, expandBytes/4/w.Cols))
+	}
+	if part == w.Rows {
+		return r.mulPart(x, m, w)
+	}
+	y := make([]float32, m*w.Rows)
+	for start := 0; start < w.Rows; start += part {
+		stop := min(start+part, w.Rows)
+		p, err := r.mulPart(x, m, w.Slice(start, stop))
+		if err != nil {
+			return nil, err
+		}
+		for i := range m {
+			copy(y[i*w.Rows+start:i*w.Rows+stop], p[i*(stop-start):])
+		}
+	}
+	return y, nil
+}
+
+// mulPart is MulT in one session.
+func (r *Runtime) mulPart(x []float32, m int, w Weight) (y []float32, err error) {
+	s, err := r.newSession(w.graph(m))
+	if err != nil {
+		return nil, fmt.Errorf("ort: x·Wᵀ with W of %s: %w", w, err)
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return s.mul(x, m, w)
+}
+
+// mul runs a session of w.graph(m).
+func (s *session) mul(x []float32, m int, w Weight) (y []float32, err error) {
+	y = make([]float32, m*w.Rows)
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(&x[0])
+	pin.Pin(&y[0])
+	in, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(w.Cols)), x)
+	if err != nil {
+		return nil, fmt.Errorf("ort: wrap x: %w", err)
+	}
+	defer func() { err = errors.Join(err, in.Destroy()) }()
+	out, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(w.Rows)), y)
+	if err != nil {
+		return nil, fmt.Errorf("ort: wrap y: %w", err)
+	}
+	defer func() { err = errors.Join(err, out.Destroy()) }()
+	if err := s.run.Run([]onnx.Value{in}, []onnx.Value{out}); err != nil {
+		return nil, fmt.Errorf("ort: x·Wᵀ with W of %s: %w", w, err)
+	}
+	return y, nil
+}
