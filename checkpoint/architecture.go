@@ -1,0 +1,147 @@
+package checkpoint
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gantry-ml/gantry/source"
+)
+
+// Names of the Llama family, as Hugging Face checkpoints have them.
+const (
+	layerPrefix = "model.layers."
+	embedName   = "model.embed_tokens.weight"
+	normName    = "model.norm.weight"
+	headName    = "lm_head.weight"
+	gateName    = "mlp.gate_proj.weight"
+)
+
+// family are the model types whose weights have these names and shapes. Some
+// have others besides, such as biases and norms over heads.
+var family = []string{"llama", "mistral", "qwen2", "qwen3"}
+
+// describe fills in the architecture from config.json, where there is one,
+// and from the tensors' names and shapes, and checks that they agree.
+func describe(ctx context.Context, src source.Source, ix *Index, whole bool) error {
+	c := config{}
+	if slices.ContainsFunc(ix.SideFiles, func(f source.File) bool { return f.Name == configName }) {
+		data, err := readAll(ctx, src, configName, maxConfigBytes)
+		if err != nil {
+			return err
+		}
+		if c, err = parseConfig(data); err != nil {
+			return err
+		}
+		// Compact, as it would be after a way through JSON.
+		if ix.Config, err = json.Marshal(json.RawMessage(data)); err != nil {
+			return invalid(configName, "not JSON: %w", err)
+		}
+	}
+	n := byNames(ix)
+	a := &ix.Architecture
+	switch {
+	case !n.llama:
+	case c.ModelType == "":
+		a.Name = "llama"
+	case slices.Contains(family, c.ModelType):
+		a.Name = c.ModelType
+	}
+	if a.Name != "" {
+		if err := c.fill(a); err != nil {
+			return err
+		}
+		n.fill(ix, a, whole)
+		if err := n.checkLayers(*a, whole); err != nil {
+			return err
+		}
+		// Packed weights have shapes of their own.
+		if c.fields != nil && !c.quantized() {
+			if err := checkShapes(ix); err != nil {
+				return err
+			}
+		}
+	}
+	a.Parameters = parameters(ix)
+	return nil
+}
+
+// parameters counts the elements of all tensors; where head and embedding
+// are tied but both stored, only once.
+func parameters(ix *Index) (n int64) {
+	for _, t := range ix.Tensors {
+		if t.Name == headName && ix.Architecture.TiedEmbeddings {
+			continue
+		}
+		n += t.elements()
+	}
+	return n
+}
+
+// elements counts by bytes, which have been checked against the file.
+func (t Tensor) elements() int64 {
+	bits := int64(t.DType.Bits())
+	return t.Bytes/bits*8 + t.Bytes%bits*8/bits
+}
+
+// names is what the tensors' names tell.
+type names struct {
+	llama  bool           // they are those of the Llama family
+	layers int64          // highest layer number + 1
+	count  int64          // layers that have any tensor
+	at     map[string]int // tensors outside the layers
+}
+
+// byNames reads the names. They are the family's where a layer has a query
+// projection of its own (not one fused with key and value) and no experts.
+func byNames(ix *Index) names {
+	n := names{at: map[string]int{}}
+	found := map[int64]bool{}
+	experts := false
+	for i, t := range ix.Tensors {
+		layer, rest, ok := LayerOf(t.Name)
+		if !ok {
+			n.at[t.Name] = i
+			continue
+		}
+		found[layer] = true
+		n.layers = max(n.layers, layer+1)
+		n.llama = n.llama || strings.HasPrefix(rest, "self_attn.q_proj.")
+		experts = experts || strings.HasPrefix(rest, "mlp.experts.") || strings.HasPrefix(rest, "block_sparse_moe.")
+	}
+	n.llama = n.llama && !experts
+	n.count = int64(len(found))
+	return n
+}
+
+// LayerOf splits the name of a layer's tensor, model.layers.N.REST.
+func LayerOf(name string) (layer int64, rest string, ok bool) {
+	s, ok := strings.CutPrefix(name, layerPrefix)
+	if !ok {
+		return 0, "", false
+	}
+	number, rest, ok := strings.Cut(s, ".")
+	n, err := strconv.ParseUint(number, 10, 31)
+	return int64(n), rest, ok && err == nil
+}
+
+// fill adds what no config.json said and shapes tell.
+func (n names) fill(ix *Index, a *Architecture, whole bool) {
+	a.Layers = cmp.Or(a.Layers, n.layers)
+	if i, ok := n.at[embedName]; ok && len(ix.Tensors[i].Shape) == 2 {
+		a.Vocab = cmp.Or(a.Vocab, ix.Tensors[i].Shape[0])
+		a.Hidden = cmp.Or(a.Hidden, ix.Tensors[i].Shape[1])
+	}
+	for _, t := range ix.Tensors {
+		if _, rest, ok := LayerOf(t.Name); ok && rest == gateName && len(t.Shape) == 2 {
+			a.Intermediate = cmp.Or(a.Intermediate, t.Shape[0])
+			break
+		}
+	}
+	if _, head := n.at[headName]; !head && whole {
+		_, a.TiedEmbeddings = n.at[embedName]
+	}
+}

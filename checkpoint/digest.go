@@ -1,0 +1,29 @@
+package checkpoint
+
+import (
+	"encoding/hex"
+	"encoding/json"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/gantry-ml/gantry/source"
+)
+
+// Digest identifies the checkpoint: 32 hexadecimal digits, the xxh3-128 of
+// what decides which bytes a load reads and what they become: format, files
+// with size and ID, tensors, architecture. Workers that reach the same files
+// compute the same digest; a file that is written to again, or a copy of it,
+// has another. It does not cover tensor bytes, config.json's other fields or
+// side files.
+func (ix *Index) Digest() string {
+	h := xxh3.New()
+	// Encoding these types cannot fail, nor can writing to a hash.
+	_ = json.NewEncoder(h).Encode(struct {
+		Format       string        `json:"format"`
+		Files        []source.File `json:"files"`
+		Tensors      []Tensor      `json:"tensors"`
+		Architecture Architecture  `json:"architecture"`
+	}{ix.Format, ix.Files, ix.Tensors, ix.Architecture})
+	sum := h.Sum128().Bytes()
+	return hex.EncodeToString(sum[:])
+}

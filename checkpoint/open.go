@@ -1,0 +1,195 @@
+package checkpoint
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/gantry-ml/gantry/checkpoint/safetensors"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
+)
+
+// File names of a Hugging Face folder, and limits on what is read whole.
+const (
+	singleName     = "model.safetensors"
+	indexSuffix    = ".safetensors.index.json"
+	configName     = "config.json"
+	maxIndexBytes  = safetensors.MaxHeaderBytes
+	maxConfigBytes = 4 << 20
+)
+
+// sideNames are the files that engines expect beside the weights.
+var sideNames = []string{
+	"added_tokens.json", "chat_template.jinja", "chat_template.json", configName,
+	"generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json",
+	"tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+}
+
+// Open reads the headers of the checkpoint that src names and checks every
+// claim in them. The source's entry decides where it names a file: one
+// .safetensors file, or the index of a sharded checkpoint. In a folder it is
+// model.safetensors, else the one index, else the one .safetensors file.
+//
+// Errors: invalid_checkpoint with file and, where it is known, tensor and
+// bytes; unsupported for other formats; not_found where there is nothing to
+// open; and the source's own.
+func Open(ctx context.Context, src source.Source) (*Index, error) {
+	files, err := src.Files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	name, err := choose(src, files)
+	if err != nil {
+		return nil, err
+	}
+	ix := &Index{Format: "safetensors"}
+	sharded := strings.HasSuffix(name, indexSuffix)
+	if sharded {
+		err = openShards(ctx, src, ix, name)
+	} else {
+		err = openSingle(ctx, src, ix, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		if slices.Contains(sideNames, f.Name) {
+			ix.SideFiles = append(ix.SideFiles, f)
+		}
+	}
+	// A single file that the user named may be one shard of a model: layers
+	// may be missing from it. From a checkpoint they may not.
+	whole := sharded || src.Entry() == ""
+	if err := describe(ctx, src, ix, whole); err != nil {
+		return nil, err
+	}
+	return ix, nil
+}
+
+// choose returns the file that a checkpoint is opened by.
+func choose(src source.Source, files []source.File) (string, error) {
+	if entry := src.Entry(); entry != "" {
+		if strings.HasSuffix(entry, ".safetensors") || strings.HasSuffix(entry, indexSuffix) {
+			return entry, nil
+		}
+		return "", unsupported(src, entry)
+	}
+	var indexes, tensors, others []string
+	for _, f := range files {
+		switch {
+		case f.Name == singleName:
+			return singleName, nil
+		case strings.HasSuffix(f.Name, indexSuffix):
+			indexes = append(indexes, f.Name)
+		case strings.HasSuffix(f.Name, ".safetensors"):
+			tensors = append(tensors, f.Name)
+		case slices.Contains(otherFormats, path.Ext(f.Name)):
+			others = append(others, f.Name)
+		}
+	}
+	switch {
+	case slices.Contains(indexes, singleName+".index.json"):
+		return singleName + ".index.json", nil
+	case len(indexes) == 1:
+		return indexes[0], nil
+	case len(indexes) == 0 && len(tensors) == 1:
+		return tensors[0], nil
+	case len(indexes)+len(tensors) > 0:
+		return "", &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: src.URI(),
+			Err: errors.New("several safetensors files, but no model.safetensors and no one index"), Hint: "name the file to open"}
+	case len(others) > 0:
+		return "", unsupported(src, others[0])
+	}
+	return "", &recovery.Error{Class: recovery.NotFound, Op: "open", File: src.URI(),
+		Err: errors.New("no checkpoint in this folder"), Hint: "it should hold model.safetensors, or model.safetensors.index.json and its shards"}
+}
+
+// otherFormats are endings of checkpoints that this version does not read.
+var otherFormats = []string{".gguf", ".onnx", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+
+func unsupported(src source.Source, name string) error {
+	e := &recovery.Error{Class: recovery.Unsupported, Op: "open", File: name,
+		Err:  fmt.Errorf("%s files are not supported in this version", path.Ext(name)),
+		Hint: "convert the checkpoint to safetensors"}
+	if !slices.Contains(otherFormats, path.Ext(name)) {
+		e.Err = errors.New("not a checkpoint by its name")
+		e.Hint = "name a .safetensors file, an index or their folder"
+	}
+	return e
+}
+
+func openSingle(ctx context.Context, src source.Source, ix *Index, name string) error {
+	file, h, err := readHeader(ctx, src, name)
+	if err != nil {
+		return err
+	}
+	ix.add(file, h)
+	return nil
+}
+
+func readHeader(ctx context.Context, src source.Source, name string) (source.File, *safetensors.Header, error) {
+	r, err := src.Open(ctx, name)
+	if err != nil {
+		return source.File{}, nil, err
+	}
+	h, err := safetensors.Read(ctx, r)
+	return r.File(), h, cmp.Or(err, r.Close())
+}
+
+// add appends a file and its tensors, which come by offset.
+func (ix *Index) add(file source.File, h *safetensors.Header) {
+	at := len(ix.Files)
+	ix.Files = append(ix.Files, file)
+	ix.Tensors = slices.Grow(ix.Tensors, len(h.Tensors))
+	for _, t := range h.Tensors {
+		ix.Tensors = append(ix.Tensors, Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, File: at, Offset: t.Offset, Bytes: t.Bytes})
+	}
+	// Shards may say the same thing each; what they contradict each other in
+	// counts as the first says.
+	for k, v := range h.Metadata {
+		if ix.Metadata == nil {
+			ix.Metadata = map[string]string{}
+		}
+		if _, ok := ix.Metadata[k]; !ok {
+			ix.Metadata[k] = v
+		}
+	}
+}
+
+// readAll reads a small file whole.
+func readAll(ctx context.Context, src source.Source, name string, limit int64) ([]byte, error) {
+	r, err := src.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	size := r.File().Size
+	if size > limit {
+		return nil, cmp.Or(invalid(name, "%d bytes, at most %d are allowed", size, limit), r.Close())
+	}
+	data := make([]byte, size)
+	err = r.ReadAt(ctx, data, 0)
+	return data, cmp.Or(err, r.Close())
+}
+
+func invalid(file, format string, args ...any) error {
+	return &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: file, Err: fmt.Errorf(format, args...)}
+}
+
+func invalidTensor(file, tensor, format string, args ...any) error {
+	return &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: file, Tensor: tensor, Err: fmt.Errorf(format, args...)}
+}
+
+// inFile names the file in an error of a parser that does not know it.
+func inFile(err error, name string) error {
+	var e *recovery.Error
+	if errors.As(err, &e) && e.File == "" {
+		e.Op, e.File = "open", name
+	}
+	return err
+}
+
