@@ -13,11 +13,11 @@ import (
 
 // expandBytes bounds the F32 copy that ONNX Runtime makes of a weight of
 // another type while it multiplies.
-const expandBytes = 16 << 20
+const expandBytes = 8 << 20
 
 // MulT returns y = x·Wᵀ, m×w.Rows, for x of m×w.Cols, both row-major. W's
 // bytes are used where they lie. F32 takes no memory besides y; the other
-// types are brought to F32 in parts of at most 16 MiB (or one row). Values in
+// types are brought to F32 in parts of at most 8 MiB (or one row). Values in
 // between are F32; the order of sums is ONNX Runtime's.
 func (r *Runtime) MulT(x []float32, m int, w Weight) ([]float32, error) {
 	if err := w.validate(); err != nil {
@@ -29,6 +29,7 @@ func (r *Runtime) MulT(x []float32, m int, w Weight) ([]float32, error) {
 	part := w.Rows
 	if w.Type != dtype.F32 {
 		part = min(part, max(1, expandBytes/4/w.Cols))
+		defer trim()
 	}
 	if part == w.Rows {
 		return r.mulPart(x, m, w)
