@@ -15,7 +15,8 @@
 //	Load    Accepted, else it is sent again, with the same Ref, after
 //	        Options.Accept; then Holding must list it until it is reported
 //	Revoke  Holding or Accepted still naming the attempt sends it again
-//	Free    Placed for a hold that is no longer good sends it again
+//	Free    Placed for a hold that is no longer good, PlaceFailed, and a lost
+//	        worker that is up again in the same life send it again
 //
 // Workers treat a command that they have carried out already as a question to
 // be answered again, never as more work. Reports whose Ref or Hold is not the

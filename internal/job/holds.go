@@ -166,6 +166,7 @@ func (j *Job) placeFailed(e PlaceFailed) {
 		return
 	}
 	r.fails++
+	j.exorcise(r.home)
 	if j.again(r, e.Err) {
 		return
 	}

@@ -50,13 +50,18 @@ func (j *Job) workerUp(e WorkerUp) {
 			}
 		}
 		w = j.admit(e)
-		for _, h := range w.ghosts { // thawed: it still has what was moved away
-			j.do(Free{Hold: h})
-		}
-		w.ghosts = nil
+		j.exorcise(w) // thawed: it still has what was moved away
 		j.emit(progress.WorkerJoined, w.id.Name, -1, -1, "%d devices", len(w.rooms))
 	}
 	j.wait()
+}
+
+// exorcise has a worker free, once more, the arenas that were moved away from
+// it in this life: nothing says that it heard the first time.
+func (j *Job) exorcise(w *worker) {
+	for _, h := range w.ghosts {
+		j.do(Free{Hold: h})
+	}
 }
 
 // wait places what can be placed; for the rest the job waits.

@@ -78,11 +78,11 @@ type worker struct {
 	health  health
 	rooms   []Room
 	window  int64
-	out     int64 // stored bytes of its attempts
-	flying  []int // chunks
-	queue   set   // chunks that it should read, because it owns most of them
-	ghosts  []Hold
-	hungry  bool // in Job.hungry
+	out     int64  // stored bytes of its attempts
+	flying  []int  // chunks
+	queue   set    // chunks that it should read, because it owns most of them
+	ghosts  []Hold // arenas of this life that ranks were moved away from
+	hungry  bool   // in Job.hungry
 	losesAt time.Time
 }
 

@@ -43,7 +43,9 @@ func cpu(name string, incarnation uint64, room int64) WorkerUp {
 }
 
 // digestOf is what a piece's bytes hash to in these tests.
-func digestOf(chunk, rank int) [16]byte { return [16]byte{byte(chunk), byte(chunk >> 8), byte(rank), 1} }
+func digestOf(chunk, rank int) [16]byte {
+	return [16]byte{byte(chunk), byte(chunk >> 8), byte(rank), 1}
+}
 
 func done(l Load) ChunkDone {
 	d := ChunkDone{Ref: l.Ref, BytesRead: 100}
