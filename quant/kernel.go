@@ -14,7 +14,7 @@ type kernels struct {
 	// q8 encodes whole blocks of q8_0.
 	q8 func(dst, src []byte, from dtype.Type)
 	// absmax returns the F32 bits of the largest magnitude: 0 for no element,
-	// more than infBits where there is a NaN.
+	// and where there is a NaN any bits above infBits.
 	absmax func(src []byte, from dtype.Type) uint32
 	// int8 writes clamp(roundHalfEven(x / scale)) of finite elements.
 	int8 func(dst, src []byte, from dtype.Type, scale float32)

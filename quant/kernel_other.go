@@ -1,3 +1,5 @@
+//go:build !amd64 || purego
+
 package quant
 
 // twins returns the kernels that run on this machine, the fastest last.
