@@ -68,8 +68,7 @@ func (c *cutter) slice(t *Tensor, rank int64) Slice {
 	case Rowwise:
 		cols = even(t.Cols, c.tp, rank)
 	}
-	a := cutAlign(t.Layout)
-	return Slice{Rows: rows, Cols: cols, Held: Span{cols.Start / a * a, min((cols.Stop+a-1)/a*a, t.Cols)}}
+	return Slice{Rows: rows, Cols: cols, Held: cols.cover(cutAlign(t.Layout), t.Cols)}
 }
 
 // even returns the i-th of parts equal ranges of n.

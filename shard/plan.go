@@ -108,6 +108,15 @@ func (s Span) Intersect(t Span) Span {
 	return r
 }
 
+// within says whether s is a range of [0, n).
+func (s Span) within(n int64) bool { return 0 <= s.Start && s.Start <= s.Stop && s.Stop <= n }
+
+// cover returns the smallest range of [0, n) that holds s and is cut at
+// multiples of align only.
+func (s Span) cover(align, n int64) Span {
+	return Span{s.Start / align * align, min((s.Stop+align-1)/align*align, n)}
+}
+
 // Rank is one position of the layout and the arena it owns.
 type Rank struct {
 	Rank       int     `json:"rank"`

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"fmt"
 	"slices"
 	"sort"
 	"strings"
@@ -33,7 +34,7 @@ func planStages(pp int, weight map[int]int64, stacks []string, before, after int
 			pp, len(stacks), strings.Join(stacks, ", "))
 	}
 	if pp > len(layers) {
-		return s, usage("", "use a pp of at most that", "pp %d needs as many layers, the checkpoint has %d", pp, len(layers))
+		return s, usage("", fmt.Sprintf("pp %d would", max(len(layers), 1)), "%d layers do not divide over pp %d", len(layers), pp)
 	}
 	load := make([]int64, len(layers))
 	total := before + after
@@ -74,4 +75,58 @@ func fill(load []int64, pp int, capacity int64) []int {
 		return nil
 	}
 	return stops
+}
+
+// stage divides the layers over the pipeline.
+func (b *builder) stage() (err error) {
+	var before, after int64
+	weight, stacks := map[int]int64{}, []string{}
+	for i, p := range b.parts {
+		size := placed(&b.plan.Tensors[i])
+		switch p.at {
+		case embedding:
+			before += size
+			if b.tied {
+				after += size
+			}
+		case inLayer:
+			weight[p.layer] += size
+			if !slices.Contains(stacks, p.stack) {
+				stacks = append(stacks, p.stack)
+			}
+		case finalNorm, head:
+			after += size
+			if b.tied && p.at == head {
+				before += size
+			}
+		}
+	}
+	b.stages, err = planStages(b.plan.Options.Layout.PP, weight, stacks, before, after)
+	return err
+}
+
+// placed returns the bytes of the whole tensor in an arena.
+func placed(t *Tensor) int64 {
+	var n int64
+	for _, p := range t.Layout.Planes {
+		n += t.Rows * p.RowBytes(t.Cols)
+	}
+	return n
+}
+
+// on says whether a stage holds a tensor. What nobody knows the place of is
+// held by all.
+func (b *builder) on(p *part, stage int) bool {
+	last := stage == b.stages.count-1
+	switch p.at {
+	case embedding:
+		return stage == 0 || b.tied && last
+	case inLayer:
+		return stage == b.stages.first[p.layer]
+	case finalNorm:
+		return last
+	case head:
+		return last || b.tied && stage == 0
+	}
+	return true
 }

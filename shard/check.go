@@ -1,0 +1,122 @@
+package shard
+
+import (
+	"slices"
+
+	"github.com/gantry-ml/gantry/dtype"
+)
+
+// check says whether a plan that was read is one that Build could have made:
+// every number that points somewhere points inside, planes do not overlap, the
+// ranks hold every tensor, and pieces follow from slices and segments.
+func (p *Plan) check() error {
+	o, _, err := p.Options.normalise()
+	switch {
+	case err != nil:
+		return badPlan("%w", err)
+	case o != p.Options:
+		return badPlan("its options are not written out in full")
+	case o.Layout.Ranks() != len(p.Ranks):
+		return badPlan("layout %s has %d ranks, the plan %d", o.Layout, o.Layout.Ranks(), len(p.Ranks))
+	}
+	for i := range p.Tensors {
+		t := &p.Tensors[i]
+		n, err := dtype.Elements([]int64{t.Rows, t.Cols})
+		if err != nil {
+			return badPlan("tensor %q: %w", t.Name, err)
+		}
+		if size, err := t.DType.Bytes(n); err != nil || size != t.Bytes {
+			return badPlan("tensor %q: %d×%d of %s are not %d bytes", t.Name, t.Rows, t.Cols, t.DType, t.Bytes)
+		}
+		if t.File < 0 || t.File >= len(p.Files) || !fits(t.Offset, t.Bytes, p.Files[t.File].Size) {
+			return badPlan("tensor %q is not in its file", t.Name)
+		}
+	}
+	for i := range p.Ranks {
+		if err := p.checkRank(i, &p.Ranks[i]); err != nil {
+			return err
+		}
+	}
+	for i := range p.Tensors {
+		t, held := &p.Tensors[i], int64(0)
+		for _, part := range p.Cover(i) {
+			held += part.Slice.Rows.Len() * part.Slice.Cols.Len()
+		}
+		if held != t.Rows*t.Cols {
+			return badPlan("tensor %q: the ranks hold %d of its %d elements", t.Name, held, t.Rows*t.Cols)
+		}
+	}
+	s := newScatter(p)
+	for i := range p.Chunks {
+		c := &p.Chunks[i]
+		if err := p.checkChunk(i, c); err != nil {
+			return err
+		}
+		if !slices.EqualFunc(c.Pieces, s.pieces(c), Piece.equal) {
+			return badPlan("chunk %d: its pieces do not follow from its segments", i)
+		}
+	}
+	return nil
+}
+
+func (p *Plan) checkRank(number int, r *Rank) error {
+	l := p.Options.Layout
+	if r.Rank != number || r.DP*l.PP*l.TP+r.PP*l.TP+r.TP != number || r.TP < 0 || r.TP >= l.TP || r.PP < 0 || r.PP >= l.PP {
+		return badPlan("rank %d stands at %d", r.Rank, number)
+	}
+	var end int64
+	for i, s := range r.Slices {
+		if s.Tensor < 0 || s.Tensor >= len(p.Tensors) || i > 0 && s.Tensor <= r.Slices[i-1].Tensor {
+			return badPlan("rank %d: slice %d is of tensor %d", number, i, s.Tensor)
+		}
+		t := &p.Tensors[s.Tensor]
+		align := cutAlign(t.Layout)
+		if !s.Rows.within(t.Rows) || !s.Cols.within(t.Cols) || s.Held != s.Cols.cover(align, t.Cols) || len(s.Planes) != len(t.Layout.Planes) {
+			return badPlan("rank %d: what it holds of tensor %q is not in it", number, t.Name)
+		}
+		for j, at := range s.Planes {
+			row := t.Layout.Planes[j].RowBytes(s.Held.Len())
+			if at.RowBytes != row || at.Bytes != s.Rows.Len()*row || at.Offset < end || !fits(at.Offset, at.Bytes, r.ArenaBytes) {
+				return badPlan("rank %d: plane %d of tensor %q does not lie in its arena", number, j, t.Name)
+			}
+			end = at.Offset + at.Bytes
+		}
+	}
+	return nil
+}
+
+func (p *Plan) checkChunk(id int, c *Chunk) error {
+	if c.ID != id || c.File < 0 || c.File >= len(p.Files) || c.Bytes > MaxChunkBytes || !fits(c.Offset, c.Bytes, p.Files[c.File].Size) {
+		return badPlan("chunk %d is not in its file", id)
+	}
+	var end int64
+	for i, s := range c.Segments {
+		if s.Tensor < 0 || s.Tensor >= len(p.Tensors) {
+			return badPlan("chunk %d: segment %d is of tensor %d", id, i, s.Tensor)
+		}
+		t := &p.Tensors[s.Tensor]
+		align := cutAlign(t.Layout)
+		whole := s.Cols == Span{0, t.Cols}
+		part := s.Rows.Len() == 1 && s.Cols == s.Cols.cover(align, t.Cols) && !wholeRow(t.Layout)
+		if !s.Rows.within(t.Rows) || !s.Cols.within(t.Cols) || !whole && !part {
+			return badPlan("chunk %d: segment %d is not a run of tensor %q", id, i, t.Name)
+		}
+		if size, err := t.DType.Bytes(s.Rows.Len() * s.Cols.Len()); err != nil || s.Bytes != size || s.At != end {
+			return badPlan("chunk %d: segment %d does not lie in it", id, i)
+		}
+		end += s.Bytes
+	}
+	if end != c.Bytes {
+		return badPlan("chunk %d has %d bytes, its segments %d", id, c.Bytes, end)
+	}
+	return nil
+}
+
+func (p Piece) equal(q Piece) bool {
+	return p.Rank == q.Rank && p.Bytes == q.Bytes && slices.Equal(p.Extents, q.Extents)
+}
+
+// fits says whether size bytes from offset are within [0, n).
+func fits(offset, size, n int64) bool {
+	return offset >= 0 && size >= 0 && offset <= n && size <= n-offset
+}

@@ -1,0 +1,186 @@
+package shard_test
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// TestPlan runs the goldens in testdata/plan. `checkpoint` lists tensors, one
+// a line: file, dtype, name, shape; N layers repeat lines with "*". `plan`
+// prints the parts of a plan that it is asked for.
+func TestPlan(t *testing.T) {
+	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
+		var s *stored
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			switch d.Cmd {
+			case "checkpoint":
+				s = readCheckpoint(t, d)
+				return fmt.Sprintf("%d tensors, %d files\n", len(s.ix.Tensors), len(s.ix.Files))
+			case "plan":
+				var o shard.Options
+				var show []string
+				for _, a := range d.CmdArgs {
+					switch a.Key {
+					case "tp":
+						d.ScanArgs(t, a.Key, &o.Layout.TP)
+					case "pp":
+						d.ScanArgs(t, a.Key, &o.Layout.PP)
+					case "ep":
+						d.ScanArgs(t, a.Key, &o.Layout.EP)
+					case "dp":
+						d.ScanArgs(t, a.Key, &o.Layout.DP)
+					case "scheme":
+						d.ScanArgs(t, a.Key, &o.Scheme)
+					case "chunk":
+						d.ScanArgs(t, a.Key, &o.ChunkBytes)
+					case "show":
+						show = a.Vals
+					default:
+						d.Fatalf(t, "unknown argument %s", a.Key)
+					}
+				}
+				p, err := shard.Build(s.ix, o)
+				if err != nil {
+					return fmt.Sprintf("%s: %v\n", recovery.ClassOf(err), err)
+				}
+				return render(p, show)
+			}
+			d.Fatalf(t, "unknown command %s", d.Cmd)
+			return ""
+		})
+	})
+}
+
+func readCheckpoint(t *testing.T, d *datadriven.TestData) *stored {
+	s := &stored{ix: &checkpoint.Index{Format: "safetensors"}}
+	a := &s.ix.Architecture
+	layers := 1
+	for _, arg := range d.CmdArgs {
+		switch arg.Key {
+		case "arch":
+			d.ScanArgs(t, arg.Key, &a.Name)
+		case "heads":
+			d.ScanArgs(t, arg.Key, &a.Heads)
+		case "kv":
+			d.ScanArgs(t, arg.Key, &a.KVHeads)
+		case "layers":
+			d.ScanArgs(t, arg.Key, &layers)
+		case "tied":
+			a.TiedEmbeddings = true
+		default:
+			d.Fatalf(t, "unknown argument %s", arg.Key)
+		}
+	}
+	var lines []string
+	if d.Input != "" {
+		lines = strings.Split(strings.TrimSpace(d.Input), "\n")
+	}
+	for i := 0; i < len(lines); i++ {
+		if !strings.Contains(lines[i], "*") {
+			addLine(t, d, s, lines[i])
+			continue
+		}
+		stop := i
+		for stop < len(lines) && strings.Contains(lines[stop], "*") {
+			stop++
+		}
+		for l := range layers {
+			for _, line := range lines[i:stop] {
+				addLine(t, d, s, strings.Replace(line, "*", strconv.Itoa(l), 1))
+			}
+		}
+		i = stop - 1
+	}
+	return s
+}
+
+func addLine(t *testing.T, d *datadriven.TestData, s *stored, line string) {
+	f := strings.Fields(line)
+	file, err := strconv.Atoi(f[0])
+	if err != nil {
+		d.Fatalf(t, "%s: %v", line, err)
+	}
+	dt, err := dtype.Parse(f[1])
+	if err != nil {
+		d.Fatalf(t, "%s: %v", line, err)
+	}
+	var shape []int64
+	for _, x := range f[3:] {
+		n, err := strconv.ParseInt(x, 10, 64)
+		if err != nil {
+			d.Fatalf(t, "%s: %v", line, err)
+		}
+		shape = append(shape, n)
+	}
+	s.add(file, 0, f[2], dt, shape...)
+}
+
+// render writes the parts of a plan for people.
+func render(p *shard.Plan, show []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s: %d ranks, %d chunks, stored %d, read %d, placed %d\n", p.Options.Layout, p.Options.Scheme,
+		len(p.Ranks), len(p.Chunks), p.StoredBytes, p.ReadBytes, p.PlacedBytes)
+	span := func(s shard.Span) string { return fmt.Sprintf("[%d %d)", s.Start, s.Stop) }
+	for _, what := range show {
+		switch what {
+		case "tensors":
+			for _, t := range p.Tensors {
+				fmt.Fprintf(&b, "tensor %s %s %d×%d %s → %s\n", t.Name, t.DType, t.Rows, t.Cols, t.Rule, t.Scheme)
+			}
+		case "ranks":
+			for _, r := range p.Ranks {
+				fmt.Fprintf(&b, "rank %d dp%d pp%d tp%d: %d tensors, %d bytes\n", r.Rank, r.DP, r.PP, r.TP, len(r.Slices), r.ArenaBytes)
+			}
+		case "slices":
+			for _, r := range p.Ranks {
+				fmt.Fprintf(&b, "rank %d: %d bytes\n", r.Rank, r.ArenaBytes)
+				for _, s := range r.Slices {
+					fmt.Fprintf(&b, "  %s rows %s cols %s", p.Tensors[s.Tensor].Name, span(s.Rows), span(s.Cols))
+					if s.Held != s.Cols {
+						fmt.Fprintf(&b, " held %s", span(s.Held))
+					}
+					for _, at := range s.Planes {
+						fmt.Fprintf(&b, " @%d+%d", at.Offset, at.Bytes)
+					}
+					b.WriteByte('\n')
+				}
+			}
+		case "chunks":
+			for _, c := range p.Chunks {
+				fmt.Fprintf(&b, "chunk %d: file %d [%d %d)\n", c.ID, c.File, c.Offset, c.Offset+c.Bytes)
+				for _, s := range c.Segments {
+					fmt.Fprintf(&b, "  %s rows %s cols %s @%d+%d\n", p.Tensors[s.Tensor].Name, span(s.Rows), span(s.Cols), s.At, s.Bytes)
+				}
+			}
+		case "pieces":
+			for _, c := range p.Chunks {
+				for _, piece := range c.Pieces {
+					fmt.Fprintf(&b, "chunk %d → rank %d: %d bytes\n", c.ID, piece.Rank, piece.Bytes)
+					for _, e := range piece.Extents {
+						fmt.Fprintf(&b, "  %s plane %d rows %s cols %s → @%d+%d\n", p.Tensors[c.Segments[e.Segment].Tensor].Name,
+							e.Plane, span(e.Rows), span(e.Cols), e.Offset, e.Bytes)
+					}
+				}
+			}
+		}
+	}
+	for _, n := range p.Fallbacks {
+		fmt.Fprintf(&b, "fallback %s: %s\n", n.Tensor, n.Reason)
+	}
+	for _, n := range p.Straddles {
+		fmt.Fprintf(&b, "straddle %s: %s\n", n.Tensor, n.Reason)
+	}
+	for _, w := range p.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", w)
+	}
+	return b.String()
+}

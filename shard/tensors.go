@@ -1,0 +1,159 @@
+package shard
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// part is what the steps know of a tensor besides what the plan says.
+type part struct {
+	name
+	rule
+	at     place
+	source *checkpoint.Tensor
+}
+
+// tensors lists the tensors in the order of the model, each with its rule and
+// what it becomes.
+func (b *builder) tensors() error {
+	seen := make(map[string]bool, len(b.ix.Tensors))
+	var all []part
+	for i := range b.ix.Tensors {
+		t := &b.ix.Tensors[i]
+		if err := b.valid(t); err != nil {
+			return err
+		}
+		if seen[t.Name] {
+			return invalid(t.Name, "it is listed twice")
+		}
+		seen[t.Name] = true
+		all = append(all, b.part(t))
+	}
+	slices.SortFunc(all, func(x, y part) int {
+		return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.layer, y.layer), cmp.Compare(x.stack, y.stack),
+			cmp.Compare(x.source.File, y.source.File), cmp.Compare(x.source.Offset, y.source.Offset),
+			cmp.Compare(x.source.Name, y.source.Name))
+	})
+	all = b.dropTied(all)
+	b.parts = all
+	limit := b.plan.Options.ChunkBytes * MaxChunks
+	for i := range all {
+		t, err := b.tensor(&all[i])
+		if err != nil {
+			return err
+		}
+		b.plan.Tensors = append(b.plan.Tensors, t)
+		if b.plan.StoredBytes += t.Bytes; b.plan.StoredBytes > limit {
+			return &recovery.Error{Class: recovery.Unsupported, Op: "plan",
+				Err:  fmt.Errorf("the checkpoint needs more than %d chunks of %d bytes", MaxChunks, b.plan.Options.ChunkBytes),
+				Hint: "choose larger chunks"}
+		}
+	}
+	return nil
+}
+
+// valid checks what the steps rely on.
+func (b *builder) valid(t *checkpoint.Tensor) error {
+	n, err := dtype.Elements(t.Shape)
+	if err != nil {
+		return invalid(t.Name, "%w", err)
+	}
+	size, err := t.DType.Bytes(n)
+	switch {
+	case err != nil:
+		return invalid(t.Name, "%w", err)
+	case t.DType.Bits() == 0:
+		return invalid(t.Name, "it has no element type")
+	case size != t.Bytes:
+		return invalid(t.Name, "%d bytes are listed, its shape takes %d", t.Bytes, size)
+	case t.File < 0 || t.File >= len(b.ix.Files):
+		return invalid(t.Name, "file %d is not one of %d", t.File, len(b.ix.Files))
+	case t.Offset < 0 || t.Bytes > b.ix.Files[t.File].Size-t.Offset:
+		return invalid(t.Name, "bytes [%d, %d+%d) are not in %s of %d bytes",
+			t.Offset, t.Offset, t.Bytes, b.ix.Files[t.File].Name, b.ix.Files[t.File].Size)
+	}
+	return nil
+}
+
+// part looks a tensor's rule up.
+func (b *builder) part(t *checkpoint.Tensor) part {
+	p := part{name: parseName(t.Name), source: t, at: anywhere}
+	r, division, ok := match(b.ix.Architecture.Name, p.name, len(t.Shape))
+	if ok {
+		p.rule = r
+		p.rule.weight = division
+	} else {
+		b.unmatched = append(b.unmatched, t.Name)
+		p.rule.weight = Replicated
+	}
+	switch {
+	case p.layer >= 0:
+		p.at = inLayer
+	case ok && r.at != inLayer:
+		p.at = r.at
+	}
+	return p
+}
+
+// dropTied leaves a stored head out where it is the embedding once more.
+func (b *builder) dropTied(all []part) []part {
+	if !b.tied {
+		return all
+	}
+	embed := slices.IndexFunc(all, func(p part) bool { return p.at == embedding })
+	top := slices.IndexFunc(all, func(p part) bool { return p.at == head && p.leaf == "weight" })
+	if embed < 0 || top < 0 {
+		return all
+	}
+	e, h := all[embed].source, all[top].source
+	if e.DType != h.DType || !slices.Equal(e.Shape, h.Shape) {
+		b.tied = false
+		b.warnf("%s is tied to %s by the configuration, but differs from it in type or shape: both are placed", h.Name, e.Name)
+		return all
+	}
+	b.warnf("%s is tied to %s by the configuration: it is neither read nor placed", h.Name, e.Name)
+	return slices.Delete(all, top, top+1)
+}
+
+// tensor decides how a tensor is cut and what it becomes.
+func (b *builder) tensor(p *part) (Tensor, error) {
+	s := p.source
+	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), File: s.File, Offset: s.Offset, Bytes: s.Bytes,
+		Rows: 1, Cols: 1, Rule: p.rule.weight}
+	if t.Shape == nil {
+		t.Shape = []int64{}
+	}
+	if s.Bytes == 0 {
+		t.Rows, t.Cols, t.Rule = 0, 0, Replicated
+	} else if len(t.Shape) > 0 {
+		t.Rows = t.Shape[0]
+		for _, d := range t.Shape[1:] {
+			t.Cols *= d
+		}
+	}
+	if t.Cols%8*int64(t.DType.Bits())%8 != 0 {
+		// A row ends inside a byte: no row can be read without its neighbour.
+		t.Rows, t.Cols = 1, t.Rows*t.Cols
+		if t.Rule != Replicated {
+			t.Rule = Replicated
+			b.flat = append(b.flat, t.Name)
+		}
+	}
+	isLinear := p.rule.linear() && p.leaf == "weight"
+	if isLinear {
+		b.linear++
+	}
+	reason, err := b.pol.apply(&t, isLinear)
+	if err != nil {
+		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name, Err: err}
+	}
+	if reason != "" {
+		b.plan.Fallbacks = append(b.plan.Fallbacks, Note{t.Name, fmt.Sprintf("becomes %s: %s", t.Scheme, reason)})
+	}
+	return t, b.cut.check(&t, p.rule, p.module)
+}
