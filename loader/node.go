@@ -2,6 +2,9 @@ package loader
 
 import (
 	"context"
+	"fmt"
+	"runtime"
+	"sync"
 
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/internal/job"
@@ -16,9 +19,9 @@ type NodeOptions struct {
 	Staging  int64           // budget for staging memory, bytes; 0 is DefaultStaging
 	Parallel int             // chunks transformed at once; 0 is GOMAXPROCS
 	Sender   transfer.Sender // to other workers; nil where there are none
-	// Open opens a job's source; nil is source/file with its defaults.
+	// Open opens a job's source; nil is source.Open with its defaults.
 	Open func(ctx context.Context, uri string) (source.Source, error)
-	// Devices makes arenas; nil is device.NewArena.
+	// NewArena makes arenas; nil is device.NewArena.
 	NewArena func(id string, bytes int64) (device.Arena, error)
 }
 
@@ -26,11 +29,35 @@ type NodeOptions struct {
 const DefaultStaging = 256 << 20
 
 // Node holds the arenas of one worker and fills them. It is the
-// transfer.Sink for pieces that come from other workers.
-type Node struct{}
+// transfer.Sink for pieces that come from other workers. Its methods may be
+// called from several goroutines.
+type Node struct {
+	opts    NodeOptions
+	staging *staging
+	slots   chan struct{} // one token for each chunk being transformed
+
+	mu   sync.Mutex
+	jobs map[string]*nodeJob
+}
 
 // NewNode returns a node without jobs.
-func NewNode(o NodeOptions) *Node { panic("to be written") }
+func NewNode(o NodeOptions) *Node {
+	if o.Staging <= 0 {
+		o.Staging = DefaultStaging
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = runtime.GOMAXPROCS(0)
+	}
+	if o.Open == nil {
+		o.Open = func(ctx context.Context, uri string) (source.Source, error) {
+			return source.Open(ctx, uri, source.Options{})
+		}
+	}
+	if o.NewArena == nil {
+		o.NewArena = device.NewArena
+	}
+	return &Node{opts: o, staging: newStaging(o.Staging), slots: make(chan struct{}, o.Parallel), jobs: map[string]*nodeJob{}}
+}
 
 // JobSpec is what a node must know of a job before it works for it.
 type JobSpec struct {
@@ -51,33 +78,93 @@ type Dest struct {
 }
 
 // Open makes the node ready to work for a job. Opening it again with a newer
-// epoch raises the epoch.
-func (n *Node) Open(ctx context.Context, s JobSpec) error { panic("to be written") }
-
-// Place makes and prefaults the arena of a hold.
-func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error { panic("to be written") }
-
-// Load makes one try at a chunk: read it, transform it, place or send the
-// piece of each dest. It returns the pieces and the stored bytes that it read
-// (those also with an error). It retries nothing.
-func (n *Node) Load(ctx context.Context, jobID string, ref job.Ref, dests []Dest) ([]job.PieceDone, int64, error) {
-	panic("to be written")
+// epoch raises the epoch; with an older one it fails with class stale.
+func (n *Node) Open(ctx context.Context, s JobSpec) error {
+	if j, err := n.job(s.ID); err == nil {
+		defer j.leave()
+		return j.raise(s.Epoch)
+	}
+	j, err := newNodeJob(ctx, s, n.opts.Open)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	other := n.jobs[s.ID]
+	if other == nil {
+		n.jobs[s.ID] = j
+	}
+	n.mu.Unlock()
+	if other != nil { // opened twice at once
+		if err := j.close(); err != nil {
+			return err
+		}
+		return other.raise(s.Epoch)
+	}
+	return nil
 }
 
-// Seal checks that every piece of the hold's rank is placed, validates the
-// rank and freezes it.
-func (n *Node) Seal(ctx context.Context, jobID string, h job.Hold) (SealReport, error) {
-	panic("to be written")
+// Place makes and prefaults the arena of a hold. For a hold that is there
+// already it does nothing; an older generation of the rank is freed first.
+func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
+	j, err := n.job(jobID)
+	if err != nil {
+		return err
+	}
+	defer j.leave()
+	return j.place(ctx, h, n.opts.NewArena)
 }
 
-// Free gives a hold's arena back, after its receives have drained.
-func (n *Node) Free(jobID string, h job.Hold) error { panic("to be written") }
+// Free gives a hold's arena back, after its receives have drained. A hold
+// that is not there is no error.
+func (n *Node) Free(jobID string, h job.Hold) error {
+	j, err := n.job(jobID)
+	if err != nil {
+		return nil
+	}
+	defer j.leave()
+	return j.free(h)
+}
 
-// Close frees everything that a job holds here and closes its source.
-func (n *Node) Close(jobID string) error { panic("to be written") }
+// Take hands the arena of a sealed hold to the caller, who closes it. The
+// node forgets the rank.
+func (n *Node) Take(jobID string, h job.Hold) (device.Arena, error) {
+	j, err := n.job(jobID)
+	if err != nil {
+		return nil, err
+	}
+	defer j.leave()
+	return j.take(h)
+}
 
-// Receive implements transfer.Sink.
-func (n *Node) Receive(t transfer.Ticket) (transfer.Landing, error) { panic("to be written") }
+// Close frees everything that a job holds here and closes its source. Loads
+// under way end first, with class cancelled. A job that is not there is no
+// error.
+func (n *Node) Close(jobID string) error {
+	n.mu.Lock()
+	j := n.jobs[jobID]
+	delete(n.jobs, jobID)
+	last := len(n.jobs) == 0
+	n.mu.Unlock()
+	if j == nil {
+		return nil
+	}
+	err := j.close()
+	if last {
+		n.staging.trim()
+	}
+	return err
+}
 
 // PeakStaging returns the most staging memory that was in use at once, bytes.
-func (n *Node) PeakStaging() int64 { panic("to be written") }
+func (n *Node) PeakStaging() int64 { return n.staging.peakBytes() }
+
+// job returns an open job, entered: the caller leaves it.
+func (n *Node) job(id string) (*nodeJob, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	j := n.jobs[id]
+	if j == nil || !j.enter() {
+		return nil, &recovery.Error{Class: recovery.Stale, Op: "load", Err: fmt.Errorf("job %q is not open on this worker", id)}
+	}
+	return j, nil
+}

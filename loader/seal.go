@@ -1,5 +1,13 @@
 package loader
 
+import (
+	"context"
+
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+)
+
 // SealReport is what sealing a rank found.
 type SealReport struct {
 	Digest     [16]byte // xxh3-128 over the digests of the rank's pieces, in chunk order
@@ -17,4 +25,118 @@ type Validation struct {
 	Rows      int64   // of W that were used
 	MaxError  float64 // relative to the largest |y|
 	NonFinite int64   // NaN and Inf values in the rank, where asked for
+}
+
+// Seal checks that every piece of the hold's rank is placed, validates the
+// rank and freezes it. Sealed again, it answers with what it found.
+func (n *Node) Seal(ctx context.Context, jobID string, h job.Hold) (SealReport, error) {
+	j, err := n.job(jobID)
+	if err != nil {
+		return SealReport{}, err
+	}
+	defer j.leave()
+	r, err := j.hold(h)
+	if err != nil {
+		return SealReport{}, err
+	}
+	done, err := r.use()
+	if err != nil {
+		return SealReport{}, err
+	}
+	defer done()
+	if s := r.report(); s != nil {
+		return *s, nil
+	}
+	var s SealReport
+	if s.Digest, err = r.digest(); err != nil {
+		return SealReport{}, err
+	}
+	c := &checker{rank: r, encoded: j.encoded, staging: n.staging}
+	if s.Validation, err = c.validate(ctx); err != nil {
+		return SealReport{}, err
+	}
+	if j.spec.Validate {
+		if s.Validation.NonFinite, err = c.nonFinite(ctx); err != nil {
+			return SealReport{}, err
+		}
+	}
+	r.seal(s)
+	return s, nil
+}
+
+// checker looks at the values of a rank that nobody writes any more.
+type checker struct {
+	rank    *rank
+	encoded []encoded // by tensor of the plan
+	staging *staging
+}
+
+// planes returns the memory of some rows of a slice, by plane. rows are
+// counted from the slice's first.
+func (c *checker) planes(s *shard.Slice, rows shard.Span) [][]byte {
+	host := c.rank.arena.Host()
+	out := make([][]byte, len(s.Planes))
+	for i, p := range s.Planes {
+		out[i] = host[p.Offset+rows.Start*p.RowBytes : p.Offset+rows.Stop*p.RowBytes]
+	}
+	return out
+}
+
+// decode turns rows of a slice into float32.
+func (c *checker) decode(dst []float32, s *shard.Slice, rows shard.Span) {
+	e := &c.encoded[s.Tensor]
+	e.scheme.Decode(dst, c.planes(s, rows), e.tensor.DType, int(rows.Len()), int(s.Held.Len()))
+}
+
+// nonFinite counts the NaN and Inf among all values of the rank that are
+// numbers.
+func (c *checker) nonFinite(ctx context.Context) (int64, error) {
+	var count int64
+	slices := c.rank.plan.Ranks[c.rank.hold.Rank].Slices
+	for i := range slices {
+		s := &slices[i]
+		cols := s.Held.Len()
+		if !c.encoded[s.Tensor].tensor.DType.Float() || cols == 0 {
+			continue
+		}
+		step := max(decodeValues/cols, 1)
+		err := c.withFloats(ctx, min(step, s.Rows.Len())*cols, func(buf []float32) error {
+			for at := int64(0); at < s.Rows.Len(); at += step {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				rows := shard.Span{Start: at, Stop: min(at+step, s.Rows.Len())}
+				part := buf[:rows.Len()*cols]
+				c.decode(part, s, rows)
+				for _, v := range part {
+					if v-v != 0 { // 0 for every finite value
+						count++
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return count, nil
+}
+
+// withFloats runs f with staging memory for n values.
+func (c *checker) withFloats(ctx context.Context, n int64, f func([]float32) error) error {
+	b, err := c.staging.get(ctx, 4*n)
+	if err != nil {
+		return err
+	}
+	defer c.staging.put(b[0])
+	return f(floats(b[0], n))
+}
+
+// failed is the error of a rank whose values are not what was encoded.
+func (c *checker) failed(tensor, format string, args ...any) error {
+	e := recovery.Errorf(recovery.DigestMismatch, format, args...)
+	e.Op, e.Tensor = "validate", tensor
+	e.Hint = "memory or the library is faulty: run gantry doctor"
+	return e
 }

@@ -1,0 +1,127 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"unsafe"
+
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
+)
+
+// feed reads a chunk's rows, slab by slab, and transforms each while it is
+// warm.
+type feed struct {
+	load    *chunkLoad
+	reader  source.Reader
+	mapper  source.Mapper // nil where the source is read into a slab
+	batches [][]span
+	slab    int64 // bytes
+	scratch int64 // bytes
+}
+
+// newFeed opens the chunk's file and divides the runs into reads.
+func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
+	f := &feed{load: l, scratch: scratchNeed(runs)}
+	var err error
+	if f.reader, err = l.job.reader(ctx, l.chunk.File); err != nil {
+		return nil, err
+	}
+	f.mapper, _ = f.reader.(source.Mapper)
+	// Two slabs of every chunk in work must fit the budget, or little else
+	// would: the smaller the budget, the smaller the reads.
+	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.node.slots))))
+	if f.mapper == nil {
+		for _, b := range f.batches {
+			f.slab = max(f.slab, batchBytes(b))
+		}
+	}
+	return f, nil
+}
+
+// need returns the bytes of the buffer that run wants.
+func (f *feed) need() int64 { return f.slab + f.scratch }
+
+// run reads and transforms everything.
+func (f *feed) run(ctx context.Context, buffer []byte) error {
+	x := &transform{scratch: buffer[f.slab:f.need()]}
+	for _, b := range f.batches {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n := batchBytes(b)
+		if err := f.load.job.wait(ctx, n); err != nil {
+			return err
+		}
+		if err := f.batch(ctx, x, b, f.load.chunk.Offset+b[0].at, buffer[:f.slab]); err != nil {
+			return f.locate(ctx, b, n, err)
+		}
+		f.load.read += n
+	}
+	return nil
+}
+
+// batch reads a batch, which lies at off of the file, and transforms it.
+func (f *feed) batch(ctx context.Context, x *transform, b []span, off int64, slab []byte) error {
+	n := batchBytes(b)
+	if f.mapper != nil {
+		src, err := f.mapper.Range(off, n)
+		if err != nil {
+			return err
+		}
+		if err := onFault(src, func() { x.batch(b, src) }); err != nil {
+			return err
+		}
+		return f.mapper.Verify()
+	}
+	if err := f.reader.ReadAt(ctx, slab[:n], off); err != nil {
+		return err
+	}
+	x.batch(b, slab)
+	return nil
+}
+
+// locate says which file, tensor and bytes an error is about.
+func (f *feed) locate(ctx context.Context, b []span, n int64, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	plan := f.load.job.spec.Plan
+	out := &recovery.Error{Class: recovery.ClassOf(err), Op: "read", File: plan.Files[f.load.chunk.File].Name,
+		Tensor: plan.Tensors[b[0].run.seg.Tensor].Name, Offset: f.load.chunk.Offset + b[0].at, Length: n, Err: err}
+	// The reader knows the place as well; it is said once.
+	var inner *recovery.Error
+	if errors.As(err, &inner) && inner.Err != nil {
+		out.Err, out.Hint = inner.Err, inner.Hint
+	}
+	return out
+}
+
+func batchBytes(b []span) int64 {
+	last := b[len(b)-1]
+	return last.at + last.bytes() - b[0].at
+}
+
+// onFault runs f, which reads mapped memory, and turns an access fault in it
+// into an error: the file was cut short while it was mapped. Any other panic
+// goes on.
+func onFault(mapped []byte, f func()) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		r := recover()
+		if r == nil {
+			return
+		}
+		fault, ok := r.(interface{ Addr() uintptr })
+		start := uintptr(unsafe.Pointer(unsafe.SliceData(mapped)))
+		if !ok || fault.Addr() < start || fault.Addr() >= start+uintptr(len(mapped)) {
+			panic(r)
+		}
+		err = &recovery.Error{Class: recovery.SourceChanged, Op: "read",
+			Err: fmt.Errorf("the file was cut short while it was mapped"), Hint: "load again"}
+	}()
+	f()
+	return nil
+}

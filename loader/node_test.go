@@ -1,0 +1,237 @@
+package loader
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/internal/transfer"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testdata returns a folder of the test data, which lies outside the
+// repository.
+func testdata(t testing.TB, name string) string {
+	t.Helper()
+	root := os.Getenv("GANTRY_TESTDATA")
+	if root == "" {
+		dir, err := os.Getwd()
+		for ; err == nil && root == "" && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+			if at := filepath.Join(dir, "shared", "testdata"); isDir(at) {
+				root = at
+			}
+		}
+	}
+	path := filepath.Join(root, name)
+	if !isDir(path) {
+		t.Fatalf("test data %q not found: set GANTRY_TESTDATA to the folder that holds it", name)
+	}
+	return path
+}
+
+func isDir(path string) bool {
+	i, err := os.Stat(path)
+	return err == nil && i.IsDir()
+}
+
+// open returns a checkpoint's source and index.
+func open(t testing.TB, path string) (source.Source, *checkpoint.Index) {
+	t.Helper()
+	src, err := source.Open(t.Context(), path, source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { src.Close() })
+	ix, err := checkpoint.Open(t.Context(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src, ix
+}
+
+func build(t testing.TB, ix *checkpoint.Index, o shard.Options) *shard.Plan {
+	t.Helper()
+	p, err := shard.Build(ix, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// team is several nodes in one process that hold the ranks of a job round
+// robin.
+type team struct {
+	t     testing.TB
+	plan  *shard.Plan
+	nodes []*Node
+	holds []job.Hold // by rank
+}
+
+func newTeam(t testing.TB, uri string, plan *shard.Plan, size int, o NodeOptions) *team {
+	t.Helper()
+	m := &team{t: t, plan: plan}
+	local := transfer.Local{}
+	o.Sender = local
+	for i := range size {
+		n := NewNode(o)
+		local[fmt.Sprint(i)] = n
+		m.nodes = append(m.nodes, n)
+		if err := n.Open(t.Context(), JobSpec{ID: "j", Epoch: 1, URI: uri, Plan: plan, Validate: true}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := n.Close("j"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for r := range plan.Ranks {
+		h := job.Hold{Rank: r, Generation: 1, Device: "cpu"}
+		if err := m.owner(r).Place(t.Context(), "j", h); err != nil {
+			t.Fatal(err)
+		}
+		m.holds = append(m.holds, h)
+	}
+	return m
+}
+
+func (m *team) owner(rank int) *Node { return m.nodes[rank%len(m.nodes)] }
+
+// dests returns where a chunk's pieces go, as the given node sees it.
+func (m *team) dests(chunk, node int) []Dest {
+	var d []Dest
+	for _, p := range m.plan.Chunks[chunk].Pieces {
+		dest := Dest{Hold: m.holds[p.Rank]}
+		if owner := p.Rank % len(m.nodes); owner != node {
+			dest.Addr = fmt.Sprint(owner)
+		}
+		d = append(d, dest)
+	}
+	return d
+}
+
+// load loads every chunk, by the nodes in turn, and seals every rank.
+func (m *team) load(ctx context.Context) []SealReport {
+	m.t.Helper()
+	var wg sync.WaitGroup
+	for i := range m.plan.Chunks {
+		node := i % len(m.nodes)
+		wg.Go(func() {
+			done, read, err := m.nodes[node].Load(ctx, "j", job.Ref{Chunk: i, Attempt: 1}, m.dests(i, node))
+			if err != nil {
+				m.t.Errorf("chunk %d: %v", i, err)
+			}
+			if c := &m.plan.Chunks[i]; len(done) != len(c.Pieces) || read != c.Bytes {
+				m.t.Errorf("chunk %d: %d pieces of %d, read %d bytes of %d", i, len(done), len(c.Pieces), read, c.Bytes)
+			}
+		})
+	}
+	wg.Wait()
+	var out []SealReport
+	for r, h := range m.holds {
+		s, err := m.owner(r).Seal(ctx, "j", h)
+		if err != nil {
+			m.t.Fatalf("rank %d: %v", r, err)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// read is a shard.ReadArena over the nodes.
+func (m *team) read(rank int, b []byte, off int64) error {
+	n := m.owner(rank)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.jobs["j"].ranks[rank].arena.CopyOut(b, off)
+}
+
+// joined returns the planes of a tensor, whole.
+func (m *team) joined(tensor int) [][]byte {
+	m.t.Helper()
+	t := &m.plan.Tensors[tensor]
+	var planes [][]byte
+	for _, p := range t.Layout.Planes {
+		planes = append(planes, make([]byte, t.Rows*p.RowBytes(t.Cols)))
+	}
+	if err := m.plan.JoinRows(tensor, shard.Span{Stop: t.Rows}, planes, m.read); err != nil {
+		m.t.Fatal(err)
+	}
+	return planes
+}
+
+// expect returns what the planes must be: the whole tensor, encoded at once.
+func expect(t testing.TB, src source.Source, p *shard.Plan, tensor int) [][]byte {
+	t.Helper()
+	x := &p.Tensors[tensor]
+	r, err := src.Open(t.Context(), p.Files[x.File].Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	stored := make([]byte, x.Bytes)
+	if err := r.ReadAt(t.Context(), stored, x.Offset); err != nil {
+		t.Fatal(err)
+	}
+	s, err := quant.Parse(x.Scheme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var planes [][]byte
+	for _, p := range x.Layout.Planes {
+		planes = append(planes, make([]byte, x.Rows*p.RowBytes(x.Cols)))
+	}
+	s.Encode(planes, stored, x.DType, int(x.Rows), int(x.Cols))
+	if x.Scheme == "none" && !bytes.Equal(planes[0], stored) {
+		t.Fatalf("%s: none changes bytes", x.Name)
+	}
+	return planes
+}
+
+// Every layout on any number of nodes gives the bytes that the whole tensor,
+// encoded at once, has; with none, the file's.
+func TestTopologyDoesNotChangeBytes(t *testing.T) {
+	for _, dir := range []string{"hf-f32", "hf-bf16", "hf-f16", "hf-sharded"} {
+		path := filepath.Join(testdata(t, "stories260K"), dir)
+		src, ix := open(t, path)
+		for _, scheme := range []string{"none", "f32", "f16", "bf16", "int8", "q8_0"} {
+			for _, tp := range []int{1, 2, 4} {
+				for _, nodes := range []int{1, 3} {
+					t.Run(fmt.Sprintf("%s/%s/tp%d/nodes%d", dir, scheme, tp, nodes), func(t *testing.T) {
+						plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: tp}, Scheme: scheme, ChunkBytes: 64 << 10})
+						m := newTeam(t, path, plan, nodes, NodeOptions{Staging: 2 << 20})
+						for r, s := range m.load(t.Context()) {
+							if !s.Validation.Ran || s.Validation.NonFinite != 0 {
+								t.Errorf("rank %d: %+v", r, s.Validation)
+							}
+						}
+						for i := range plan.Tensors {
+							for p, want := range expect(t, src, plan, i) {
+								if !bytes.Equal(m.joined(i)[p], want) {
+									t.Errorf("%s plane %d differs", plan.Tensors[i].Name, p)
+								}
+							}
+						}
+						for i, n := range m.nodes {
+							if peak := n.PeakStaging(); peak > 2<<20 {
+								t.Errorf("node %d used %d bytes of staging", i, peak)
+							}
+						}
+					})
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package loader
+
+import (
+	"context"
+	"math"
+	"unsafe"
+
+	"github.com/gantry-ml/gantry/device/ort"
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+const (
+	// decodeValues is how many values are decoded at once.
+	decodeValues = 64 << 10
+	// Of the largest matrix at most so many rows and values are multiplied:
+	// enough to reach into the arena, little enough to take milliseconds.
+	validateRows   = 4096
+	validateValues = 4 << 20
+	// decodedRows is how many rows are decoded first where ONNX Runtime has no
+	// operator for the scheme.
+	decodedRows = 32
+	// tolerance bounds |y - y'| relative to the largest |y|. Both sums run
+	// over the same values; ONNX Runtime's in float32 and an order of its own,
+	// which is off by about √cols × 2⁻²⁴: 1e-5 for the widest rows of today.
+	// A wrong byte in a weight is off by far more.
+	tolerance = 1e-4
+)
+
+// validate multiplies a matrix of the rank in ONNX Runtime and compares.
+// Where the library is missing, or no matrix fits, it says so in the result.
+func (c *checker) validate(ctx context.Context) (Validation, error) {
+	lib, err := ort.Open("")
+	if err != nil {
+		return Validation{Reason: err.Error()}, nil
+	}
+	v := Validation{Runtime: "onnxruntime " + lib.Version()}
+	s := c.largest()
+	if s == nil {
+		v.Reason = "the rank holds no matrix of numbers"
+		return v, nil
+	}
+	cols := s.Held.Len()
+	rows := shard.Span{Stop: max(min(s.Rows.Len(), validateRows, validateValues/cols), 1)}
+	v.Tensor, v.Method = c.encoded[s.Tensor].tensor.Name, "wrapped"
+	w, ok := c.weight(s, rows)
+	if !ok {
+		v.Method = "decoded"
+		rows.Stop = min(rows.Stop, decodedRows)
+	}
+	v.Rows = rows.Len()
+	x := probe(int(cols))
+	// Both sides' working memory is staging: W as float32 where it must be
+	// decoded, and one row of it for our own arithmetic.
+	need := cols
+	if !ok {
+		need += v.Rows * cols
+	}
+	err = c.withFloats(ctx, need, func(buf []float32) error {
+		row := buf[:cols]
+		if !ok {
+			decoded := buf[cols:need]
+			c.decode(decoded, s, rows)
+			w = ort.Weight{Type: dtype.F32, Data: bytesOf(decoded), Rows: int(v.Rows), Cols: int(cols)}
+		}
+		y, err := lib.MulT(x, 1, w)
+		if err != nil {
+			return err
+		}
+		v.MaxError = c.compare(s, rows, x, y, row)
+		return nil
+	})
+	if err != nil {
+		return v, err
+	}
+	if v.Ran = true; !(v.MaxError <= tolerance) {
+		return v, c.failed(v.Tensor, "rank %d: x·Wᵀ in %s is off by %.3g of the largest value, more than %g", c.rank.hold.Rank, v.Runtime, v.MaxError, tolerance)
+	}
+	return v, nil
+}
+
+// largest returns the rank's largest matrix of numbers, nil without one.
+func (c *checker) largest() *shard.Slice {
+	var best *shard.Slice
+	var size int64
+	slices := c.rank.plan.Ranks[c.rank.hold.Rank].Slices
+	for i := range slices {
+		s := &slices[i]
+		t := c.encoded[s.Tensor].tensor
+		if n := s.Rows.Len() * s.Held.Len(); len(t.Shape) == 2 && t.DType.Float() && n > size {
+			best, size = s, n
+		}
+	}
+	return best
+}
+
+// weight wraps the arena's memory, where ONNX Runtime has an operator for it.
+func (c *checker) weight(s *shard.Slice, rows shard.Span) (ort.Weight, bool) {
+	planes := c.encoded[s.Tensor].layout.Planes
+	mem := c.planes(s, rows)
+	w := ort.Weight{Type: planes[0].DType, Data: mem[0], Rows: int(rows.Len()), Cols: int(s.Held.Len())}
+	switch w.Type {
+	case dtype.F32, dtype.F16, dtype.BF16:
+		return w, len(planes) == 1
+	case dtype.I8:
+		if len(planes) != 2 || planes[1].DType != dtype.F32 {
+			return w, false
+		}
+		w.Scales, w.ScaleType = mem[1], dtype.F32
+		return w, true
+	}
+	return w, false
+}
+
+// compare multiplies again with sums in float64 and returns the largest
+// difference relative to the largest |y|. A row that is not finite on either
+// side must not be on both.
+func (c *checker) compare(s *shard.Slice, rows shard.Span, x, y []float32, row []float32) float64 {
+	var most, off float64
+	for i := range rows.Len() {
+		at := rows.Start + i
+		c.decode(row, s, shard.Span{Start: at, Stop: at + 1})
+		var sum float64
+		for k, w := range row {
+			sum += float64(x[k]) * float64(w)
+		}
+		got := float64(y[i])
+		if !finite(sum) || !finite(got) {
+			if finite(sum) != finite(got) {
+				return math.Inf(1)
+			}
+			continue
+		}
+		most, off = max(most, math.Abs(sum)), max(off, math.Abs(sum-got))
+	}
+	if off == 0 {
+		return 0
+	}
+	return off / most
+}
+
+func finite(v float64) bool { return v-v == 0 }
+
+// probe returns n values in [-1, 1) that are the same on every machine and
+// have no order that a mistake in one could hide behind.
+func probe(n int) []float32 {
+	x := make([]float32, n)
+	state := uint32(0x9e3779b9)
+	for i := range x {
+		state ^= state << 13 // xorshift32, Marsaglia 2003
+		state ^= state >> 17
+		state ^= state << 5
+		x[i] = float32(int32(state)>>8) / (1 << 23)
+	}
+	return x
+}
+
+// floats sees the first 4n bytes of page-aligned memory as float32.
+func floats(b []byte, n int64) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), n)
+}
+
+// bytesOf sees float32 values as their little-endian bytes.
+func bytesOf(f []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
+}
