@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 	"model":               {"shard", "quant", "device", "checkpoint"},
 	"loader":              {"internal/job", "internal/transfer", "shard", "quant", "device", "source", "checkpoint", "model"},
 	"actors":              {"internal/job", "loader", "model", "messages", "shard", "checkpoint"},
-	"internal/cluster":    {"messages"},
+	"internal/cluster":    {"messages", "checkpoint", "shard"},
 	"telemetry":           {"messages"},
 }
 

@@ -1,0 +1,91 @@
+package cluster
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// leaderKey is the one key of the leader's bucket; its value names the holder.
+const leaderKey = "leader"
+
+// Term is one leadership of this process.
+type Term struct {
+	epoch  uint64
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	lease  *lease
+	done   chan struct{}
+}
+
+// Lead blocks until this process holds the leader's lease, or ctx is done.
+// The caller ends the term with Resign.
+func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
+	holder := nuid.Next()
+	l := &lease{c: c, kv: c.leader, key: leaderKey, mine: func(v []byte) bool { return string(v) == holder }}
+	for {
+		err := l.take(ctx, []byte(holder))
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil, classify("lead", ctx.Err())
+		}
+		if err := c.awaitVacancy(ctx); err != nil {
+			return nil, err
+		}
+	}
+	t := &Term{epoch: l.revision, lease: l, done: make(chan struct{})}
+	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	go func() {
+		defer close(t.done)
+		t.cancel(l.keep(t.ctx, nil, func(ctx context.Context) error { return l.write(ctx, []byte(holder)) }))
+	}()
+	return t, nil
+}
+
+// awaitVacancy returns when the lease may be free: it was released or ended,
+// or a TTL has passed (a watch can miss its end when NATS itself went away).
+func (c *Cluster) awaitVacancy(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, c.ttl)
+	defer cancel()
+	w, err := c.leader.Watch(wait, leaderKey, jetstream.MetaOnly())
+	if err == nil {
+		defer func() { _ = w.Stop() }() // the context has ended it, or does now
+		for e := range w.Updates() {
+			if e != nil && e.Operation() != jetstream.KeyValuePut {
+				return nil
+			}
+		}
+	}
+	<-wait.Done()
+	if ctx.Err() != nil {
+		return classify("wait to lead", ctx.Err())
+	}
+	return nil
+}
+
+// Epoch is the revision of the key when the term began. A later term has a
+// higher one; workers refuse commands of a lower one.
+func (t *Term) Epoch() uint64 { return t.epoch }
+
+// Context is done when the lease is lost or the term resigned. Its cause is
+// of class Stale when it was lost.
+func (t *Term) Context() context.Context { return t.ctx }
+
+// Resign ends the term and gives the lease back at once, so that a standby
+// need not wait for its end.
+func (t *Term) Resign() error {
+	t.cancel(context.Canceled)
+	<-t.done
+	if recovery.ClassOf(context.Cause(t.ctx)) == recovery.Stale {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return t.lease.release(ctx)
+}

@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// lease is a key that ends by itself unless it is renewed. It is used from one
+// goroutine at a time.
+type lease struct {
+	c        *Cluster
+	kv       jetstream.KeyValue
+	key      string
+	mine     func(value []byte) bool // whether a value was written by this holder
+	revision uint64                  // of our last write
+}
+
+// take writes the key where there is none. Class Stale: somebody holds it.
+func (l *lease) take(ctx context.Context, value []byte) error {
+	rev, err := l.kv.Create(ctx, l.key, value, jetstream.KeyTTL(l.c.ttl))
+	if err != nil {
+		return classify("take lease "+l.key, err)
+	}
+	l.revision = rev
+	return nil
+}
+
+// write renews the lease with a new value, over the revision that we wrote
+// last. kv.Update would drop the key's TTL, so it publishes to the bucket's
+// subject. Class Stale: the lease has ended.
+func (l *lease) write(ctx context.Context, value []byte) error {
+	err := l.publish(ctx, value)
+	if recovery.ClassOf(err) != recovery.Stale {
+		return err
+	}
+	// A write whose answer was lost has moved the revision without our knowing.
+	e, getErr := l.kv.Get(ctx, l.key)
+	if errors.Is(getErr, jetstream.ErrKeyNotFound) {
+		return err
+	} else if getErr != nil {
+		return classify("renew lease "+l.key, getErr)
+	}
+	if !l.mine(e.Value()) {
+		return err
+	}
+	l.revision = e.Revision()
+	return l.publish(ctx, value)
+}
+
+func (l *lease) publish(ctx context.Context, value []byte) error {
+	ack, err := l.c.js.Publish(ctx, "$KV."+l.kv.Bucket()+"."+l.key, value,
+		jetstream.WithMsgTTL(l.c.ttl), jetstream.WithExpectLastSequencePerSubject(l.revision))
+	if err != nil {
+		return classify("renew lease "+l.key, err)
+	}
+	l.revision = ack.Sequence
+	return nil
+}
+
+// release ends the lease at once, if it is still ours.
+func (l *lease) release(ctx context.Context) error {
+	err := l.kv.Purge(ctx, l.key, jetstream.LastRevision(l.revision), jetstream.PurgeTTL(markerTTL))
+	if err = classify("release lease "+l.key, err); recovery.ClassOf(err) == recovery.Stale {
+		return nil // ended already
+	}
+	return err
+}
+
+// keep calls renew every c.renew, and when changed is signalled, until ctx is
+// done or renew says that the lease has ended. While NATS does not answer it
+// tries on: whether the lease ended is NATS's to say, and writes are fenced.
+func (l *lease) keep(ctx context.Context, changed <-chan struct{}, renew func(context.Context) error) error {
+	tick := time.NewTicker(l.c.renew)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-changed:
+		}
+		try, cancel := context.WithTimeout(ctx, l.c.ttl/2)
+		err := renew(try)
+		cancel()
+		if recovery.ClassOf(err) == recovery.Stale {
+			return err
+		}
+	}
+}

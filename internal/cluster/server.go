@@ -1,0 +1,171 @@
+package cluster
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// Limits of the embedded server's JetStream, in bytes. What Gantry keeps there
+// is small: records of jobs, indexes, events.
+const (
+	serverMemory = 16 << 20
+	serverStore  = 1 << 30
+)
+
+// startTimeout is how long the embedded server may take to be ready; it takes
+// about 30 ms, more where StateDir holds much.
+const startTimeout = 15 * time.Second
+
+// ServerOptions says how to run the embedded NATS server. The zero value has
+// no TCP port and keeps its state in a temporary directory.
+type ServerOptions struct {
+	Listen   string       // host:port, port 0 for any; "" opens no port
+	StateDir string       // "" is a temporary directory, removed at Close
+	TLS      *tls.Config  // must ask for client certificates; needed beyond loopback
+	Insecure bool         // allow a port beyond loopback without TLS
+	Log      *slog.Logger // nil is slog.Default()
+}
+
+// Server is a NATS server in this process, with JetStream.
+type Server struct {
+	ns      *server.Server
+	tempDir string
+}
+
+// StartServer starts an embedded server and returns when it takes connections.
+// The caller closes it.
+func StartServer(o ServerOptions) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	opts := &server.Options{
+		ServerName:         "gantry",
+		DontListen:         o.Listen == "",
+		JetStream:          true,
+		JetStreamMaxMemory: serverMemory,
+		JetStreamMaxStore:  serverStore,
+		NoSigs:             true,
+	}
+	if o.Listen != "" {
+		host, port, err := listenAddress(o)
+		if err != nil {
+			return nil, err
+		}
+		opts.Host, opts.Port = host, port
+	}
+	if o.TLS != nil {
+		opts.TLS, opts.TLSConfig, opts.TLSVerify = true, o.TLS, true
+		opts.TLSTimeout = 5
+	}
+	s := &Server{}
+	dir := o.StateDir
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "gantry-nats-"); err != nil {
+			return nil, fmt.Errorf("cluster: state of the embedded NATS server: %w", err)
+		}
+		s.tempDir = dir
+	}
+	opts.StoreDir = filepath.Join(dir, "nats")
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, errors.Join(recovery.Errorf(recovery.Usage, "embedded NATS server: %w", err), s.removeTemp())
+	}
+	s.ns = ns
+	ns.SetLoggerV2(serverLog{o.Log}, false, false, false)
+	ns.Start()
+	if !ns.ReadyForConnections(startTimeout) || !ns.JetStreamEnabled() {
+		err := recovery.Errorf(recovery.ClusterLost, "embedded NATS server at %q, state in %s: not ready: see its log lines above (is the port taken, the directory writable?)", o.Listen, dir)
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// listenAddress splits Listen, and refuses an address that others can reach
+// unless both sides are known by certificate.
+func listenAddress(o ServerOptions) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(o.Listen)
+	if err == nil {
+		port, err = strconv.Atoi(p)
+	}
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, recovery.Errorf(recovery.Usage, "NATS listen address %q: want HOST:PORT", o.Listen)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	if o.TLS != nil && o.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
+		return "", 0, recovery.Errorf(recovery.Usage, "NATS listen address %q: its TLS configuration does not require client certificates: give --tls-ca", o.Listen)
+	}
+	if Loopback(host) || o.TLS != nil {
+		return host, port, nil
+	}
+	if !o.Insecure {
+		return "", 0, recovery.Errorf(recovery.Usage, "NATS listen address %q is not loopback: give --tls-cert, --tls-key and --tls-ca, or --insecure", o.Listen)
+	}
+	o.Log.Warn("INSECURE: NATS listens beyond loopback without TLS: whoever reaches it controls this cluster", "listen", o.Listen)
+	return host, port, nil
+}
+
+// Loopback reports whether a host, as in HOST:PORT, can be reached from this
+// machine only. The empty host means all interfaces and is not.
+func Loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Connect returns a connection that passes through memory, not a socket.
+func (s *Server) Connect() (*nats.Conn, error) {
+	return connect("", nats.InProcessServer(s.ns))
+}
+
+// URL returns where clients connect, or "" where no port is open.
+func (s *Server) URL() string {
+	a, ok := s.ns.Addr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	return "nats://" + a.String()
+}
+
+// Close stops the server and waits until it has stopped.
+func (s *Server) Close() error {
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+	return s.removeTemp()
+}
+
+func (s *Server) removeTemp() error {
+	if s.tempDir == "" {
+		return nil
+	}
+	if err := os.RemoveAll(s.tempDir); err != nil {
+		return fmt.Errorf("cluster: state of the embedded NATS server: %w", err)
+	}
+	return nil
+}
+
+// serverLog passes on the server's warnings and errors. Its notices (a banner
+// of twenty lines at each start) only show at debug level.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(format string, v ...any) {
+	l.log.Debug("nats: " + fmt.Sprintf(format, v...))
+}
+func (l serverLog) Warnf(format string, v ...any)  { l.log.Warn("nats: " + fmt.Sprintf(format, v...)) }
+func (l serverLog) Errorf(format string, v ...any) { l.log.Error("nats: " + fmt.Sprintf(format, v...)) }
+func (l serverLog) Fatalf(format string, v ...any) { l.log.Error("nats: " + fmt.Sprintf(format, v...)) }
+func (l serverLog) Debugf(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }
+func (l serverLog) Tracef(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }
