@@ -1,0 +1,432 @@
+package job
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
+)
+
+func holdLoads(c Command) bool { _, is := c.(Load); return is }
+
+// begin places everything and returns the loads that are under way.
+func begin(t *testing.T, j *Job, workers ...WorkerUp) []Load {
+	t.Helper()
+	loads := all[Load](obey(j, t0, j.Start(t0, workers), holdLoads))
+	if j.over() {
+		t.Fatalf("ended at once: %v", j.Err())
+	}
+	return loads
+}
+
+func TestStartRefusesWhatDoesNotFit(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		workers []WorkerUp
+		want    string
+	}{
+		{"nobody", nil, "no worker has joined"},
+		{"too small", []WorkerUp{cpu("a", 1, 1999)}, "no room for 1 of 2 ranks"},
+		{"too few ranks", []WorkerUp{{Worker: Worker{"a", 1}, Rooms: []Room{{"cpu", 9000, 1}}}}, "no room for 1 of 2 ranks"},
+	} {
+		j := New(planOf(2, 4, everyone(2)), Options{})
+		cmds := j.Start(t0, c.workers)
+		ends := all[End](cmds)
+		if len(ends) != 1 || ends[0].State != Failed || recovery.ClassOf(ends[0].Err) != recovery.OutOfCapacity || !strings.Contains(ends[0].Err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, cmds, c.want)
+		}
+		if len(all[Place](cmds)) != 0 {
+			t.Errorf("%s: asked for an arena all the same: %v", c.name, cmds)
+		}
+	}
+}
+
+func TestBrokenPlanFails(t *testing.T) {
+	p := planOf(1, 1, everyone(1))
+	p.Chunks[0].Pieces[0].Rank = 7
+	j := New(p, Options{})
+	if ends := all[End](j.Start(t0, []WorkerUp{cpu("a", 1, 2000)})); len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.Internal {
+		t.Errorf("ends %v", ends)
+	}
+}
+
+func TestLostWorkerCostsOnlyItsPieces(t *testing.T) {
+	j := New(planOf(2, 6, everyone(2)), Options{})
+	obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 1000), cpu("b", 1, 1000), cpu("c", 1, 1000)}),
+		func(c Command) bool { s, is := c.(Seal); return is && s.Hold.Rank == 1 })
+	if c := j.Counters(); c.ChunksDone != 6 || c.BytesPlaced != 600 {
+		t.Fatalf("counters %+v", c)
+	}
+	lost := j.Ranks()[1].Hold
+	cmds := j.Step(t0, WorkerLost{lost.Worker, "lease ended"})
+	if c := j.Counters(); c.ChunksDone != 0 || c.BytesPlaced != 300 || c.BytesRead != 0 {
+		t.Errorf("after the loss %+v", c)
+	}
+	if got := kinds(cmds); !slices.Equal(got, []string{"worker_lost/b/-1/-1", "rank_moved/c/1/-1"}) {
+		t.Errorf("events %v", got)
+	}
+	seen := obey(j, t0, cmds, nil)
+	again := all[Load](seen)
+	if len(again) != 6 || j.Status() != Ready {
+		t.Fatalf("%d loads, %s", len(again), j.Status())
+	}
+	for _, l := range again {
+		if len(l.Dests) != 1 || l.Dests[0].Rank != 1 || l.Dests[0].Generation != 2 || l.Ref.Attempt != 2 {
+			t.Errorf("read again for %v", l)
+		}
+	}
+}
+
+func TestSealedRankMovesToo(t *testing.T) {
+	j := New(planOf(2, 2, inTurn(2)), Options{})
+	seen := obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 2000), cpu("b", 1, 2000)}),
+		func(c Command) bool { s, is := c.(Seal); return is && s.Hold.Rank == 0 })
+	if !j.Ranks()[1].Sealed || j.Status() != Sealing {
+		t.Fatalf("rank 1 should be sealed: %v", seen)
+	}
+	cmds := j.Step(t0, WorkerLost{Worker{"b", 1}, ""})
+	if j.Counters().RanksValidated != 0 {
+		t.Error("the lost rank still counts as validated")
+	}
+	obey(j, t0, append(cmds, j.Step(t0, Sealed{Hold: j.Ranks()[0].Hold})...), nil)
+	if j.Status() != Ready || j.Ranks()[1].Hold.Worker.Name != "a" {
+		t.Errorf("%s, ranks %v", j.Status(), j.Ranks())
+	}
+}
+
+func TestWaitsForRoomThenFails(t *testing.T) {
+	j := New(planOf(2, 2, everyone(2)), Options{Patience: time.Minute})
+	begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
+	j.Step(t0, WorkerLost{Worker{"b", 1}, "killed"})
+	if j.Status() != Waiting {
+		t.Fatalf("status %s", j.Status())
+	}
+	if ends := all[End](j.Step(t0.Add(59*time.Second), Tick{})); len(ends) != 0 {
+		t.Fatalf("gave up early: %v", ends)
+	}
+	cmds := j.Step(t0.Add(time.Minute), Tick{})
+	ends := all[End](cmds)
+	if len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.OutOfCapacity || !strings.Contains(ends[0].Err.Error(), "rank 1 alone needs 1000 B") {
+		t.Errorf("ends %v", ends)
+	}
+	if len(all[Free](cmds)) != 1 {
+		t.Errorf("the other arena was not freed: %v", cmds)
+	}
+}
+
+func TestNewWorkerEndsTheWait(t *testing.T) {
+	j := New(planOf(2, 2, everyone(2)), Options{})
+	begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
+	j.Step(t0, WorkerLost{Worker{"b", 1}, "killed"})
+	cmds := j.Step(t0, cpu("b", 2, 1000))
+	if got := kinds(cmds); !slices.Equal(got, []string{"worker_joined/b/-1/-1", "rank_moved/b/1/-1"}) {
+		t.Errorf("events %v", got)
+	}
+	if p := all[Place](cmds); len(p) != 1 || p[0].Hold.Worker.Incarnation != 2 || p[0].Hold.Generation != 2 {
+		t.Errorf("places %v", p)
+	}
+}
+
+func TestRestartIsLossAndJoin(t *testing.T) {
+	j := New(planOf(1, 2, everyone(1)), Options{})
+	loads := begin(t, j, cpu("a", 1, 1000))
+	cmds := j.Step(t0, cpu("a", 2, 1000))
+	if got := kinds(cmds); !slices.Equal(got, []string{"worker_lost/a/-1/-1", "worker_joined/a/-1/-1", "rank_moved/a/0/-1"}) {
+		t.Errorf("events %v", got)
+	}
+	for _, stale := range []Event{done(loads[0]), Placed{loads[0].Dests[0]}, Sealed{Hold: loads[0].Dests[0]},
+		WorkerLost{Worker{"a", 1}, ""}, WorkerSuspect{Worker{"a", 1}, ""}, cpu("a", 1, 5000)} {
+		before := j.Counters()
+		j.Step(t0, stale)
+		if j.Counters() != before || j.Ranks()[0].Hold.Worker.Incarnation != 2 {
+			t.Errorf("%T of the old life changed something", stale)
+		}
+	}
+}
+
+func TestSuspectWorker(t *testing.T) {
+	// Chunk c goes to rank c%2; b reads its own and then a's.
+	j := New(planOf(2, 8, inTurn(2)), Options{})
+	loads := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000), cpu("c", 1, 0))
+	var onB int
+	for _, l := range loads {
+		if l.Ref.Worker.Name == "b" {
+			onB++
+		}
+	}
+	cmds := j.Step(t0, WorkerSuspect{Worker{"b", 1}, "reset"})
+	if r := all[Revoke](cmds); len(r) != onB || onB == 0 {
+		t.Errorf("%d attempts of b revoked, want %d", len(r), onB)
+	}
+	for _, l := range all[Load](cmds) {
+		if l.Ref.Worker.Name == "b" || l.Dests[0].Worker.Name == "b" {
+			t.Errorf("dispatched while b is suspect: %v", l)
+		}
+	}
+	if got := kinds(cmds); len(got) != 0 {
+		t.Errorf("a suspicion emits %v", got)
+	}
+	cmds = obey(j, t0, append(slices.DeleteFunc(slices.Clone(toCommands(loads)), func(c Command) bool { return c.(Load).Ref.Worker.Name == "b" }), cmds...), nil)
+	if j.Status() != Loading {
+		t.Fatalf("%s while b's chunks wait: %v", j.Status(), cmds)
+	}
+	seen := obey(j, t0, j.Step(t0, cpu("b", 1, 1000)), nil)
+	if j.Status() != Ready {
+		t.Errorf("%s after b came back: %v", j.Status(), seen)
+	}
+	if all[Place](seen) != nil {
+		t.Error("its arena was asked for again, although it was placed")
+	}
+}
+
+func toCommands(loads []Load) (cmds []Command) {
+	for _, l := range loads {
+		cmds = append(cmds, l)
+	}
+	return cmds
+}
+
+func TestSuspectForTooLongIsLost(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{Patience: time.Minute})
+	begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
+	j.Step(t0, WorkerSuspect{Worker{"a", 1}, "reset"})
+	if got := kinds(j.Step(t0.Add(time.Minute), Tick{})); !slices.Equal(got, []string{"worker_lost/a/-1/-1", "rank_moved/b/0/-1"}) {
+		t.Errorf("events %v", got)
+	}
+}
+
+func TestChunkFailure(t *testing.T) {
+	read := &recovery.Error{Class: recovery.Unavailable, Op: "read", File: "x.safetensors", Tensor: "w", Offset: 5, Length: 6, Err: errors.New("i/o error")}
+	reset := recovery.Errorf(recovery.Reset, "broken pipe")
+	for _, c := range []struct {
+		name     string
+		strategy recovery.Strategy
+		err      error
+		suspect  string // worker that is suspect when the report comes
+		ends     bool
+	}{
+		{"a failed read ends it", recovery.Recover(), read, "", true},
+		{"so does one under fail-fast", recovery.FailFast(), read, "", true},
+		{"a reset to a suspect does not", recovery.Recover(), reset, "b", false},
+		{"even under fail-fast", recovery.FailFast(), reset, "b", false},
+		{"a failed read does, whoever is suspect", recovery.Recover(), read, "b", true},
+		{"a reset between workers is tried again", recovery.Recover(), reset, "", false},
+		{"but not under fail-fast", recovery.FailFast(), reset, "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := planOf(2, 1, everyone(2))
+			p.Files = []source.File{{Name: "model.safetensors"}}
+			p.Tensors = []shard.Tensor{{Name: "norm"}}
+			p.Chunks[0].Segments = []shard.Segment{{}}
+			j := New(p, Options{Strategy: c.strategy})
+			l := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))[0]
+			if c.suspect != "" {
+				j.Step(t0, WorkerSuspect{Worker{c.suspect, 1}, ""})
+			}
+			cmds := j.Step(t0, ChunkFailed{l.Ref, 30, c.err})
+			ends := all[End](cmds)
+			if (len(ends) == 1) != c.ends {
+				t.Fatalf("ends %v", ends)
+			}
+			if j.BytesRead() != 30 {
+				t.Errorf("%d bytes read", j.BytesRead())
+			}
+			if !c.ends {
+				return
+			}
+			text := ends[0].Err.Error()
+			for _, want := range []string{".safetensors", "tensor", "bytes ["} {
+				if !strings.Contains(text, want) {
+					t.Errorf("%q does not name %q", text, want)
+				}
+			}
+			if len(all[Free](cmds)) != 2 || len(all[Revoke](cmds)) != 1 {
+				t.Errorf("not everything was taken back: %v", cmds)
+			}
+		})
+	}
+}
+
+func TestPeerFailureIsTriedAgainLaterAndNotForEver(t *testing.T) {
+	j := New(planOf(2, 1, everyone(2)), Options{Strategy: recovery.Retry(2)})
+	l := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))[0]
+	now := t0
+	for try := 1; try <= 2; try++ {
+		cmds := j.Step(now, ChunkFailed{Ref: l.Ref, Err: recovery.Errorf(recovery.Reset, "broken pipe")})
+		if len(all[Load](cmds)) != 0 || j.Retries() != try {
+			t.Fatalf("try %d: %v, %d retries", try, cmds, j.Retries())
+		}
+		now = now.Add(time.Duration(try) * regroup)
+		next := all[Load](j.Step(now, Tick{}))
+		if len(next) != 1 || next[0].Ref.Attempt != l.Ref.Attempt+1 {
+			t.Fatalf("after the pause came %v", next)
+		}
+		l = next[0]
+	}
+	if ends := all[End](j.Step(now, ChunkFailed{Ref: l.Ref, Err: recovery.Errorf(recovery.Reset, "broken pipe")})); len(ends) != 1 {
+		t.Error("it did not give up")
+	}
+}
+
+func TestRetriesAreCountedOnce(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	l := begin(t, j, cpu("a", 1, 1000))[0]
+	cause := recovery.Errorf(recovery.Unavailable, "503")
+	var events []string
+	for _, failed := range []int{1, 1, 2, 1} {
+		events = append(events, kinds(j.Step(t0, ChunkRetried{l.Ref, failed, cause}))...)
+	}
+	if j.Retries() != 2 || !slices.Equal(events, []string{"chunk_retry/a/-1/0", "chunk_retry/a/-1/0"}) {
+		t.Errorf("%d retries, events %v", j.Retries(), events)
+	}
+}
+
+func TestDigestOfAPieceMayNotChange(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	w := Worker{"a", 1}
+	l := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))[0]
+	j.Step(t0, done(l))
+	other := done(l)
+	other.Pieces[0].Digest = [16]byte{99}
+	if got := kinds(j.Step(t0, other)); !slices.Equal(got, []string{"chunk_failed/a/0/0"}) || j.over() {
+		t.Errorf("a late report with another digest emits %v", got)
+	}
+	again := all[Load](obey(j, t0, j.Step(t0, WorkerLost{w, ""}), holdLoads))[0]
+	bad := done(again)
+	bad.Pieces[0].Digest = [16]byte{99}
+	if ends := all[End](j.Step(t0, bad)); len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.DigestMismatch {
+		t.Errorf("ends %v", ends)
+	}
+}
+
+func TestPlaceFailure(t *testing.T) {
+	full := recovery.Errorf(recovery.OutOfCapacity, "mmap: cannot allocate memory")
+	busy := recovery.Errorf(recovery.DeviceBusy, "try later")
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000), cpu("b", 1, 1000)}))[0].Hold
+	if p := all[Place](j.Step(t0, PlaceFailed{h, busy})); len(p) != 0 {
+		t.Errorf("asked at once again: %v", p)
+	}
+	if p := all[Place](j.Step(t0.Add(time.Second), Tick{})); len(p) != 1 || p[0].Hold != h {
+		t.Errorf("a busy device was not asked again: %v", p)
+	}
+	p := all[Place](j.Step(t0, PlaceFailed{h, full}))
+	if len(p) != 1 || p[0].Hold.Worker.Name != "b" || p[0].Hold.Generation != 2 {
+		t.Fatalf("a full device: %v, want the other", p)
+	}
+	ends := all[End](j.Step(t0, PlaceFailed{p[0].Hold, full}))
+	if len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.OutOfCapacity {
+		t.Errorf("no device takes it: %v", ends)
+	}
+}
+
+func TestUnansweredPlaceAndSealAreSentAgain(t *testing.T) {
+	j := New(planOf(1, 0, nil), Options{})
+	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000)}))[0].Hold
+	now := t0.Add(DefaultAnswer)
+	if p := all[Place](j.Step(now, Tick{})); len(p) != 1 || p[0].Hold != h {
+		t.Errorf("places %v", p)
+	}
+	if s := all[Seal](j.Step(now, Placed{h})); len(s) != 1 {
+		t.Fatalf("seals %v", s)
+	}
+	if s := all[Seal](j.Step(now, Placed{h})); len(s) != 0 {
+		t.Errorf("a doubled answer sealed again: %v", s)
+	}
+	now = now.Add(DefaultAnswer)
+	if s := all[Seal](j.Step(now, Tick{})); len(s) != 1 {
+		t.Errorf("seals %v", s)
+	}
+	j.Step(now, Sealed{Hold: h})
+	if j.Status() != Ready {
+		t.Errorf("status %s", j.Status())
+	}
+}
+
+func TestSealFailureEndsTheJob(t *testing.T) {
+	j := New(planOf(1, 0, nil), Options{})
+	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000)}))[0].Hold
+	j.Step(t0, Placed{h})
+	if ends := all[End](j.Step(t0, SealFailed{h, errors.New("x·Wᵀ differs")})); len(ends) != 1 || ends[0].State != Failed {
+		t.Errorf("ends %v", ends)
+	}
+}
+
+func TestCancelTakesEverythingBack(t *testing.T) {
+	j := New(planOf(2, 10, everyone(2)), Options{})
+	loads := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
+	cmds := j.Step(t0, Cancel{"by hand"})
+	if len(all[Revoke](cmds)) != len(loads) || len(all[Free](cmds)) != 2 {
+		t.Errorf("commands %v", cmds)
+	}
+	if end, is := cmds[len(cmds)-1].(End); !is || end.State != Cancelled || recovery.ClassOf(end.Err) != recovery.Cancelled {
+		t.Errorf("the last command is %v", cmds[len(cmds)-1])
+	}
+	for _, e := range []Event{done(loads[0]), Cancel{}, Tick{}, cpu("c", 1, 1000), Accepted{loads[0].Ref}} {
+		if more := j.Step(t0.Add(time.Hour), e); len(more) != 0 {
+			t.Errorf("%T after the end: %v", e, more)
+		}
+	}
+	if more := all[Free](j.Step(t0, Placed{loads[0].Dests[0]})); len(more) != 1 {
+		t.Error("a late arena is not freed")
+	}
+}
+
+func TestFailFastEndsWithAWorker(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{Strategy: recovery.FailFast()})
+	begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
+	if ends := all[End](j.Step(t0, WorkerLost{Worker{"a", 1}, "killed"})); len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.WorkerLost {
+		t.Errorf("ends %v", ends)
+	}
+}
+
+func TestStrayAttemptsAreRevokedAgain(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	l := begin(t, j, cpu("a", 1, 1000))[0]
+	j.Step(t0, WorkerSuspect{l.Ref.Worker, ""})
+	j.Step(t0, cpu("a", 1, 1000))
+	for _, e := range []Event{Accepted{l.Ref}, Holding{l.Ref.Worker, []Ref{l.Ref}}} {
+		if r := all[Revoke](j.Step(t0, e)); len(r) != 1 || r[0].Ref != l.Ref {
+			t.Errorf("%T of a revoked attempt: %v", e, r)
+		}
+	}
+}
+
+func TestTries(t *testing.T) {
+	cause := recovery.Errorf(recovery.Unavailable, "503")
+	tries := Tries{Strategy: recovery.Retry(2)}
+	for range 2 {
+		if d, end := tries.Next(cause); end != nil || d <= 0 {
+			t.Fatalf("delay %v, %v", d, end)
+		}
+	}
+	if _, end := tries.Next(cause); end != error(cause) || tries.Failed() != 3 {
+		t.Errorf("third failure: %v", end)
+	}
+	mended := 0
+	tries = Tries{Strategy: recovery.RecoverWith(func(err error) error { mended++; return nil })}
+	if _, end := tries.Next(recovery.Errorf(recovery.NotFound, "404")); end != nil || mended != 1 {
+		t.Errorf("the handler mended %d times: %v", mended, end)
+	}
+	if _, end := (&Tries{}).Next(recovery.Errorf(recovery.NotFound, "404")); recovery.ClassOf(end) != recovery.NotFound {
+		t.Errorf("gives up with %v", end)
+	}
+}
+
+func TestJoinIsAnEvent(t *testing.T) {
+	j := New(planOf(1, 9, everyone(1)), Options{})
+	begin(t, j, cpu("a", 1, 1000))
+	cmds := j.Step(t0, cpu("b", 1, 0))
+	if got := kinds(cmds); !slices.Equal(got, []string{string(progress.WorkerJoined) + "/b/-1/-1"}) {
+		t.Errorf("events %v", got)
+	}
+	if len(all[Load](cmds)) != 3 {
+		t.Errorf("a newcomer reads nothing: %v", cmds)
+	}
+}
