@@ -1,6 +1,128 @@
 package device
 
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gantry-ml/gantry/recovery"
+)
+
 // CPU is the id of the host's device.
 const CPU = "cpu"
 
-const cudaPrefix = "cuda:"
+const (
+	auto       = "auto"
+	cudaPrefix = "cuda:"
+)
+
+// Selection is what a user asks for: devices by id, or that Gantry chooses.
+// The zero value is Auto().
+type Selection struct {
+	ids []string // "cpu", "cuda:0"; empty is auto
+}
+
+// Auto lets Gantry choose among the devices it finds and can place on.
+func Auto() Selection { return Selection{} }
+
+// Parse reads a selection: "auto" (or nothing), or a list of devices such as
+// "cpu" or "cuda:0,cuda:1". Errors are of class usage.
+func Parse(s string) (Selection, error) {
+	if s == "" || s == auto {
+		return Auto(), nil
+	}
+	var out Selection
+	for id := range strings.SplitSeq(s, ",") {
+		if err := checkID(id); err != nil {
+			return Selection{}, err
+		}
+		if slices.Contains(out.ids, id) {
+			return Selection{}, recovery.Errorf(recovery.Usage, "device %q is named twice", id)
+		}
+		out.ids = append(out.ids, id)
+	}
+	return out, nil
+}
+
+// checkID accepts "cpu" and "cuda:N", with N as strconv writes it.
+func checkID(id string) error {
+	if id == CPU {
+		return nil
+	}
+	if n, ok := cudaIndex(id); ok && id == cudaPrefix+strconv.Itoa(n) {
+		return nil
+	}
+	return recovery.Errorf(recovery.Usage, "unknown device %q: want auto, or a list of cpu and cuda:N", id)
+}
+
+// cudaIndex returns N of "cuda:N".
+func cudaIndex(id string) (int, bool) {
+	rest, ok := strings.CutPrefix(id, cudaPrefix)
+	n, err := strconv.Atoi(rest)
+	return n, ok && err == nil && n >= 0
+}
+
+// String writes the selection as Parse reads it.
+func (s Selection) String() string {
+	if len(s.ids) == 0 {
+		return auto
+	}
+	return strings.Join(s.ids, ",")
+}
+
+// MarshalText writes the selection as Parse reads it.
+func (s Selection) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a selection as Parse does.
+func (s *Selection) UnmarshalText(b []byte) (err error) {
+	*s, err = Parse(string(b))
+	return err
+}
+
+// Info is a device that arenas can be made on.
+type Info struct {
+	ID    string `json:"id"`    // what NewArena takes
+	Name  string `json:"name"`  // the model, for people
+	Total int64  `json:"total"` // memory, bytes
+	Free  int64  `json:"free"`  // memory that arenas may take now, bytes
+}
+
+// Resolve returns the selected devices of this machine, in the order asked
+// for. A device that was asked for by name and cannot be used is an error of
+// class out_of_capacity that says what is missing: never another device in
+// its place.
+func (s Selection) Resolve(inv Inventory) ([]Info, error) {
+	ids := s.ids
+	if len(ids) == 0 {
+		ids = []string{CPU} // the one kind that this build places on
+	}
+	var out []Info
+	for _, id := range ids {
+		if id != CPU {
+			return nil, inv.whyNot(id)
+		}
+		out = append(out, Info{ID: CPU, Name: inv.CPU.Name, Total: inv.CPU.Memory.Total, Free: inv.CPU.Memory.Free})
+	}
+	return out, nil
+}
+
+// whyNot says why the named GPU cannot be placed on.
+func (inv Inventory) whyNot(id string) error {
+	missing := func(format string, args ...any) error {
+		return &recovery.Error{
+			Class: recovery.OutOfCapacity,
+			Op:    "use device " + id,
+			Err:   fmt.Errorf(format, args...),
+			Hint:  "use --device cpu or auto",
+		}
+	}
+	n, _ := cudaIndex(id)
+	switch {
+	case len(inv.GPUs) == 0:
+		return missing("there is no GPU: %s", inv.NoGPU)
+	case n >= len(inv.GPUs):
+		return missing("this machine has %d GPUs, the last is %s%d", len(inv.GPUs), cudaPrefix, len(inv.GPUs)-1)
+	}
+	return notPlaceable(id)
+}
