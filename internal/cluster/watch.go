@@ -1,0 +1,162 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// JobNotice is one thing that was heard of a job: exactly one field is set.
+type JobNotice struct {
+	Job      *messages.Job    // its record; the one in a final state comes last
+	Progress *progress.Update // a worker's report
+	Event    *progress.Event  // a fact
+	Err      error            // the watch broke; nothing follows
+}
+
+// lastWords is how long a watch waits, after the final state, for the event
+// that announces it.
+const lastWords = time.Second
+
+// WatchJob sends what is heard of a job: the events since its submission, the
+// last report of each worker, its record, and everything new. It closes the
+// channel after the record in its final state, or when ctx is done. It reads
+// streams and buckets, so it goes on while no coordinator leads.
+func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, error) {
+	op := "watch job " + job
+	js, err := jetstream.New(c.nc)
+	if err != nil {
+		return nil, classify(op, err)
+	}
+	kv, err := js.KeyValue(ctx, c.names.jobs)
+	if err != nil {
+		return nil, classify(op, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	records, err := newJobs(kv).Watch(ctx, job)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	w := &jobWatch{records: records, heard: make(chan JobNotice, 64), out: make(chan JobNotice)}
+	events, err := w.consume(ctx, js, c.names.events, messages.EventSubject(c.names.prefix, job, ""), jetstream.DeliverAllPolicy, hearEvent)
+	if err != nil {
+		cancel()
+		return nil, classify(op, err)
+	}
+	reports, err := w.consume(ctx, js, c.names.progress, messages.ProgressSubject(c.names.prefix, job, ""), jetstream.DeliverLastPerSubjectPolicy, hearProgress)
+	if err != nil {
+		cancel()
+		stopConsuming(events)
+		return nil, classify(op, err)
+	}
+	go func() {
+		defer close(w.out)
+		w.run(ctx)
+		cancel()
+		stopConsuming(events)
+		stopConsuming(reports)
+	}()
+	return w.out, nil
+}
+
+type jobWatch struct {
+	records <-chan Record[messages.Job]
+	heard   chan JobNotice
+	out     chan JobNotice
+}
+
+// consume passes what a stream says about the job to w.heard.
+func (w *jobWatch) consume(ctx context.Context, js jetstream.JetStream, stream, subject string, from jetstream.DeliverPolicy, hear func([]byte) (JobNotice, error)) (jetstream.ConsumeContext, error) {
+	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}, DeliverPolicy: from})
+	if err != nil {
+		return nil, err
+	}
+	return consumer.Consume(func(m jetstream.Msg) {
+		n, err := hear(m.Data())
+		if err != nil {
+			slog.Debug("a message of another version", "subject", m.Subject(), "error", err)
+			return
+		}
+		select {
+		case w.heard <- n:
+		case <-ctx.Done():
+		}
+	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		slog.Debug("watch of a job was interrupted and goes on", "stream", stream, "error", err)
+	}))
+}
+
+// stopConsuming ends a consumer and waits until its last handler has returned.
+func stopConsuming(c jetstream.ConsumeContext) {
+	c.Stop()
+	<-c.Closed()
+}
+
+func hearEvent(data []byte) (n JobNotice, err error) {
+	n.Event = new(progress.Event)
+	return n, json.Unmarshal(data, n.Event)
+}
+
+func hearProgress(data []byte) (n JobNotice, err error) {
+	n.Progress = new(progress.Update)
+	return n, json.Unmarshal(data, n.Progress)
+}
+
+// run merges the three, and keeps the final record for the end.
+func (w *jobWatch) run(ctx context.Context) {
+	var final *messages.Job
+	var end <-chan time.Time
+	announced := false
+	for {
+		if final != nil && announced {
+			w.send(ctx, JobNotice{Job: final})
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-end:
+			announced = true
+		case r, ok := <-w.records:
+			switch {
+			case !ok && ctx.Err() == nil:
+				w.send(ctx, JobNotice{Err: recovery.Errorf(recovery.ClusterLost, "the watch of the job ended: the connection to NATS was closed")})
+				return
+			case !ok:
+				return
+			case r.Value.State.Final():
+				if final == nil {
+					end = time.After(lastWords)
+				}
+				final = &r.Value
+			default:
+				w.send(ctx, JobNotice{Job: &r.Value})
+			}
+		case n := <-w.heard:
+			if n.Event != nil {
+				announced = announced || finalKind(n.Event.Kind)
+			}
+			w.send(ctx, n)
+		}
+	}
+}
+
+// finalKind reports whether a kind of event announces a final state.
+func finalKind(k progress.Kind) bool {
+	return k == progress.ReadyEvent || k == progress.Failed || k == progress.Cancelled
+}
+
+func (w *jobWatch) send(ctx context.Context, n JobNotice) {
+	select {
+	case w.out <- n:
+	case <-ctx.Done():
+	}
+}
