@@ -25,14 +25,10 @@ func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	digest, err := digestJSON(ix)
-	if err != nil {
-		return nil, invalid("", "its index cannot be written down: %w", err)
-	}
 	b := &builder{
 		ix: ix, pol: pol, tied: ix.Architecture.TiedEmbeddings,
 		cut: cutter{tp: int64(o.Layout.TP), heads: countHeads(ix), plain: map[string]bool{}},
-		plan: &Plan{Version: Version, Checkpoint: digest, Options: o, Files: slices.Clone(ix.Files),
+		plan: &Plan{Version: Version, Checkpoint: ix.Digest(), Options: o, Files: slices.Clone(ix.Files),
 			Tensors: []Tensor{}, Ranks: []Rank{}, Chunks: []Chunk{},
 			Fallbacks: []Note{}, Straddles: []Note{}, Warnings: []string{}},
 	}

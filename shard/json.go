@@ -84,22 +84,13 @@ func (p *Plan) Fingerprint(rank int) string {
 	}{p.Version, p.Checkpoint, p.Options.Scheme, layout, r, become})
 }
 
-// digestJSON returns the xxh3-128 of v's JSON, in hex.
-func digestJSON(v any) (string, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return "", err
-	}
-	sum := xxh3.Hash128(b).Bytes()
-	return hex.EncodeToString(sum[:]), nil
-}
-
-// mustDigest is digestJSON for the types of a plan, whose every value JSON
-// can write.
+// mustDigest returns the xxh3-128 of v's JSON, in hex. v is a plan or a part
+// of one, whose every value JSON can write.
 func mustDigest(v any) string {
-	s, err := digestJSON(v)
+	b, err := json.Marshal(v)
 	if err != nil {
 		panic(fmt.Sprintf("shard: digest of a plan: %v", err))
 	}
-	return s
+	sum := xxh3.Hash128(b).Bytes()
+	return hex.EncodeToString(sum[:])
 }

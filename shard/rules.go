@@ -55,8 +55,8 @@ var llamaRules = map[string]rule{
 	"lm_head":      {weight: Vocab, bias: Vocab, at: head},
 }
 
-// families are the architectures that llamaRules is right for. A checkpoint
-// without a name is taken by its tensors' names.
+// families are the architectures that llamaRules is right for. One that the
+// checkpoint does not name is taken by its tensors' names.
 var families = map[string]bool{"": true, "llama": true, "mistral": true, "qwen2": true, "qwen3": true}
 
 // name is a tensor's name taken apart.
