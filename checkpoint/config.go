@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"math"
+	"slices"
+
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // config is what Gantry reads of a Hugging Face config.json.
@@ -100,4 +103,20 @@ func (c config) fill(a *Architecture) error {
 		TiedEmbeddings: l.TiedEmbeddings,
 	}
 	return nil
+}
+
+// ParseConfig returns what the config.json of a Llama-family model says.
+// Parameters is 0, and so is what the config leaves to the shapes.
+// Errors: invalid_checkpoint; unsupported for other models.
+func ParseConfig(data []byte) (Architecture, error) {
+	c, err := parseConfig(data)
+	if err != nil {
+		return Architecture{}, err
+	}
+	if !slices.Contains(family, c.ModelType) {
+		return Architecture{}, recovery.Errorf(recovery.Unsupported, "%s: model_type %q is not of the Llama family", configName, c.ModelType)
+	}
+	a := Architecture{Name: c.ModelType}
+	err = c.fill(&a)
+	return a, err
 }

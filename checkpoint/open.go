@@ -192,4 +192,3 @@ func inFile(err error, name string) error {
 	}
 	return err
 }
-

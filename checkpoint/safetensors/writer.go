@@ -1,0 +1,210 @@
+package safetensors
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"unicode/utf8"
+
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// headerAlign is what the end of a written header is aligned to, so that the
+// first tensor is aligned for every element type.
+const headerAlign = 8
+
+// Layout decides where tensors lie in a file, one after the other in the
+// order given. It sets Offset and Bytes of each in a copy and returns it with
+// the first bytes of the file, prefix and header, and the file's size. Only
+// Name, DType and Shape of the argument count. Errors: usage.
+func Layout(tensors []Tensor, metadata map[string]string) (placed []Tensor, head []byte, size int64, err error) {
+	placed = make([]Tensor, len(tensors))
+	seen := make(map[string]bool, len(tensors))
+	for i, t := range tensors {
+		if t.Name == metadataKey || !utf8.ValidString(t.Name) || seen[t.Name] {
+			return nil, nil, 0, recovery.Errorf(recovery.Usage, "safetensors: tensor %q: its name is reserved, taken or not UTF-8", t.Name)
+		}
+		seen[t.Name] = true
+		n, err := dtype.Elements(t.Shape)
+		if err == nil {
+			t.Bytes, err = t.DType.Bytes(n)
+		}
+		if err != nil || t.DType == dtype.Invalid || t.Bytes > 1<<62-size {
+			return nil, nil, 0, recovery.Errorf(recovery.Usage, "safetensors: tensor %q: %s of shape %v cannot be stored", t.Name, t.DType, t.Shape)
+		}
+		t.Offset = size
+		size += t.Bytes
+		placed[i] = t
+	}
+	head, err = encode(placed, metadata)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	for i := range placed {
+		placed[i].Offset += int64(len(head))
+	}
+	return placed, head, size + int64(len(head)), nil
+}
+
+// encode writes the prefix and the header of tensors whose offsets count from
+// the header's end.
+func encode(tensors []Tensor, metadata map[string]string) ([]byte, error) {
+	head := append(make([]byte, prefixBytes), '{')
+	field := func(key string, value any) error {
+		if len(head) > prefixBytes+1 {
+			head = append(head, ',')
+		}
+		for i, v := range []any{key, value} {
+			text, err := json.Marshal(v)
+			if err != nil {
+				return fmt.Errorf("safetensors: write header: %w", err)
+			}
+			if i == 1 {
+				head = append(head, ':')
+			}
+			head = append(head, text...)
+		}
+		return nil
+	}
+	if len(metadata) > 0 {
+		if err := field(metadataKey, metadata); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range tensors {
+		shape := t.Shape
+		if shape == nil {
+			shape = []int64{} // a scalar's is [], not null
+		}
+		err := field(t.Name, struct {
+			DType   dtype.Type `json:"dtype"`
+			Shape   []int64    `json:"shape"`
+			Offsets [2]int64   `json:"data_offsets"`
+		}{t.DType, shape, [2]int64{t.Offset, t.Offset + t.Bytes}})
+		if err != nil {
+			return nil, err
+		}
+	}
+	head = append(head, '}')
+	for len(head)%headerAlign != 0 {
+		head = append(head, ' ')
+	}
+	if len(head)-prefixBytes > MaxHeaderBytes {
+		return nil, recovery.Errorf(recovery.Usage, "safetensors: a header of %d bytes is over the format's limit of %d", len(head)-prefixBytes, MaxHeaderBytes)
+	}
+	binary.LittleEndian.PutUint64(head, uint64(len(head)-prefixBytes))
+	return head, nil
+}
+
+// Writer writes one file under a temporary name beside its own, so that
+// nobody ever sees part of it. Its bytes may be written in any order and from
+// several goroutines; then call Commit, or Abort to leave nothing behind.
+// A file whose process dies is never under its own name; a machine that dies
+// may lose what was committed shortly before, since nothing waits for the
+// disk.
+type Writer struct {
+	path    string
+	tensors []Tensor
+	size    int64
+	f       *os.File
+}
+
+// Create lays out a file and writes its header. The file has its whole size at
+// once; bytes that are never written are zero.
+func Create(path string, tensors []Tensor, metadata map[string]string) (*Writer, error) {
+	placed, head, size, err := Layout(tensors, metadata)
+	if err != nil {
+		return nil, err
+	}
+	f, err := createBeside(path)
+	if err != nil {
+		return nil, writeError(path, err)
+	}
+	w := &Writer{path: path, tensors: placed, size: size, f: f}
+	if _, err = f.WriteAt(head, 0); err == nil {
+		err = f.Truncate(size)
+	}
+	if err != nil {
+		return nil, also(writeError(path, err), w.Abort())
+	}
+	return w, nil
+}
+
+// createBeside creates a file of a name that no other writer has, with the
+// permissions that a new file has (os.CreateTemp would hide it from others).
+func createBeside(path string) (*os.File, error) {
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("%s.%d-%d.tmp", path, os.Getpid(), i)
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+		if !errors.Is(err, os.ErrExist) {
+			return f, err
+		}
+	}
+}
+
+// Tensors are the file's tensors with their places.
+func (w *Writer) Tensors() []Tensor { return w.tensors }
+
+// Size is the file's size in bytes.
+func (w *Writer) Size() int64 { return w.size }
+
+// WriteTensor writes p at offset off of tensor i.
+func (w *Writer) WriteTensor(i int, p []byte, off int64) error {
+	t := w.tensors[i]
+	if off < 0 || off > t.Bytes || int64(len(p)) > t.Bytes-off {
+		return recovery.Errorf(recovery.Usage, "safetensors: write %d bytes at %d of tensor %q, which has %d", len(p), off, t.Name, t.Bytes)
+	}
+	if _, err := w.f.WriteAt(p, t.Offset+off); err != nil {
+		return writeError(w.path, err)
+	}
+	return nil
+}
+
+// Commit gives the file its name, in place of one that had it.
+func (w *Writer) Commit() error {
+	name := w.f.Name()
+	if err := w.f.Close(); err != nil {
+		return also(writeError(w.path, err), os.Remove(name))
+	}
+	if err := os.Rename(name, w.path); err != nil {
+		return also(writeError(w.path, err), os.Remove(name))
+	}
+	return nil
+}
+
+// Abort removes what was written. It must not follow Commit.
+func (w *Writer) Abort() error {
+	return also(w.f.Close(), os.Remove(w.f.Name()))
+}
+
+// writeError classifies what the system said about writing path.
+func writeError(path string, err error) error {
+	e := &recovery.Error{Class: recovery.Unavailable, Op: "write", File: filepath.Clean(path), Err: err}
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		e.Err = pe.Err // the temporary name would only puzzle
+	}
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		e.Class, e.Hint = recovery.NotFound, "create the folder first"
+	case errors.Is(err, os.ErrPermission):
+		e.Class = recovery.NotAllowed
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e.Class, e.Hint = recovery.OutOfCapacity, "free space, or write elsewhere"
+	}
+	return e
+}
+
+// also adds an error of cleaning up to the one that made it necessary.
+func also(err, cleaning error) error {
+	if err == nil || cleaning == nil {
+		return cmp.Or(err, cleaning)
+	}
+	return fmt.Errorf("%w; and then: %w", err, cleaning)
+}
