@@ -60,7 +60,7 @@ func TestOpenUnusable(t *testing.T) {
 	for _, tt := range []struct {
 		name, path, want string
 	}{
-		{"not a library", text, "text.so"},
+		{"not a library", text, "it cannot be loaded: "},
 		{"foreign", compile(t, `int answer(void) { return 42; }`), "it is not an ONNX Runtime library"},
 		{"too old", fake("1.17.3"), "its version is 1.17.3, too old: 1.24 or newer is wanted"},
 		{"of another major version", fake("2.0.0"), `"2.0.0", which is none of ONNX Runtime 1`},

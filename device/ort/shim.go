@@ -91,8 +91,8 @@ type library struct {
 }
 
 var (
-	errNotFound = errors.New("not found by the dynamic loader")
-	errForeign  = errors.New("it is not an ONNX Runtime library")
+	errNotLoaded = errors.New("it cannot be loaded")
+	errForeign   = errors.New("it is not an ONNX Runtime library")
 )
 
 // load opens the library at path, which may be a bare name for the dynamic
@@ -105,7 +105,7 @@ func load(path string) (*library, error) {
 	defer C.free(unsafe.Pointer(name))
 	l := &library{handle: C.dlopen(name, C.RTLD_LAZY|C.RTLD_LOCAL)}
 	if l.handle == nil {
-		return nil, fmt.Errorf("%w: %s", errNotFound, C.GoString(C.dlerror()))
+		return nil, fmt.Errorf("%w: %s", errNotLoaded, C.GoString(C.dlerror()))
 	}
 	symbol := C.CString("OrtGetApiBase")
 	defer C.free(unsafe.Pointer(symbol))
