@@ -1,0 +1,151 @@
+package control
+
+import (
+	"errors"
+	"time"
+
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// Version is the protocol version of this package's messages.
+const Version = 1
+
+// MaxBytes is how large a control message may be. Larger ones are refused by
+// the sender: remote packs many messages into one frame, and a frame over the
+// receiver's limit is lost whole, without a word.
+const MaxBytes = 64 << 10
+
+// maxText bounds an error's text on the wire, so that no cause, however long,
+// makes a report too large to send.
+const maxText = 4 << 10
+
+// FromError returns err as a message, nil for nil. Its class is that of the
+// outermost recovery.Error; its place is of the same.
+func FromError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	var e *recovery.Error
+	if !errors.As(err, &e) {
+		return &Error{Class: string(recovery.ClassOf(err)), Message: clip(err.Error())}
+	}
+	why := string(e.Class)
+	if e.Err != nil {
+		why = e.Err.Error()
+	}
+	return &Error{
+		Class: string(e.Class), Op: clip(e.Op), File: clip(e.File), Tensor: clip(e.Tensor),
+		Offset: e.Offset, Length: e.Length, Message: clip(why), Hint: clip(e.Hint),
+	}
+}
+
+// clip shortens text that is too long to send.
+func clip(s string) string {
+	if len(s) > maxText {
+		return s[:maxText] + "…"
+	}
+	return s
+}
+
+// Recover returns the error that FromError was given, as far as it travels:
+// its class, place and text. It returns nil for a nil message.
+func (x *Error) Recover() error {
+	if x == nil {
+		return nil
+	}
+	return &recovery.Error{
+		Class: recovery.Class(x.Class), Op: x.Op, File: x.File, Tensor: x.Tensor,
+		Offset: x.Offset, Length: x.Length, Err: errors.New(x.Message), Hint: x.Hint,
+	}
+}
+
+// FromRef returns r without its worker, which the header carries.
+func FromRef(r job.Ref) *Ref { return &Ref{Chunk: uint32(r.Chunk), Attempt: r.Attempt} }
+
+// Job returns the ref as an attempt by w.
+func (x *Ref) Job(w job.Worker) job.Ref {
+	return job.Ref{Chunk: int(x.GetChunk()), Attempt: x.GetAttempt(), Worker: w}
+}
+
+// FromHold returns h without its worker, which the header carries.
+func FromHold(h job.Hold) *Hold {
+	return &Hold{Rank: uint32(h.Rank), Generation: h.Generation, Device: h.Device}
+}
+
+// Job returns the hold as one of w's.
+func (x *Hold) Job(w job.Worker) job.Hold {
+	return job.Hold{Rank: int(x.GetRank()), Generation: x.GetGeneration(), Device: x.GetDevice(), Worker: w}
+}
+
+// Life names the worker that the message is for or from.
+func (x *Header) Life() job.Worker {
+	return job.Worker{Name: x.GetWorker(), Incarnation: x.GetIncarnation()}
+}
+
+// FromStrategy returns s without its handler, which stays in its process.
+func FromStrategy(s recovery.Strategy) *Strategy {
+	return &Strategy{
+		Kind: string(s.Kind), Retries: uint32(s.Retries),
+		BaseNs: int64(s.Backoff.Base), MaxNs: int64(s.Backoff.Max), Factor: s.Backoff.Factor,
+	}
+}
+
+// Recovery returns the strategy.
+func (x *Strategy) Recovery() recovery.Strategy {
+	return recovery.Strategy{
+		Kind: recovery.Kind(x.GetKind()), Retries: int(x.GetRetries()),
+		Backoff: recovery.Backoff{
+			Base: time.Duration(x.GetBaseNs()), Max: time.Duration(x.GetMaxNs()), Factor: x.GetFactor(),
+		},
+	}
+}
+
+// FromOptions returns o as a message.
+func FromOptions(o shard.Options) *PlanOptions {
+	return &PlanOptions{
+		Tp: uint32(o.Layout.TP), Pp: uint32(o.Layout.PP), Ep: uint32(o.Layout.EP), Dp: uint32(o.Layout.DP),
+		Scheme: o.Scheme, ChunkBytes: o.ChunkBytes,
+	}
+}
+
+// Shard returns the options.
+func (x *PlanOptions) Shard() shard.Options {
+	return shard.Options{
+		Layout: shard.Layout{TP: int(x.GetTp()), PP: int(x.GetPp()), EP: int(x.GetEp()), DP: int(x.GetDp())},
+		Scheme: x.GetScheme(), ChunkBytes: x.GetChunkBytes(),
+	}
+}
+
+// FromPieces returns the pieces of a finished attempt.
+func FromPieces(ps []job.PieceDone) []*PieceDone {
+	out := make([]*PieceDone, len(ps))
+	for i, p := range ps {
+		out[i] = &PieceDone{Rank: uint32(p.Rank), Generation: p.Generation, Digest: p.Digest[:]}
+	}
+	return out
+}
+
+// JobPieces returns the pieces of the report. It fails with class internal where
+// a digest is not 16 bytes long.
+func (x *ChunkDone) JobPieces() ([]job.PieceDone, error) {
+	out := make([]job.PieceDone, len(x.GetPieces()))
+	for i, p := range x.GetPieces() {
+		d, err := Digest(p.GetDigest())
+		if err != nil {
+			return nil, err
+		}
+		out[i] = job.PieceDone{Rank: int(p.GetRank()), Generation: p.GetGeneration(), Digest: d}
+	}
+	return out, nil
+}
+
+// Digest returns b as an xxh3-128. It fails with class internal where b is
+// not 16 bytes long.
+func Digest(b []byte) (d [16]byte, err error) {
+	if len(b) != len(d) {
+		return d, recovery.Errorf(recovery.Internal, "a digest of %d bytes, want %d", len(b), len(d))
+	}
+	return [16]byte(b), nil
+}
