@@ -6,90 +6,469 @@
 
 // func q8F32AVX2(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·q8F32AVX2(SB), NOSPLIT, $0-24
+TEXT ·q8F32AVX2(SB), NOSPLIT, $48-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
 	VPBROADCASTD c7fffffff<>+0(SB), Y0
-	VPBROADCASTD c80000000<>+0(SB), Y1
-	VPBROADCASTD c3effffff<>+0(SB), Y2
-	VMOVDQU      packOrder<>+0(SB), Y3
-	VMOVSS       c3f800000<>+0(SB), X4
-	VMOVSS       c42fe0000<>+0(SB), X5
+	VMOVDQU      order<>+0(SB), Y1
+	VPBROADCASTD c80000000<>+0(SB), Y2
+	VPBROADCASTD c3effffff<>+0(SB), Y3
 
-loop:
-	VMOVDQU      (CX), Y6
-	VMOVDQU      32(CX), Y7
-	VMOVDQU      64(CX), Y8
-	VMOVDQU      96(CX), Y9
-	VPAND        Y0, Y6, Y10
-	VPAND        Y0, Y7, Y11
-	VPAND        Y0, Y8, Y12
-	VPAND        Y0, Y9, Y13
-	VPMAXUD      Y10, Y12, Y10
-	VPMAXUD      Y11, Y13, Y11
-	VPMAXUD      Y10, Y11, Y10
-	VEXTRACTI128 $0x01, Y10, X11
-	VPMAXUD      X10, X11, X11
-	VPSHUFD      $0x4e, X11, X10
-	VPMAXUD      X11, X10, X11
-	VPSHUFD      $0xb1, X11, X10
-	VPMAXUD      X11, X10, X11
-	VMOVD        X11, BX
-	LEAL         -50200580(BX), SI
-	CMPL         SI, $0x7c81fffc
-	JAE          rare
-	VDIVSS       X5, X11, X10
-	VDIVSS       X10, X4, X11
-	VCVTPS2PH    $0x00, X10, X10
-	VPEXTRW      $0x00, X10, (AX)
-	VBROADCASTSS X11, Y10
-	VMULPS       Y10, Y6, Y6
-	VANDPS       Y1, Y6, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y6, Y6
+group:
+	CMPQ         DX, $0x08
+	JB           tail
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPAND        64(CX), Y0, Y4
+	VPMAXUD      Y5, Y4, Y4
+	VPAND        96(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPAND        512(CX), Y0, Y4
+	VPAND        544(CX), Y0, Y6
+	VPMAXUD      Y4, Y6, Y6
+	VPAND        576(CX), Y0, Y4
+	VPMAXUD      Y6, Y4, Y4
+	VPAND        608(CX), Y0, Y6
+	VPMAXUD      Y4, Y6, Y6
+	VINSERTI128  $0x01, X6, Y5, Y4
+	VPERM2I128   $0x31, Y6, Y5, Y5
+	VPMAXUD      Y4, Y5, Y4
+	VPAND        128(CX), Y0, Y5
+	VPAND        160(CX), Y0, Y6
+	VPMAXUD      Y5, Y6, Y6
+	VPAND        192(CX), Y0, Y5
+	VPMAXUD      Y6, Y5, Y5
+	VPAND        224(CX), Y0, Y6
+	VPMAXUD      Y5, Y6, Y6
+	VPAND        640(CX), Y0, Y5
+	VPAND        672(CX), Y0, Y7
+	VPMAXUD      Y5, Y7, Y7
+	VPAND        704(CX), Y0, Y5
+	VPMAXUD      Y7, Y5, Y5
+	VPAND        736(CX), Y0, Y7
+	VPMAXUD      Y5, Y7, Y7
+	VINSERTI128  $0x01, X7, Y6, Y5
+	VPERM2I128   $0x31, Y7, Y6, Y6
+	VPMAXUD      Y5, Y6, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y6
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUD      Y6, Y4, Y6
+	VPAND        256(CX), Y0, Y4
+	VPAND        288(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPAND        320(CX), Y0, Y4
+	VPMAXUD      Y5, Y4, Y4
+	VPAND        352(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPAND        768(CX), Y0, Y4
+	VPAND        800(CX), Y0, Y7
+	VPMAXUD      Y4, Y7, Y7
+	VPAND        832(CX), Y0, Y4
+	VPMAXUD      Y7, Y4, Y4
+	VPAND        864(CX), Y0, Y7
+	VPMAXUD      Y4, Y7, Y7
+	VINSERTI128  $0x01, X7, Y5, Y4
+	VPERM2I128   $0x31, Y7, Y5, Y5
+	VPMAXUD      Y4, Y5, Y4
+	VPAND        384(CX), Y0, Y5
+	VPAND        416(CX), Y0, Y7
+	VPMAXUD      Y5, Y7, Y7
+	VPAND        448(CX), Y0, Y5
+	VPMAXUD      Y7, Y5, Y5
+	VPAND        480(CX), Y0, Y7
+	VPMAXUD      Y5, Y7, Y7
+	VPAND        896(CX), Y0, Y5
+	VPAND        928(CX), Y0, Y8
+	VPMAXUD      Y5, Y8, Y8
+	VPAND        960(CX), Y0, Y5
+	VPMAXUD      Y8, Y5, Y5
+	VPAND        992(CX), Y0, Y8
+	VPMAXUD      Y5, Y8, Y8
+	VINSERTI128  $0x01, X8, Y7, Y5
+	VPERM2I128   $0x31, Y8, Y7, Y7
+	VPMAXUD      Y5, Y7, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y7
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUD      Y7, Y4, Y7
+	VSHUFPS      $0x88, Y7, Y6, Y4
+	VSHUFPS      $0xdd, Y7, Y6, Y5
+	VPMAXUD      Y4, Y5, Y4
+	VPBROADCASTD c02fe0004<>+0(SB), Y5
+	VPSUBD       Y5, Y4, Y5
+	VPBROADCASTD c7c81fffc<>+0(SB), Y6
+	VPMAXUD      Y5, Y6, Y6
+	VPCMPEQD     Y5, Y6, Y6
+	VMOVMSKPS    Y6, BX
+	TESTL        BX, BX
+	JNZ          slow
+	VBROADCASTSS c42fe0000<>+0(SB), Y5
+	VDIVPS       Y5, Y4, Y4
+	VBROADCASTSS c3f800000<>+0(SB), Y5
+	VDIVPS       Y4, Y5, Y5
+	VMOVUPS      Y5, (SP)
+	VCVTPS2PH    $0x00, Y4, 32(SP)
+	MOVWLZX      32(SP), BX
+	MOVW         BX, (AX)
+	VBROADCASTSS (SP), Y4
+	VMOVDQU      (CX), Y5
+	VMOVDQU      32(CX), Y6
+	VMOVDQU      64(CX), Y7
+	VMOVDQU      96(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
 	VCVTTPS2DQ   Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VANDPS       Y1, Y7, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VANDPS       Y1, Y8, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
 	VCVTTPS2DQ   Y8, Y8
-	VMULPS       Y10, Y9, Y9
-	VANDPS       Y1, Y9, Y10
-	VORPS        Y2, Y10, Y10
-	VADDPS       Y10, Y9, Y9
-	VCVTTPS2DQ   Y9, Y9
-	VPACKSSDW    Y7, Y6, Y6
-	VPACKSSDW    Y9, Y8, Y7
-	VPACKSSWB    Y7, Y6, Y6
-	VPERMD       Y6, Y3, Y6
-	VMOVDQU      Y6, 2(AX)
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 2(AX)
+	MOVWLZX      34(SP), BX
+	MOVW         BX, 34(AX)
+	VBROADCASTSS 4(SP), Y4
+	VMOVDQU      128(CX), Y5
+	VMOVDQU      160(CX), Y6
+	VMOVDQU      192(CX), Y7
+	VMOVDQU      224(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 36(AX)
+	MOVWLZX      36(SP), BX
+	MOVW         BX, 68(AX)
+	VBROADCASTSS 8(SP), Y4
+	VMOVDQU      256(CX), Y5
+	VMOVDQU      288(CX), Y6
+	VMOVDQU      320(CX), Y7
+	VMOVDQU      352(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 70(AX)
+	MOVWLZX      38(SP), BX
+	MOVW         BX, 102(AX)
+	VBROADCASTSS 12(SP), Y4
+	VMOVDQU      384(CX), Y5
+	VMOVDQU      416(CX), Y6
+	VMOVDQU      448(CX), Y7
+	VMOVDQU      480(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 104(AX)
+	MOVWLZX      40(SP), BX
+	MOVW         BX, 136(AX)
+	VBROADCASTSS 16(SP), Y4
+	VMOVDQU      512(CX), Y5
+	VMOVDQU      544(CX), Y6
+	VMOVDQU      576(CX), Y7
+	VMOVDQU      608(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 138(AX)
+	MOVWLZX      42(SP), BX
+	MOVW         BX, 170(AX)
+	VBROADCASTSS 20(SP), Y4
+	VMOVDQU      640(CX), Y5
+	VMOVDQU      672(CX), Y6
+	VMOVDQU      704(CX), Y7
+	VMOVDQU      736(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 172(AX)
+	MOVWLZX      44(SP), BX
+	MOVW         BX, 204(AX)
+	VBROADCASTSS 24(SP), Y4
+	VMOVDQU      768(CX), Y5
+	VMOVDQU      800(CX), Y6
+	VMOVDQU      832(CX), Y7
+	VMOVDQU      864(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 206(AX)
+	MOVWLZX      46(SP), BX
+	MOVW         BX, 238(AX)
+	VBROADCASTSS 28(SP), Y4
+	VMOVDQU      896(CX), Y5
+	VMOVDQU      928(CX), Y6
+	VMOVDQU      960(CX), Y7
+	VMOVDQU      992(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 240(AX)
+	ADDQ         $+1024, CX
+	ADDQ         $+272, AX
+	SUBQ         $0x08, DX
+	JNZ          group
+	JMP          done
+
+slow:
+	MOVQ $0x00000008, BX
+	SUBQ $0x08, DX
+	JMP  single
+
+tail:
+	MOVQ DX, BX
+	XORQ DX, DX
+
+single:
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPAND        64(CX), Y0, Y4
+	VPMAXUD      Y5, Y4, Y4
+	VPAND        96(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X4
+	VPMAXUD      X5, X4, X4
+	VPSHUFD      $0x4e, X4, X5
+	VPMAXUD      X4, X5, X4
+	VPSHUFD      $0xb1, X4, X5
+	VPMAXUD      X4, X5, X4
+	VMOVD        X4, SI
+	LEAL         -50200580(SI), DI
+	CMPL         DI, $0x7c81fffc
+	JAE          rare
+	VDIVSS       c42fe0000<>+0(SB), X4, X4
+	VMOVSS       c3f800000<>+0(SB), X5
+	VDIVSS       X4, X5, X5
+	VMOVSS       X5, (SP)
+	VCVTPS2PH    $0x00, X4, X4
+	VPEXTRW      $0x00, X4, (AX)
+	VBROADCASTSS (SP), Y4
+	VMOVDQU      (CX), Y5
+	VMOVDQU      32(CX), Y6
+	VMOVDQU      64(CX), Y7
+	VMOVDQU      96(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 2(AX)
+	JMP          next
+
+rare:
+	VPXOR   Y4, Y4, Y4
+	VMOVDQU Y4, 2(AX)
+	MOVL    $0x00007e00, R8
+	XORL    DI, DI
+	CMPL    SI, $0x7f800000
+	CMOVLCC R8, DI
+	MOVW    DI, (AX)
 
 next:
-	ADDQ $0x80, CX
-	ADDQ $0x22, AX
-	DECQ DX
-	JNZ  loop
+	ADDQ  $0x80, CX
+	ADDQ  $0x22, AX
+	DECQ  BX
+	JNZ   single
+	TESTQ DX, DX
+	JNZ   group
+
+done:
 	VZEROUPPER
 	RET
 
-rare:
-	VPXOR   Y6, Y6, Y6
-	VMOVDQU Y6, 2(AX)
-	MOVL    $0x00007e00, DI
-	XORL    SI, SI
-	CMPL    BX, $0x7f800000
-	CMOVLCC DI, SI
-	MOVW    SI, (AX)
-	JMP     next
-
 DATA c7fffffff<>+0(SB)/4, $0x7fffffff
 GLOBL c7fffffff<>(SB), RODATA|NOPTR, $4
+
+DATA order<>+0(SB)/4, $0x00000000
+DATA order<>+4(SB)/4, $0x00000004
+DATA order<>+8(SB)/4, $0x00000001
+DATA order<>+12(SB)/4, $0x00000005
+DATA order<>+16(SB)/4, $0x00000002
+DATA order<>+20(SB)/4, $0x00000006
+DATA order<>+24(SB)/4, $0x00000003
+DATA order<>+28(SB)/4, $0x00000007
+GLOBL order<>(SB), RODATA|NOPTR, $32
 
 DATA c80000000<>+0(SB)/4, $0x80000000
 GLOBL c80000000<>(SB), RODATA|NOPTR, $4
@@ -97,21 +476,17 @@ GLOBL c80000000<>(SB), RODATA|NOPTR, $4
 DATA c3effffff<>+0(SB)/4, $0x3effffff
 GLOBL c3effffff<>(SB), RODATA|NOPTR, $4
 
-DATA packOrder<>+0(SB)/4, $0x00000000
-DATA packOrder<>+4(SB)/4, $0x00000004
-DATA packOrder<>+8(SB)/4, $0x00000001
-DATA packOrder<>+12(SB)/4, $0x00000005
-DATA packOrder<>+16(SB)/4, $0x00000002
-DATA packOrder<>+20(SB)/4, $0x00000006
-DATA packOrder<>+24(SB)/4, $0x00000003
-DATA packOrder<>+28(SB)/4, $0x00000007
-GLOBL packOrder<>(SB), RODATA|NOPTR, $32
+DATA c02fe0004<>+0(SB)/4, $0x02fe0004
+GLOBL c02fe0004<>(SB), RODATA|NOPTR, $4
 
-DATA c3f800000<>+0(SB)/4, $0x3f800000
-GLOBL c3f800000<>(SB), RODATA|NOPTR, $4
+DATA c7c81fffc<>+0(SB)/4, $0x7c81fffc
+GLOBL c7c81fffc<>(SB), RODATA|NOPTR, $4
 
 DATA c42fe0000<>+0(SB)/4, $0x42fe0000
 GLOBL c42fe0000<>(SB), RODATA|NOPTR, $4
+
+DATA c3f800000<>+0(SB)/4, $0x3f800000
+GLOBL c3f800000<>(SB), RODATA|NOPTR, $4
 
 // func absmaxF32AVX2(src *byte, n int) uint32
 // Requires: AVX, AVX2
@@ -151,37 +526,59 @@ loop:
 	RET
 
 // func int8F32AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2, FMA3, SSE
 TEXT ·int8F32AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
 	MOVSS        scale+24(FP), X0
 	VBROADCASTSS X0, Y0
-	VMOVDQU      packOrder<>+0(SB), Y1
+	VPBROADCASTD c3f800000<>+0(SB), Y1
+	VDIVPS       Y0, Y1, Y1
+	VMOVDQU      order<>+0(SB), Y2
 
 loop:
-	VMOVDQU   (CX), Y2
-	VMOVDQU   32(CX), Y3
-	VMOVDQU   64(CX), Y4
-	VMOVDQU   96(CX), Y5
-	VDIVPS    Y0, Y2, Y2
-	VCVTPS2DQ Y2, Y2
-	VDIVPS    Y0, Y3, Y3
-	VCVTPS2DQ Y3, Y3
-	VDIVPS    Y0, Y4, Y4
-	VCVTPS2DQ Y4, Y4
-	VDIVPS    Y0, Y5, Y5
-	VCVTPS2DQ Y5, Y5
-	VPACKSSDW Y3, Y2, Y2
-	VPACKSSDW Y5, Y4, Y3
-	VPACKSSWB Y3, Y2, Y2
-	VPERMD    Y2, Y1, Y2
-	VMOVDQU   Y2, (AX)
-	ADDQ      $+128, CX
-	ADDQ      $0x20, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VMOVDQU      (CX), Y3
+	VMOVDQU      32(CX), Y4
+	VMOVDQU      64(CX), Y5
+	VMOVDQU      96(CX), Y6
+	VMULPS       Y1, Y3, Y7
+	VMOVDQA      Y3, Y8
+	VFNMADD231PS Y0, Y7, Y8
+	VFMADD231PS  Y1, Y8, Y7
+	VFNMADD231PS Y0, Y7, Y3
+	VFMADD231PS  Y1, Y3, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMULPS       Y1, Y4, Y3
+	VMOVDQA      Y4, Y8
+	VFNMADD231PS Y0, Y3, Y8
+	VFMADD231PS  Y1, Y8, Y3
+	VFNMADD231PS Y0, Y3, Y4
+	VFMADD231PS  Y1, Y4, Y3
+	VCVTPS2DQ    Y3, Y3
+	VMULPS       Y1, Y5, Y4
+	VMOVDQA      Y5, Y8
+	VFNMADD231PS Y0, Y4, Y8
+	VFMADD231PS  Y1, Y8, Y4
+	VFNMADD231PS Y0, Y4, Y5
+	VFMADD231PS  Y1, Y5, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMULPS       Y1, Y6, Y5
+	VMOVDQA      Y6, Y8
+	VFNMADD231PS Y0, Y5, Y8
+	VFMADD231PS  Y1, Y8, Y5
+	VFNMADD231PS Y0, Y5, Y6
+	VFMADD231PS  Y1, Y6, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y3, Y7, Y7
+	VPACKSSDW    Y5, Y4, Y4
+	VPACKSSWB    Y4, Y7, Y7
+	VPERMD       Y7, Y2, Y7
+	VMOVDQU      Y7, (AX)
+	ADDQ         $+128, CX
+	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
 	VZEROUPPER
 	RET
 
@@ -279,84 +676,427 @@ GLOBL c00400000<>(SB), RODATA|NOPTR, $4
 
 // func q8F16AVX2(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·q8F16AVX2(SB), NOSPLIT, $0-24
+TEXT ·q8F16AVX2(SB), NOSPLIT, $48-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
 	VPBROADCASTD c7fff7fff<>+0(SB), Y0
-	VPBROADCASTD c80000000<>+0(SB), Y1
-	VPBROADCASTD c3effffff<>+0(SB), Y2
-	VMOVDQU      packOrder<>+0(SB), Y3
-	VMOVSS       c3f800000<>+0(SB), X4
-	VMOVSS       c42fe0000<>+0(SB), X5
+	VMOVDQU      order<>+0(SB), Y1
+	VPBROADCASTD c80000000<>+0(SB), Y2
+	VPBROADCASTD c3effffff<>+0(SB), Y3
 
-loop:
-	VPAND        (CX), Y0, Y6
-	VPAND        32(CX), Y0, Y7
-	VPMAXUW      Y6, Y7, Y6
-	VEXTRACTI128 $0x01, Y6, X7
-	VPMAXUW      X6, X7, X7
-	VPCMPEQD     X6, X6, X6
-	VPXOR        X6, X7, X7
-	VPHMINPOSUW  X7, X7
-	VPXOR        X6, X7, X7
-	VCVTPH2PS    X7, X7
-	VMOVD        X7, BX
-	LEAL         -50200580(BX), SI
-	CMPL         SI, $0x7c81fffc
-	JAE          rare
-	VDIVSS       X5, X7, X6
-	VDIVSS       X6, X4, X7
-	VCVTPS2PH    $0x00, X6, X6
-	VPEXTRW      $0x00, X6, (AX)
-	VBROADCASTSS X7, Y6
-	VCVTPH2PS    (CX), Y7
-	VCVTPH2PS    16(CX), Y8
-	VCVTPH2PS    32(CX), Y9
-	VCVTPH2PS    48(CX), Y10
-	VMULPS       Y6, Y7, Y7
-	VANDPS       Y1, Y7, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y7, Y7
+group:
+	CMPQ         DX, $0x08
+	JB           tail
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VPAND        256(CX), Y0, Y4
+	VPAND        288(CX), Y0, Y6
+	VPMAXUW      Y4, Y6, Y6
+	VINSERTI128  $0x01, X6, Y5, Y4
+	VPERM2I128   $0x31, Y6, Y5, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPAND        64(CX), Y0, Y5
+	VPAND        96(CX), Y0, Y6
+	VPMAXUW      Y5, Y6, Y6
+	VPAND        320(CX), Y0, Y5
+	VPAND        352(CX), Y0, Y7
+	VPMAXUW      Y5, Y7, Y7
+	VINSERTI128  $0x01, X7, Y6, Y5
+	VPERM2I128   $0x31, Y7, Y6, Y6
+	VPMAXUW      Y5, Y6, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y6
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUW      Y6, Y4, Y6
+	VPAND        128(CX), Y0, Y4
+	VPAND        160(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VPAND        384(CX), Y0, Y4
+	VPAND        416(CX), Y0, Y7
+	VPMAXUW      Y4, Y7, Y7
+	VINSERTI128  $0x01, X7, Y5, Y4
+	VPERM2I128   $0x31, Y7, Y5, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPAND        192(CX), Y0, Y5
+	VPAND        224(CX), Y0, Y7
+	VPMAXUW      Y5, Y7, Y7
+	VPAND        448(CX), Y0, Y5
+	VPAND        480(CX), Y0, Y8
+	VPMAXUW      Y5, Y8, Y8
+	VINSERTI128  $0x01, X8, Y7, Y5
+	VPERM2I128   $0x31, Y8, Y7, Y7
+	VPMAXUW      Y5, Y7, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y7
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUW      Y7, Y4, Y7
+	VSHUFPS      $0x88, Y7, Y6, Y4
+	VSHUFPS      $0xdd, Y7, Y6, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPSLLD       $0x10, Y4, Y5
+	VPMAXUW      Y5, Y4, Y4
+	VPSRLD       $0x10, Y4, Y4
+	VPACKUSDW    Y4, Y4, Y4
+	VPERMQ       $0x08, Y4, Y4
+	VCVTPH2PS    X4, Y4
+	VPBROADCASTD c02fe0004<>+0(SB), Y5
+	VPSUBD       Y5, Y4, Y5
+	VPBROADCASTD c7c81fffc<>+0(SB), Y6
+	VPMAXUD      Y5, Y6, Y6
+	VPCMPEQD     Y5, Y6, Y6
+	VMOVMSKPS    Y6, BX
+	TESTL        BX, BX
+	JNZ          slow
+	VBROADCASTSS c42fe0000<>+0(SB), Y5
+	VDIVPS       Y5, Y4, Y4
+	VBROADCASTSS c3f800000<>+0(SB), Y5
+	VDIVPS       Y4, Y5, Y5
+	VMOVUPS      Y5, (SP)
+	VCVTPS2PH    $0x00, Y4, 32(SP)
+	MOVWLZX      32(SP), BX
+	MOVW         BX, (AX)
+	VBROADCASTSS (SP), Y4
+	VCVTPH2PS    (CX), Y5
+	VCVTPH2PS    16(CX), Y6
+	VCVTPH2PS    32(CX), Y7
+	VCVTPH2PS    48(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
-	VMULPS       Y6, Y8, Y8
-	VANDPS       Y1, Y8, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
 	VCVTTPS2DQ   Y8, Y8
-	VMULPS       Y6, Y9, Y9
-	VANDPS       Y1, Y9, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y9, Y9
-	VCVTTPS2DQ   Y9, Y9
-	VMULPS       Y6, Y10, Y10
-	VANDPS       Y1, Y10, Y6
-	VORPS        Y2, Y6, Y6
-	VADDPS       Y6, Y10, Y10
-	VCVTTPS2DQ   Y10, Y10
-	VPACKSSDW    Y8, Y7, Y6
-	VPACKSSDW    Y10, Y9, Y7
-	VPACKSSWB    Y7, Y6, Y6
-	VPERMD       Y6, Y3, Y6
-	VMOVDQU      Y6, 2(AX)
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 2(AX)
+	MOVWLZX      34(SP), BX
+	MOVW         BX, 34(AX)
+	VBROADCASTSS 4(SP), Y4
+	VCVTPH2PS    64(CX), Y5
+	VCVTPH2PS    80(CX), Y6
+	VCVTPH2PS    96(CX), Y7
+	VCVTPH2PS    112(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 36(AX)
+	MOVWLZX      36(SP), BX
+	MOVW         BX, 68(AX)
+	VBROADCASTSS 8(SP), Y4
+	VCVTPH2PS    128(CX), Y5
+	VCVTPH2PS    144(CX), Y6
+	VCVTPH2PS    160(CX), Y7
+	VCVTPH2PS    176(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 70(AX)
+	MOVWLZX      38(SP), BX
+	MOVW         BX, 102(AX)
+	VBROADCASTSS 12(SP), Y4
+	VCVTPH2PS    192(CX), Y5
+	VCVTPH2PS    208(CX), Y6
+	VCVTPH2PS    224(CX), Y7
+	VCVTPH2PS    240(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 104(AX)
+	MOVWLZX      40(SP), BX
+	MOVW         BX, 136(AX)
+	VBROADCASTSS 16(SP), Y4
+	VCVTPH2PS    256(CX), Y5
+	VCVTPH2PS    272(CX), Y6
+	VCVTPH2PS    288(CX), Y7
+	VCVTPH2PS    304(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 138(AX)
+	MOVWLZX      42(SP), BX
+	MOVW         BX, 170(AX)
+	VBROADCASTSS 20(SP), Y4
+	VCVTPH2PS    320(CX), Y5
+	VCVTPH2PS    336(CX), Y6
+	VCVTPH2PS    352(CX), Y7
+	VCVTPH2PS    368(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 172(AX)
+	MOVWLZX      44(SP), BX
+	MOVW         BX, 204(AX)
+	VBROADCASTSS 24(SP), Y4
+	VCVTPH2PS    384(CX), Y5
+	VCVTPH2PS    400(CX), Y6
+	VCVTPH2PS    416(CX), Y7
+	VCVTPH2PS    432(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 206(AX)
+	MOVWLZX      46(SP), BX
+	MOVW         BX, 238(AX)
+	VBROADCASTSS 28(SP), Y4
+	VCVTPH2PS    448(CX), Y5
+	VCVTPH2PS    464(CX), Y6
+	VCVTPH2PS    480(CX), Y7
+	VCVTPH2PS    496(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 240(AX)
+	ADDQ         $+512, CX
+	ADDQ         $+272, AX
+	SUBQ         $0x08, DX
+	JNZ          group
+	JMP          done
 
-next:
-	ADDQ $0x40, CX
-	ADDQ $0x22, AX
-	DECQ DX
-	JNZ  loop
-	VZEROUPPER
-	RET
+slow:
+	MOVQ $0x00000008, BX
+	SUBQ $0x08, DX
+	JMP  single
+
+tail:
+	MOVQ DX, BX
+	XORQ DX, DX
+
+single:
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X4
+	VPMAXUW      X5, X4, X4
+	VPCMPEQD     X5, X5, X5
+	VPXOR        X5, X4, X4
+	VPHMINPOSUW  X4, X4
+	VPXOR        X5, X4, X4
+	VCVTPH2PS    X4, X4
+	VMOVD        X4, SI
+	LEAL         -50200580(SI), DI
+	CMPL         DI, $0x7c81fffc
+	JAE          rare
+	VDIVSS       c42fe0000<>+0(SB), X4, X4
+	VMOVSS       c3f800000<>+0(SB), X5
+	VDIVSS       X4, X5, X5
+	VMOVSS       X5, (SP)
+	VCVTPS2PH    $0x00, X4, X4
+	VPEXTRW      $0x00, X4, (AX)
+	VBROADCASTSS (SP), Y4
+	VCVTPH2PS    (CX), Y5
+	VCVTPH2PS    16(CX), Y6
+	VCVTPH2PS    32(CX), Y7
+	VCVTPH2PS    48(CX), Y8
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSDW    Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMD       Y5, Y1, Y5
+	VMOVDQU      Y5, 2(AX)
+	JMP          next
 
 rare:
-	VPXOR   Y6, Y6, Y6
-	VMOVDQU Y6, 2(AX)
-	MOVL    $0x00007e00, DI
-	XORL    SI, SI
-	CMPL    BX, $0x7f800000
-	CMOVLCC DI, SI
-	MOVW    SI, (AX)
-	JMP     next
+	VPXOR   Y4, Y4, Y4
+	VMOVDQU Y4, 2(AX)
+	MOVL    $0x00007e00, R8
+	XORL    DI, DI
+	CMPL    SI, $0x7f800000
+	CMOVLCC R8, DI
+	MOVW    DI, (AX)
+
+next:
+	ADDQ  $0x40, CX
+	ADDQ  $0x22, AX
+	DECQ  BX
+	JNZ   single
+	TESTQ DX, DX
+	JNZ   group
+
+done:
+	VZEROUPPER
+	RET
 
 DATA c7fff7fff<>+0(SB)/4, $0x7fff7fff
 GLOBL c7fff7fff<>(SB), RODATA|NOPTR, $4
@@ -400,37 +1140,59 @@ loop:
 	RET
 
 // func int8F16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, F16C, SSE
+// Requires: AVX, AVX2, F16C, FMA3, SSE
 TEXT ·int8F16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
 	MOVSS        scale+24(FP), X0
 	VBROADCASTSS X0, Y0
-	VMOVDQU      packOrder<>+0(SB), Y1
+	VPBROADCASTD c3f800000<>+0(SB), Y1
+	VDIVPS       Y0, Y1, Y1
+	VMOVDQU      order<>+0(SB), Y2
 
 loop:
-	VCVTPH2PS (CX), Y2
-	VCVTPH2PS 16(CX), Y3
-	VCVTPH2PS 32(CX), Y4
-	VCVTPH2PS 48(CX), Y5
-	VDIVPS    Y0, Y2, Y2
-	VCVTPS2DQ Y2, Y2
-	VDIVPS    Y0, Y3, Y3
-	VCVTPS2DQ Y3, Y3
-	VDIVPS    Y0, Y4, Y4
-	VCVTPS2DQ Y4, Y4
-	VDIVPS    Y0, Y5, Y5
-	VCVTPS2DQ Y5, Y5
-	VPACKSSDW Y3, Y2, Y2
-	VPACKSSDW Y5, Y4, Y3
-	VPACKSSWB Y3, Y2, Y2
-	VPERMD    Y2, Y1, Y2
-	VMOVDQU   Y2, (AX)
-	ADDQ      $+64, CX
-	ADDQ      $0x20, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VCVTPH2PS    (CX), Y3
+	VCVTPH2PS    16(CX), Y4
+	VCVTPH2PS    32(CX), Y5
+	VCVTPH2PS    48(CX), Y6
+	VMULPS       Y1, Y3, Y7
+	VMOVDQA      Y3, Y8
+	VFNMADD231PS Y0, Y7, Y8
+	VFMADD231PS  Y1, Y8, Y7
+	VFNMADD231PS Y0, Y7, Y3
+	VFMADD231PS  Y1, Y3, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMULPS       Y1, Y4, Y3
+	VMOVDQA      Y4, Y8
+	VFNMADD231PS Y0, Y3, Y8
+	VFMADD231PS  Y1, Y8, Y3
+	VFNMADD231PS Y0, Y3, Y4
+	VFMADD231PS  Y1, Y4, Y3
+	VCVTPS2DQ    Y3, Y3
+	VMULPS       Y1, Y5, Y4
+	VMOVDQA      Y5, Y8
+	VFNMADD231PS Y0, Y4, Y8
+	VFMADD231PS  Y1, Y8, Y4
+	VFNMADD231PS Y0, Y4, Y5
+	VFMADD231PS  Y1, Y5, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMULPS       Y1, Y6, Y5
+	VMOVDQA      Y6, Y8
+	VFNMADD231PS Y0, Y5, Y8
+	VFMADD231PS  Y1, Y8, Y5
+	VFNMADD231PS Y0, Y5, Y6
+	VFMADD231PS  Y1, Y6, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y3, Y7, Y7
+	VPACKSSDW    Y5, Y4, Y4
+	VPACKSSWB    Y4, Y7, Y7
+	VPERMD       Y7, Y2, Y7
+	VMOVDQU      Y7, (AX)
+	ADDQ         $+64, CX
+	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
 	VZEROUPPER
 	RET
 
@@ -519,88 +1281,464 @@ loop:
 
 // func q8BF16AVX2(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, CMOV, F16C
-TEXT ·q8BF16AVX2(SB), NOSPLIT, $0-24
+TEXT ·q8BF16AVX2(SB), NOSPLIT, $48-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
 	VPBROADCASTD c7fff7fff<>+0(SB), Y0
-	VPBROADCASTD c80000000<>+0(SB), Y1
-	VPBROADCASTD c3effffff<>+0(SB), Y2
-	VMOVDQU      packOrder<>+0(SB), Y3
-	VMOVSS       c3f800000<>+0(SB), X4
-	VMOVSS       c42fe0000<>+0(SB), X5
+	VPBROADCASTD cffff0000<>+0(SB), Y1
+	VPBROADCASTD c80000000<>+0(SB), Y2
+	VPBROADCASTD c3effffff<>+0(SB), Y3
 
-loop:
-	VPAND        (CX), Y0, Y6
-	VPAND        32(CX), Y0, Y7
-	VPMAXUW      Y6, Y7, Y6
-	VEXTRACTI128 $0x01, Y6, X7
-	VPMAXUW      X6, X7, X7
-	VPCMPEQD     X6, X6, X6
-	VPXOR        X6, X7, X7
-	VPHMINPOSUW  X7, X7
-	VPXOR        X6, X7, X7
-	VPSLLD       $0x10, X7, X7
-	VMOVD        X7, BX
-	LEAL         -50200580(BX), SI
-	CMPL         SI, $0x7c81fffc
-	JAE          rare
-	VDIVSS       X5, X7, X6
-	VDIVSS       X6, X4, X7
-	VCVTPS2PH    $0x00, X6, X6
-	VPEXTRW      $0x00, X6, (AX)
-	VBROADCASTSS X7, Y6
-	VPMOVZXWD    (CX), Y7
+group:
+	CMPQ         DX, $0x08
+	JB           tail
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VPAND        256(CX), Y0, Y4
+	VPAND        288(CX), Y0, Y6
+	VPMAXUW      Y4, Y6, Y6
+	VINSERTI128  $0x01, X6, Y5, Y4
+	VPERM2I128   $0x31, Y6, Y5, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPAND        64(CX), Y0, Y5
+	VPAND        96(CX), Y0, Y6
+	VPMAXUW      Y5, Y6, Y6
+	VPAND        320(CX), Y0, Y5
+	VPAND        352(CX), Y0, Y7
+	VPMAXUW      Y5, Y7, Y7
+	VINSERTI128  $0x01, X7, Y6, Y5
+	VPERM2I128   $0x31, Y7, Y6, Y6
+	VPMAXUW      Y5, Y6, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y6
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUW      Y6, Y4, Y6
+	VPAND        128(CX), Y0, Y4
+	VPAND        160(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VPAND        384(CX), Y0, Y4
+	VPAND        416(CX), Y0, Y7
+	VPMAXUW      Y4, Y7, Y7
+	VINSERTI128  $0x01, X7, Y5, Y4
+	VPERM2I128   $0x31, Y7, Y5, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPAND        192(CX), Y0, Y5
+	VPAND        224(CX), Y0, Y7
+	VPMAXUW      Y5, Y7, Y7
+	VPAND        448(CX), Y0, Y5
+	VPAND        480(CX), Y0, Y8
+	VPMAXUW      Y5, Y8, Y8
+	VINSERTI128  $0x01, X8, Y7, Y5
+	VPERM2I128   $0x31, Y8, Y7, Y7
+	VPMAXUW      Y5, Y7, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y7
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUW      Y7, Y4, Y7
+	VSHUFPS      $0x88, Y7, Y6, Y4
+	VSHUFPS      $0xdd, Y7, Y6, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPSLLD       $0x10, Y4, Y5
+	VPMAXUW      Y5, Y4, Y4
+	VPSRLD       $0x10, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPBROADCASTD c02fe0004<>+0(SB), Y5
+	VPSUBD       Y5, Y4, Y5
+	VPBROADCASTD c7c81fffc<>+0(SB), Y6
+	VPMAXUD      Y5, Y6, Y6
+	VPCMPEQD     Y5, Y6, Y6
+	VMOVMSKPS    Y6, BX
+	TESTL        BX, BX
+	JNZ          slow
+	VBROADCASTSS c42fe0000<>+0(SB), Y5
+	VDIVPS       Y5, Y4, Y4
+	VBROADCASTSS c3f800000<>+0(SB), Y5
+	VDIVPS       Y4, Y5, Y5
+	VMOVUPS      Y5, (SP)
+	VCVTPS2PH    $0x00, Y4, 32(SP)
+	MOVWLZX      32(SP), BX
+	MOVW         BX, (AX)
+	VBROADCASTSS (SP), Y4
+	VMOVDQU      (CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      32(CX), Y7
+	VPAND        Y1, Y7, Y8
 	VPSLLD       $0x10, Y7, Y7
-	VPMOVZXWD    16(CX), Y8
-	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    32(CX), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VPMOVZXWD    48(CX), Y10
-	VPSLLD       $0x10, Y10, Y10
-	VMULPS       Y6, Y7, Y7
-	VANDPS       Y1, Y7, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
-	VMULPS       Y6, Y8, Y8
-	VANDPS       Y1, Y8, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y8, Y8
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
 	VCVTTPS2DQ   Y8, Y8
-	VMULPS       Y6, Y9, Y9
-	VANDPS       Y1, Y9, Y11
-	VORPS        Y2, Y11, Y11
-	VADDPS       Y11, Y9, Y9
-	VCVTTPS2DQ   Y9, Y9
-	VMULPS       Y6, Y10, Y10
-	VANDPS       Y1, Y10, Y6
-	VORPS        Y2, Y6, Y6
-	VADDPS       Y6, Y10, Y10
-	VCVTTPS2DQ   Y10, Y10
-	VPACKSSDW    Y8, Y7, Y6
-	VPACKSSDW    Y10, Y9, Y7
-	VPACKSSWB    Y7, Y6, Y6
-	VPERMD       Y6, Y3, Y6
-	VMOVDQU      Y6, 2(AX)
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 2(AX)
+	MOVWLZX      34(SP), BX
+	MOVW         BX, 34(AX)
+	VBROADCASTSS 4(SP), Y4
+	VMOVDQU      64(CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      96(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 36(AX)
+	MOVWLZX      36(SP), BX
+	MOVW         BX, 68(AX)
+	VBROADCASTSS 8(SP), Y4
+	VMOVDQU      128(CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      160(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 70(AX)
+	MOVWLZX      38(SP), BX
+	MOVW         BX, 102(AX)
+	VBROADCASTSS 12(SP), Y4
+	VMOVDQU      192(CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      224(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 104(AX)
+	MOVWLZX      40(SP), BX
+	MOVW         BX, 136(AX)
+	VBROADCASTSS 16(SP), Y4
+	VMOVDQU      256(CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      288(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 138(AX)
+	MOVWLZX      42(SP), BX
+	MOVW         BX, 170(AX)
+	VBROADCASTSS 20(SP), Y4
+	VMOVDQU      320(CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      352(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 172(AX)
+	MOVWLZX      44(SP), BX
+	MOVW         BX, 204(AX)
+	VBROADCASTSS 24(SP), Y4
+	VMOVDQU      384(CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      416(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 206(AX)
+	MOVWLZX      46(SP), BX
+	MOVW         BX, 238(AX)
+	VBROADCASTSS 28(SP), Y4
+	VMOVDQU      448(CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      480(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 240(AX)
+	ADDQ         $+512, CX
+	ADDQ         $+272, AX
+	SUBQ         $0x08, DX
+	JNZ          group
+	JMP          done
+
+slow:
+	MOVQ $0x00000008, BX
+	SUBQ $0x08, DX
+	JMP  single
+
+tail:
+	MOVQ DX, BX
+	XORQ DX, DX
+
+single:
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X4
+	VPMAXUW      X5, X4, X4
+	VPCMPEQD     X5, X5, X5
+	VPXOR        X5, X4, X4
+	VPHMINPOSUW  X4, X4
+	VPXOR        X5, X4, X4
+	VPSLLD       $0x10, X4, X4
+	VMOVD        X4, SI
+	LEAL         -50200580(SI), DI
+	CMPL         DI, $0x7c81fffc
+	JAE          rare
+	VDIVSS       c42fe0000<>+0(SB), X4, X4
+	VMOVSS       c3f800000<>+0(SB), X5
+	VDIVSS       X4, X5, X5
+	VMOVSS       X5, (SP)
+	VCVTPS2PH    $0x00, X4, X4
+	VPEXTRW      $0x00, X4, (AX)
+	VBROADCASTSS (SP), Y4
+	VMOVDQU      (CX), Y5
+	VPAND        Y1, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMOVDQU      32(CX), Y7
+	VPAND        Y1, Y7, Y8
+	VPSLLD       $0x10, Y7, Y7
+	VMULPS       Y4, Y5, Y5
+	VANDPS       Y2, Y5, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y4, Y6, Y6
+	VANDPS       Y2, Y6, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y4, Y7, Y7
+	VANDPS       Y2, Y7, Y9
+	VORPS        Y3, Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y4, Y8, Y8
+	VANDPS       Y2, Y8, Y4
+	VORPS        Y3, Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPSLLD       $0x10, Y6, Y6
+	VPBLENDW     $0xaa, Y6, Y5, Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPBLENDW     $0xaa, Y8, Y7, Y7
+	VPACKSSWB    Y7, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VMOVDQU      Y5, 2(AX)
+	JMP          next
+
+rare:
+	VPXOR   Y4, Y4, Y4
+	VMOVDQU Y4, 2(AX)
+	MOVL    $0x00007e00, R8
+	XORL    DI, DI
+	CMPL    SI, $0x7f800000
+	CMOVLCC R8, DI
+	MOVW    DI, (AX)
 
 next:
-	ADDQ $0x40, CX
-	ADDQ $0x22, AX
-	DECQ DX
-	JNZ  loop
+	ADDQ  $0x40, CX
+	ADDQ  $0x22, AX
+	DECQ  BX
+	JNZ   single
+	TESTQ DX, DX
+	JNZ   group
+
+done:
 	VZEROUPPER
 	RET
 
-rare:
-	VPXOR   Y6, Y6, Y6
-	VMOVDQU Y6, 2(AX)
-	MOVL    $0x00007e00, DI
-	XORL    SI, SI
-	CMPL    BX, $0x7f800000
-	CMOVLCC DI, SI
-	MOVW    SI, (AX)
-	JMP     next
+DATA cffff0000<>+0(SB)/4, $0xffff0000
+GLOBL cffff0000<>(SB), RODATA|NOPTR, $4
 
 // func absmaxBF16AVX2(src *byte, n int) uint32
 // Requires: AVX, AVX2
@@ -641,41 +1779,63 @@ loop:
 	RET
 
 // func int8BF16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, SSE
+// Requires: AVX, AVX2, FMA3, SSE
 TEXT ·int8BF16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
 	MOVSS        scale+24(FP), X0
 	VBROADCASTSS X0, Y0
-	VMOVDQU      packOrder<>+0(SB), Y1
+	VPBROADCASTD c3f800000<>+0(SB), Y1
+	VDIVPS       Y0, Y1, Y1
+	VPBROADCASTD cffff0000<>+0(SB), Y2
 
 loop:
-	VPMOVZXWD (CX), Y2
-	VPSLLD    $0x10, Y2, Y2
-	VPMOVZXWD 16(CX), Y3
-	VPSLLD    $0x10, Y3, Y3
-	VPMOVZXWD 32(CX), Y4
-	VPSLLD    $0x10, Y4, Y4
-	VPMOVZXWD 48(CX), Y5
-	VPSLLD    $0x10, Y5, Y5
-	VDIVPS    Y0, Y2, Y2
-	VCVTPS2DQ Y2, Y2
-	VDIVPS    Y0, Y3, Y3
-	VCVTPS2DQ Y3, Y3
-	VDIVPS    Y0, Y4, Y4
-	VCVTPS2DQ Y4, Y4
-	VDIVPS    Y0, Y5, Y5
-	VCVTPS2DQ Y5, Y5
-	VPACKSSDW Y3, Y2, Y2
-	VPACKSSDW Y5, Y4, Y3
-	VPACKSSWB Y3, Y2, Y2
-	VPERMD    Y2, Y1, Y2
-	VMOVDQU   Y2, (AX)
-	ADDQ      $+64, CX
-	ADDQ      $0x20, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VMOVDQU      (CX), Y3
+	VPAND        Y2, Y3, Y4
+	VPSLLD       $0x10, Y3, Y3
+	VMOVDQU      32(CX), Y5
+	VPAND        Y2, Y5, Y6
+	VPSLLD       $0x10, Y5, Y5
+	VMULPS       Y1, Y3, Y7
+	VMOVDQA      Y3, Y8
+	VFNMADD231PS Y0, Y7, Y8
+	VFMADD231PS  Y1, Y8, Y7
+	VFNMADD231PS Y0, Y7, Y3
+	VFMADD231PS  Y1, Y3, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMULPS       Y1, Y4, Y3
+	VMOVDQA      Y4, Y8
+	VFNMADD231PS Y0, Y3, Y8
+	VFMADD231PS  Y1, Y8, Y3
+	VFNMADD231PS Y0, Y3, Y4
+	VFMADD231PS  Y1, Y4, Y3
+	VCVTPS2DQ    Y3, Y3
+	VMULPS       Y1, Y5, Y4
+	VMOVDQA      Y5, Y8
+	VFNMADD231PS Y0, Y4, Y8
+	VFMADD231PS  Y1, Y8, Y4
+	VFNMADD231PS Y0, Y4, Y5
+	VFMADD231PS  Y1, Y5, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMULPS       Y1, Y6, Y5
+	VMOVDQA      Y6, Y8
+	VFNMADD231PS Y0, Y5, Y8
+	VFMADD231PS  Y1, Y8, Y5
+	VFNMADD231PS Y0, Y5, Y6
+	VFMADD231PS  Y1, Y6, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPSLLD       $0x10, Y3, Y3
+	VPBLENDW     $0xaa, Y3, Y7, Y7
+	VPSLLD       $0x10, Y5, Y5
+	VPBLENDW     $0xaa, Y5, Y4, Y4
+	VPACKSSWB    Y4, Y7, Y7
+	VPERMQ       $0xd8, Y7, Y7
+	VMOVDQU      Y7, (AX)
+	ADDQ         $+64, CX
+	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
 	VZEROUPPER
 	RET
 
@@ -735,71 +1895,338 @@ loop:
 
 // func q8F32AVX512(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, AVX512F, CMOV, F16C
-TEXT ·q8F32AVX512(SB), NOSPLIT, $0-24
+TEXT ·q8F32AVX512(SB), NOSPLIT, $48-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
-	VPBROADCASTD c7fffffff<>+0(SB), Z0
+	VPBROADCASTD c7fffffff<>+0(SB), Y0
 	VPBROADCASTD c80000000<>+0(SB), Z1
 	VPBROADCASTD c3effffff<>+0(SB), Z2
-	VMOVSS       c3f800000<>+0(SB), X3
-	VMOVSS       c42fe0000<>+0(SB), X4
 
-loop:
-	VMOVDQU32     (CX), Z5
-	VMOVDQU32     64(CX), Z6
-	VPANDD        Z0, Z5, Z7
-	VPANDD        Z0, Z6, Z8
-	VPMAXUD       Z7, Z8, Z7
-	VEXTRACTI64X4 $0x01, Z7, Y8
-	VPMAXUD       Y7, Y8, Y8
-	VEXTRACTI128  $0x01, Y8, X7
-	VPMAXUD       X8, X7, X7
-	VPSHUFD       $0x4e, X7, X8
-	VPMAXUD       X7, X8, X7
-	VPSHUFD       $0xb1, X7, X8
-	VPMAXUD       X7, X8, X7
-	VMOVD         X7, BX
-	LEAL          -50200580(BX), SI
-	CMPL          SI, $0x7c81fffc
-	JAE           rare
-	VDIVSS        X4, X7, X7
-	VDIVSS        X7, X3, X8
-	VCVTPS2PH     $0x00, X7, X7
-	VPEXTRW       $0x00, X7, (AX)
-	VBROADCASTSS  X8, Z7
-	VMULPS        Z7, Z5, Z5
-	VMOVDQA32     Z5, Z8
-	VPTERNLOGD    $0xea, Z2, Z1, Z8
-	VADDPS        Z8, Z5, Z5
-	VCVTTPS2DQ    Z5, Z5
-	VMULPS        Z7, Z6, Z6
-	VMOVDQA32     Z6, Z7
-	VPTERNLOGD    $0xea, Z2, Z1, Z7
-	VADDPS        Z7, Z6, Z6
-	VCVTTPS2DQ    Z6, Z6
-	VPMOVSDB      Z5, X5
-	VMOVDQU       X5, 2(AX)
-	VPMOVSDB      Z6, X5
-	VMOVDQU       X5, 18(AX)
+group:
+	CMPQ         DX, $0x08
+	JB           tail
+	VPAND        (CX), Y0, Y3
+	VPAND        32(CX), Y0, Y4
+	VPMAXUD      Y3, Y4, Y4
+	VPAND        64(CX), Y0, Y3
+	VPMAXUD      Y4, Y3, Y3
+	VPAND        96(CX), Y0, Y4
+	VPMAXUD      Y3, Y4, Y4
+	VPAND        512(CX), Y0, Y3
+	VPAND        544(CX), Y0, Y5
+	VPMAXUD      Y3, Y5, Y5
+	VPAND        576(CX), Y0, Y3
+	VPMAXUD      Y5, Y3, Y3
+	VPAND        608(CX), Y0, Y5
+	VPMAXUD      Y3, Y5, Y5
+	VINSERTI128  $0x01, X5, Y4, Y3
+	VPERM2I128   $0x31, Y5, Y4, Y4
+	VPMAXUD      Y3, Y4, Y3
+	VPAND        128(CX), Y0, Y4
+	VPAND        160(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPAND        192(CX), Y0, Y4
+	VPMAXUD      Y5, Y4, Y4
+	VPAND        224(CX), Y0, Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPAND        640(CX), Y0, Y4
+	VPAND        672(CX), Y0, Y6
+	VPMAXUD      Y4, Y6, Y6
+	VPAND        704(CX), Y0, Y4
+	VPMAXUD      Y6, Y4, Y4
+	VPAND        736(CX), Y0, Y6
+	VPMAXUD      Y4, Y6, Y6
+	VINSERTI128  $0x01, X6, Y5, Y4
+	VPERM2I128   $0x31, Y6, Y5, Y5
+	VPMAXUD      Y4, Y5, Y4
+	VPUNPCKLQDQ  Y4, Y3, Y5
+	VPUNPCKHQDQ  Y4, Y3, Y3
+	VPMAXUD      Y5, Y3, Y5
+	VPAND        256(CX), Y0, Y3
+	VPAND        288(CX), Y0, Y4
+	VPMAXUD      Y3, Y4, Y4
+	VPAND        320(CX), Y0, Y3
+	VPMAXUD      Y4, Y3, Y3
+	VPAND        352(CX), Y0, Y4
+	VPMAXUD      Y3, Y4, Y4
+	VPAND        768(CX), Y0, Y3
+	VPAND        800(CX), Y0, Y6
+	VPMAXUD      Y3, Y6, Y6
+	VPAND        832(CX), Y0, Y3
+	VPMAXUD      Y6, Y3, Y3
+	VPAND        864(CX), Y0, Y6
+	VPMAXUD      Y3, Y6, Y6
+	VINSERTI128  $0x01, X6, Y4, Y3
+	VPERM2I128   $0x31, Y6, Y4, Y4
+	VPMAXUD      Y3, Y4, Y3
+	VPAND        384(CX), Y0, Y4
+	VPAND        416(CX), Y0, Y6
+	VPMAXUD      Y4, Y6, Y6
+	VPAND        448(CX), Y0, Y4
+	VPMAXUD      Y6, Y4, Y4
+	VPAND        480(CX), Y0, Y6
+	VPMAXUD      Y4, Y6, Y6
+	VPAND        896(CX), Y0, Y4
+	VPAND        928(CX), Y0, Y7
+	VPMAXUD      Y4, Y7, Y7
+	VPAND        960(CX), Y0, Y4
+	VPMAXUD      Y7, Y4, Y4
+	VPAND        992(CX), Y0, Y7
+	VPMAXUD      Y4, Y7, Y7
+	VINSERTI128  $0x01, X7, Y6, Y4
+	VPERM2I128   $0x31, Y7, Y6, Y6
+	VPMAXUD      Y4, Y6, Y4
+	VPUNPCKLQDQ  Y4, Y3, Y6
+	VPUNPCKHQDQ  Y4, Y3, Y3
+	VPMAXUD      Y6, Y3, Y6
+	VSHUFPS      $0x88, Y6, Y5, Y3
+	VSHUFPS      $0xdd, Y6, Y5, Y4
+	VPMAXUD      Y3, Y4, Y3
+	VPBROADCASTD c02fe0004<>+0(SB), Y4
+	VPSUBD       Y4, Y3, Y4
+	VPBROADCASTD c7c81fffc<>+0(SB), Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VMOVMSKPS    Y5, BX
+	TESTL        BX, BX
+	JNZ          slow
+	VBROADCASTSS c42fe0000<>+0(SB), Y4
+	VDIVPS       Y4, Y3, Y3
+	VBROADCASTSS c3f800000<>+0(SB), Y4
+	VDIVPS       Y3, Y4, Y4
+	VMOVUPS      Y4, (SP)
+	VCVTPS2PH    $0x00, Y3, 32(SP)
+	MOVWLZX      32(SP), BX
+	MOVW         BX, (AX)
+	VBROADCASTSS (SP), Z3
+	VMOVDQU32    (CX), Z4
+	VMOVDQU32    64(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 2(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 18(AX)
+	MOVWLZX      34(SP), BX
+	MOVW         BX, 34(AX)
+	VBROADCASTSS 4(SP), Z3
+	VMOVDQU32    128(CX), Z4
+	VMOVDQU32    192(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 36(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 52(AX)
+	MOVWLZX      36(SP), BX
+	MOVW         BX, 68(AX)
+	VBROADCASTSS 8(SP), Z3
+	VMOVDQU32    256(CX), Z4
+	VMOVDQU32    320(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 70(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 86(AX)
+	MOVWLZX      38(SP), BX
+	MOVW         BX, 102(AX)
+	VBROADCASTSS 12(SP), Z3
+	VMOVDQU32    384(CX), Z4
+	VMOVDQU32    448(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 104(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 120(AX)
+	MOVWLZX      40(SP), BX
+	MOVW         BX, 136(AX)
+	VBROADCASTSS 16(SP), Z3
+	VMOVDQU32    512(CX), Z4
+	VMOVDQU32    576(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 138(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 154(AX)
+	MOVWLZX      42(SP), BX
+	MOVW         BX, 170(AX)
+	VBROADCASTSS 20(SP), Z3
+	VMOVDQU32    640(CX), Z4
+	VMOVDQU32    704(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 172(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 188(AX)
+	MOVWLZX      44(SP), BX
+	MOVW         BX, 204(AX)
+	VBROADCASTSS 24(SP), Z3
+	VMOVDQU32    768(CX), Z4
+	VMOVDQU32    832(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 206(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 222(AX)
+	MOVWLZX      46(SP), BX
+	MOVW         BX, 238(AX)
+	VBROADCASTSS 28(SP), Z3
+	VMOVDQU32    896(CX), Z4
+	VMOVDQU32    960(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 240(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 256(AX)
+	ADDQ         $+1024, CX
+	ADDQ         $+272, AX
+	SUBQ         $0x08, DX
+	JNZ          group
+	JMP          done
 
-next:
-	ADDQ $0x80, CX
-	ADDQ $0x22, AX
-	DECQ DX
-	JNZ  loop
-	VZEROUPPER
-	RET
+slow:
+	MOVQ $0x00000008, BX
+	SUBQ $0x08, DX
+	JMP  single
+
+tail:
+	MOVQ DX, BX
+	XORQ DX, DX
+
+single:
+	VPAND        (CX), Y0, Y3
+	VPAND        32(CX), Y0, Y4
+	VPMAXUD      Y3, Y4, Y4
+	VPAND        64(CX), Y0, Y3
+	VPMAXUD      Y4, Y3, Y3
+	VPAND        96(CX), Y0, Y4
+	VPMAXUD      Y3, Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMAXUD      X4, X3, X3
+	VPSHUFD      $0x4e, X3, X4
+	VPMAXUD      X3, X4, X3
+	VPSHUFD      $0xb1, X3, X4
+	VPMAXUD      X3, X4, X3
+	VMOVD        X3, SI
+	LEAL         -50200580(SI), DI
+	CMPL         DI, $0x7c81fffc
+	JAE          rare
+	VDIVSS       c42fe0000<>+0(SB), X3, X3
+	VMOVSS       c3f800000<>+0(SB), X4
+	VDIVSS       X3, X4, X4
+	VMOVSS       X4, (SP)
+	VCVTPS2PH    $0x00, X3, X3
+	VPEXTRW      $0x00, X3, (AX)
+	VBROADCASTSS (SP), Z3
+	VMOVDQU32    (CX), Z4
+	VMOVDQU32    64(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 2(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 18(AX)
+	JMP          next
 
 rare:
-	VPXOR   Y5, Y5, Y5
-	VMOVDQU Y5, 2(AX)
-	MOVL    $0x00007e00, DI
-	XORL    SI, SI
-	CMPL    BX, $0x7f800000
-	CMOVLCC DI, SI
-	MOVW    SI, (AX)
-	JMP     next
+	VPXOR   Y3, Y3, Y3
+	VMOVDQU Y3, 2(AX)
+	MOVL    $0x00007e00, R8
+	XORL    DI, DI
+	CMPL    SI, $0x7f800000
+	CMOVLCC R8, DI
+	MOVW    DI, (AX)
+
+next:
+	ADDQ  $0x80, CX
+	ADDQ  $0x22, AX
+	DECQ  BX
+	JNZ   single
+	TESTQ DX, DX
+	JNZ   group
+
+done:
+	VZEROUPPER
+	RET
 
 // func absmaxF32AVX512(src *byte, n int) uint32
 // Requires: AVX, AVX2, AVX512F
@@ -848,22 +2275,34 @@ TEXT ·int8F32AVX512(SB), NOSPLIT, $0-28
 	MOVQ         n+16(FP), DX
 	MOVSS        scale+24(FP), X0
 	VBROADCASTSS X0, Z0
+	VPBROADCASTD c3f800000<>+0(SB), Z1
+	VDIVPS       Z0, Z1, Z1
 
 loop:
-	VMOVDQU32 (CX), Z1
-	VMOVDQU32 64(CX), Z2
-	VDIVPS    Z0, Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VDIVPS    Z0, Z2, Z2
-	VCVTPS2DQ Z2, Z2
-	VPMOVSDB  Z1, X1
-	VMOVDQU   X1, (AX)
-	VPMOVSDB  Z2, X1
-	VMOVDQU   X1, 16(AX)
-	ADDQ      $+128, CX
-	ADDQ      $0x20, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VMOVDQU32    (CX), Z2
+	VMOVDQU32    64(CX), Z3
+	VMULPS       Z1, Z2, Z4
+	VMOVDQA32    Z2, Z5
+	VFNMADD231PS Z0, Z4, Z5
+	VFMADD231PS  Z1, Z5, Z4
+	VFNMADD231PS Z0, Z4, Z2
+	VFMADD231PS  Z1, Z2, Z4
+	VCVTPS2DQ    Z4, Z4
+	VMULPS       Z1, Z3, Z2
+	VMOVDQA32    Z3, Z5
+	VFNMADD231PS Z0, Z2, Z5
+	VFMADD231PS  Z1, Z5, Z2
+	VFNMADD231PS Z0, Z2, Z3
+	VFMADD231PS  Z1, Z3, Z2
+	VCVTPS2DQ    Z2, Z2
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, (AX)
+	VPMOVSDB     Z2, X2
+	VMOVDQU      X2, 16(AX)
+	ADDQ         $+128, CX
+	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
 	VZEROUPPER
 	RET
 
@@ -926,70 +2365,309 @@ loop:
 
 // func q8F16AVX512(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, AVX512F, CMOV, F16C
-TEXT ·q8F16AVX512(SB), NOSPLIT, $0-24
+TEXT ·q8F16AVX512(SB), NOSPLIT, $48-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
-	VPBROADCASTD c7fff7fff<>+0(SB), Z0
+	VPBROADCASTD c7fff7fff<>+0(SB), Y0
 	VPBROADCASTD c80000000<>+0(SB), Z1
 	VPBROADCASTD c3effffff<>+0(SB), Z2
-	VMOVSS       c3f800000<>+0(SB), X3
-	VMOVSS       c42fe0000<>+0(SB), X4
 
-loop:
-	VPANDD        (CX), Z0, Z5
-	VEXTRACTI64X4 $0x01, Z5, Y6
-	VPMAXUW       Y5, Y6, Y6
-	VEXTRACTI128  $0x01, Y6, X5
-	VPMAXUW       X6, X5, X5
-	VPCMPEQD      X6, X6, X6
-	VPXOR         X6, X5, X5
-	VPHMINPOSUW   X5, X5
-	VPXOR         X6, X5, X5
-	VCVTPH2PS     X5, X5
-	VMOVD         X5, BX
-	LEAL          -50200580(BX), SI
-	CMPL          SI, $0x7c81fffc
-	JAE           rare
-	VDIVSS        X4, X5, X5
-	VDIVSS        X5, X3, X6
-	VCVTPS2PH     $0x00, X5, X5
-	VPEXTRW       $0x00, X5, (AX)
-	VBROADCASTSS  X6, Z5
-	VCVTPH2PS     (CX), Z6
-	VCVTPH2PS     32(CX), Z7
-	VMULPS        Z5, Z6, Z6
-	VMOVDQA32     Z6, Z8
-	VPTERNLOGD    $0xea, Z2, Z1, Z8
-	VADDPS        Z8, Z6, Z6
-	VCVTTPS2DQ    Z6, Z6
-	VMULPS        Z5, Z7, Z7
-	VMOVDQA32     Z7, Z5
-	VPTERNLOGD    $0xea, Z2, Z1, Z5
-	VADDPS        Z5, Z7, Z7
-	VCVTTPS2DQ    Z7, Z7
-	VPMOVSDB      Z6, X5
-	VMOVDQU       X5, 2(AX)
-	VPMOVSDB      Z7, X5
-	VMOVDQU       X5, 18(AX)
+group:
+	CMPQ         DX, $0x08
+	JB           tail
+	VPAND        (CX), Y0, Y3
+	VPAND        32(CX), Y0, Y4
+	VPMAXUW      Y3, Y4, Y4
+	VPAND        256(CX), Y0, Y3
+	VPAND        288(CX), Y0, Y5
+	VPMAXUW      Y3, Y5, Y5
+	VINSERTI128  $0x01, X5, Y4, Y3
+	VPERM2I128   $0x31, Y5, Y4, Y4
+	VPMAXUW      Y3, Y4, Y3
+	VPAND        64(CX), Y0, Y4
+	VPAND        96(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VPAND        320(CX), Y0, Y4
+	VPAND        352(CX), Y0, Y6
+	VPMAXUW      Y4, Y6, Y6
+	VINSERTI128  $0x01, X6, Y5, Y4
+	VPERM2I128   $0x31, Y6, Y5, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPUNPCKLQDQ  Y4, Y3, Y5
+	VPUNPCKHQDQ  Y4, Y3, Y3
+	VPMAXUW      Y5, Y3, Y5
+	VPAND        128(CX), Y0, Y3
+	VPAND        160(CX), Y0, Y4
+	VPMAXUW      Y3, Y4, Y4
+	VPAND        384(CX), Y0, Y3
+	VPAND        416(CX), Y0, Y6
+	VPMAXUW      Y3, Y6, Y6
+	VINSERTI128  $0x01, X6, Y4, Y3
+	VPERM2I128   $0x31, Y6, Y4, Y4
+	VPMAXUW      Y3, Y4, Y3
+	VPAND        192(CX), Y0, Y4
+	VPAND        224(CX), Y0, Y6
+	VPMAXUW      Y4, Y6, Y6
+	VPAND        448(CX), Y0, Y4
+	VPAND        480(CX), Y0, Y7
+	VPMAXUW      Y4, Y7, Y7
+	VINSERTI128  $0x01, X7, Y6, Y4
+	VPERM2I128   $0x31, Y7, Y6, Y6
+	VPMAXUW      Y4, Y6, Y4
+	VPUNPCKLQDQ  Y4, Y3, Y6
+	VPUNPCKHQDQ  Y4, Y3, Y3
+	VPMAXUW      Y6, Y3, Y6
+	VSHUFPS      $0x88, Y6, Y5, Y3
+	VSHUFPS      $0xdd, Y6, Y5, Y4
+	VPMAXUW      Y3, Y4, Y3
+	VPSLLD       $0x10, Y3, Y4
+	VPMAXUW      Y4, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPACKUSDW    Y3, Y3, Y3
+	VPERMQ       $0x08, Y3, Y3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD c02fe0004<>+0(SB), Y4
+	VPSUBD       Y4, Y3, Y4
+	VPBROADCASTD c7c81fffc<>+0(SB), Y5
+	VPMAXUD      Y4, Y5, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VMOVMSKPS    Y5, BX
+	TESTL        BX, BX
+	JNZ          slow
+	VBROADCASTSS c42fe0000<>+0(SB), Y4
+	VDIVPS       Y4, Y3, Y3
+	VBROADCASTSS c3f800000<>+0(SB), Y4
+	VDIVPS       Y3, Y4, Y4
+	VMOVUPS      Y4, (SP)
+	VCVTPS2PH    $0x00, Y3, 32(SP)
+	MOVWLZX      32(SP), BX
+	MOVW         BX, (AX)
+	VBROADCASTSS (SP), Z3
+	VCVTPH2PS    (CX), Z4
+	VCVTPH2PS    32(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 2(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 18(AX)
+	MOVWLZX      34(SP), BX
+	MOVW         BX, 34(AX)
+	VBROADCASTSS 4(SP), Z3
+	VCVTPH2PS    64(CX), Z4
+	VCVTPH2PS    96(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 36(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 52(AX)
+	MOVWLZX      36(SP), BX
+	MOVW         BX, 68(AX)
+	VBROADCASTSS 8(SP), Z3
+	VCVTPH2PS    128(CX), Z4
+	VCVTPH2PS    160(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 70(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 86(AX)
+	MOVWLZX      38(SP), BX
+	MOVW         BX, 102(AX)
+	VBROADCASTSS 12(SP), Z3
+	VCVTPH2PS    192(CX), Z4
+	VCVTPH2PS    224(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 104(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 120(AX)
+	MOVWLZX      40(SP), BX
+	MOVW         BX, 136(AX)
+	VBROADCASTSS 16(SP), Z3
+	VCVTPH2PS    256(CX), Z4
+	VCVTPH2PS    288(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 138(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 154(AX)
+	MOVWLZX      42(SP), BX
+	MOVW         BX, 170(AX)
+	VBROADCASTSS 20(SP), Z3
+	VCVTPH2PS    320(CX), Z4
+	VCVTPH2PS    352(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 172(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 188(AX)
+	MOVWLZX      44(SP), BX
+	MOVW         BX, 204(AX)
+	VBROADCASTSS 24(SP), Z3
+	VCVTPH2PS    384(CX), Z4
+	VCVTPH2PS    416(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 206(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 222(AX)
+	MOVWLZX      46(SP), BX
+	MOVW         BX, 238(AX)
+	VBROADCASTSS 28(SP), Z3
+	VCVTPH2PS    448(CX), Z4
+	VCVTPH2PS    480(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 240(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 256(AX)
+	ADDQ         $+512, CX
+	ADDQ         $+272, AX
+	SUBQ         $0x08, DX
+	JNZ          group
+	JMP          done
 
-next:
-	ADDQ $0x40, CX
-	ADDQ $0x22, AX
-	DECQ DX
-	JNZ  loop
-	VZEROUPPER
-	RET
+slow:
+	MOVQ $0x00000008, BX
+	SUBQ $0x08, DX
+	JMP  single
+
+tail:
+	MOVQ DX, BX
+	XORQ DX, DX
+
+single:
+	VPAND        (CX), Y0, Y3
+	VPAND        32(CX), Y0, Y4
+	VPMAXUW      Y3, Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMAXUW      X4, X3, X3
+	VPCMPEQD     X4, X4, X4
+	VPXOR        X4, X3, X3
+	VPHMINPOSUW  X3, X3
+	VPXOR        X4, X3, X3
+	VCVTPH2PS    X3, X3
+	VMOVD        X3, SI
+	LEAL         -50200580(SI), DI
+	CMPL         DI, $0x7c81fffc
+	JAE          rare
+	VDIVSS       c42fe0000<>+0(SB), X3, X3
+	VMOVSS       c3f800000<>+0(SB), X4
+	VDIVSS       X3, X4, X4
+	VMOVSS       X4, (SP)
+	VCVTPS2PH    $0x00, X3, X3
+	VPEXTRW      $0x00, X3, (AX)
+	VBROADCASTSS (SP), Z3
+	VCVTPH2PS    (CX), Z4
+	VCVTPH2PS    32(CX), Z5
+	VMULPS       Z3, Z4, Z4
+	VMOVDQA32    Z4, Z6
+	VPTERNLOGD   $0xea, Z2, Z1, Z6
+	VADDPS       Z6, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VMULPS       Z3, Z5, Z5
+	VMOVDQA32    Z5, Z3
+	VPTERNLOGD   $0xea, Z2, Z1, Z3
+	VADDPS       Z3, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, 2(AX)
+	VPMOVSDB     Z5, X3
+	VMOVDQU      X3, 18(AX)
+	JMP          next
 
 rare:
-	VPXOR   Y5, Y5, Y5
-	VMOVDQU Y5, 2(AX)
-	MOVL    $0x00007e00, DI
-	XORL    SI, SI
-	CMPL    BX, $0x7f800000
-	CMOVLCC DI, SI
-	MOVW    SI, (AX)
-	JMP     next
+	VPXOR   Y3, Y3, Y3
+	VMOVDQU Y3, 2(AX)
+	MOVL    $0x00007e00, R8
+	XORL    DI, DI
+	CMPL    SI, $0x7f800000
+	CMOVLCC R8, DI
+	MOVW    DI, (AX)
+
+next:
+	ADDQ  $0x40, CX
+	ADDQ  $0x22, AX
+	DECQ  BX
+	JNZ   single
+	TESTQ DX, DX
+	JNZ   group
+
+done:
+	VZEROUPPER
+	RET
 
 // func absmaxF16AVX512(src *byte, n int) uint32
 // Requires: AVX, AVX2, AVX512BW, AVX512F
@@ -1039,22 +2717,34 @@ TEXT ·int8F16AVX512(SB), NOSPLIT, $0-28
 	MOVQ         n+16(FP), DX
 	MOVSS        scale+24(FP), X0
 	VBROADCASTSS X0, Z0
+	VPBROADCASTD c3f800000<>+0(SB), Z1
+	VDIVPS       Z0, Z1, Z1
 
 loop:
-	VCVTPH2PS (CX), Z1
-	VCVTPH2PS 32(CX), Z2
-	VDIVPS    Z0, Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VDIVPS    Z0, Z2, Z2
-	VCVTPS2DQ Z2, Z2
-	VPMOVSDB  Z1, X1
-	VMOVDQU   X1, (AX)
-	VPMOVSDB  Z2, X1
-	VMOVDQU   X1, 16(AX)
-	ADDQ      $+64, CX
-	ADDQ      $0x20, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VCVTPH2PS    (CX), Z2
+	VCVTPH2PS    32(CX), Z3
+	VMULPS       Z1, Z2, Z4
+	VMOVDQA32    Z2, Z5
+	VFNMADD231PS Z0, Z4, Z5
+	VFMADD231PS  Z1, Z5, Z4
+	VFNMADD231PS Z0, Z4, Z2
+	VFMADD231PS  Z1, Z2, Z4
+	VCVTPS2DQ    Z4, Z4
+	VMULPS       Z1, Z3, Z2
+	VMOVDQA32    Z3, Z5
+	VFNMADD231PS Z0, Z2, Z5
+	VFMADD231PS  Z1, Z5, Z2
+	VFNMADD231PS Z0, Z2, Z3
+	VFMADD231PS  Z1, Z3, Z2
+	VCVTPS2DQ    Z2, Z2
+	VPMOVSDB     Z4, X3
+	VMOVDQU      X3, (AX)
+	VPMOVSDB     Z2, X2
+	VMOVDQU      X2, 16(AX)
+	ADDQ         $+64, CX
+	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
 	VZEROUPPER
 	RET
 
@@ -1116,73 +2806,320 @@ loop:
 	RET
 
 // func q8BF16AVX512(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, AVX512F, CMOV, F16C
-TEXT ·q8BF16AVX512(SB), NOSPLIT, $0-24
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+TEXT ·q8BF16AVX512(SB), NOSPLIT, $48-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
-	VPBROADCASTD c7fff7fff<>+0(SB), Z0
-	VPBROADCASTD c80000000<>+0(SB), Z1
-	VPBROADCASTD c3effffff<>+0(SB), Z2
-	VMOVSS       c3f800000<>+0(SB), X3
-	VMOVSS       c42fe0000<>+0(SB), X4
+	VPBROADCASTD c7fff7fff<>+0(SB), Y0
+	VPBROADCASTD cffff0000<>+0(SB), Z1
+	MOVL         $0xaaaaaaaa, BX
+	KMOVD        BX, K1
+	VPBROADCASTD c80000000<>+0(SB), Z2
+	VPBROADCASTD c3effffff<>+0(SB), Z3
 
-loop:
-	VPANDD        (CX), Z0, Z5
-	VEXTRACTI64X4 $0x01, Z5, Y6
-	VPMAXUW       Y5, Y6, Y6
-	VEXTRACTI128  $0x01, Y6, X5
-	VPMAXUW       X6, X5, X5
-	VPCMPEQD      X6, X6, X6
-	VPXOR         X6, X5, X5
-	VPHMINPOSUW   X5, X5
-	VPXOR         X6, X5, X5
-	VPSLLD        $0x10, X5, X5
-	VMOVD         X5, BX
-	LEAL          -50200580(BX), SI
-	CMPL          SI, $0x7c81fffc
-	JAE           rare
-	VDIVSS        X4, X5, X5
-	VDIVSS        X5, X3, X6
-	VCVTPS2PH     $0x00, X5, X5
-	VPEXTRW       $0x00, X5, (AX)
-	VBROADCASTSS  X6, Z5
-	VPMOVZXWD     (CX), Z6
-	VPSLLD        $0x10, Z6, Z6
-	VPMOVZXWD     32(CX), Z7
-	VPSLLD        $0x10, Z7, Z7
-	VMULPS        Z5, Z6, Z6
-	VMOVDQA32     Z6, Z8
-	VPTERNLOGD    $0xea, Z2, Z1, Z8
-	VADDPS        Z8, Z6, Z6
-	VCVTTPS2DQ    Z6, Z6
-	VMULPS        Z5, Z7, Z7
-	VMOVDQA32     Z7, Z5
-	VPTERNLOGD    $0xea, Z2, Z1, Z5
-	VADDPS        Z5, Z7, Z7
-	VCVTTPS2DQ    Z7, Z7
-	VPMOVSDB      Z6, X5
-	VMOVDQU       X5, 2(AX)
-	VPMOVSDB      Z7, X5
-	VMOVDQU       X5, 18(AX)
+group:
+	CMPQ         DX, $0x08
+	JB           tail
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VPAND        256(CX), Y0, Y4
+	VPAND        288(CX), Y0, Y6
+	VPMAXUW      Y4, Y6, Y6
+	VINSERTI128  $0x01, X6, Y5, Y4
+	VPERM2I128   $0x31, Y6, Y5, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPAND        64(CX), Y0, Y5
+	VPAND        96(CX), Y0, Y6
+	VPMAXUW      Y5, Y6, Y6
+	VPAND        320(CX), Y0, Y5
+	VPAND        352(CX), Y0, Y7
+	VPMAXUW      Y5, Y7, Y7
+	VINSERTI128  $0x01, X7, Y6, Y5
+	VPERM2I128   $0x31, Y7, Y6, Y6
+	VPMAXUW      Y5, Y6, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y6
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUW      Y6, Y4, Y6
+	VPAND        128(CX), Y0, Y4
+	VPAND        160(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VPAND        384(CX), Y0, Y4
+	VPAND        416(CX), Y0, Y7
+	VPMAXUW      Y4, Y7, Y7
+	VINSERTI128  $0x01, X7, Y5, Y4
+	VPERM2I128   $0x31, Y7, Y5, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPAND        192(CX), Y0, Y5
+	VPAND        224(CX), Y0, Y7
+	VPMAXUW      Y5, Y7, Y7
+	VPAND        448(CX), Y0, Y5
+	VPAND        480(CX), Y0, Y8
+	VPMAXUW      Y5, Y8, Y8
+	VINSERTI128  $0x01, X8, Y7, Y5
+	VPERM2I128   $0x31, Y8, Y7, Y7
+	VPMAXUW      Y5, Y7, Y5
+	VPUNPCKLQDQ  Y5, Y4, Y7
+	VPUNPCKHQDQ  Y5, Y4, Y4
+	VPMAXUW      Y7, Y4, Y7
+	VSHUFPS      $0x88, Y7, Y6, Y4
+	VSHUFPS      $0xdd, Y7, Y6, Y5
+	VPMAXUW      Y4, Y5, Y4
+	VPSLLD       $0x10, Y4, Y5
+	VPMAXUW      Y5, Y4, Y4
+	VPSRLD       $0x10, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPBROADCASTD c02fe0004<>+0(SB), Y5
+	VPSUBD       Y5, Y4, Y5
+	VPBROADCASTD c7c81fffc<>+0(SB), Y6
+	VPMAXUD      Y5, Y6, Y6
+	VPCMPEQD     Y5, Y6, Y6
+	VMOVMSKPS    Y6, BX
+	TESTL        BX, BX
+	JNZ          slow
+	VBROADCASTSS c42fe0000<>+0(SB), Y5
+	VDIVPS       Y5, Y4, Y4
+	VBROADCASTSS c3f800000<>+0(SB), Y5
+	VDIVPS       Y4, Y5, Y5
+	VMOVUPS      Y5, (SP)
+	VCVTPS2PH    $0x00, Y4, 32(SP)
+	MOVWLZX      32(SP), BX
+	MOVW         BX, (AX)
+	VBROADCASTSS (SP), Z4
+	VMOVDQU32    (CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 2(AX)
+	MOVWLZX      34(SP), BX
+	MOVW         BX, 34(AX)
+	VBROADCASTSS 4(SP), Z4
+	VMOVDQU32    64(CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 36(AX)
+	MOVWLZX      36(SP), BX
+	MOVW         BX, 68(AX)
+	VBROADCASTSS 8(SP), Z4
+	VMOVDQU32    128(CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 70(AX)
+	MOVWLZX      38(SP), BX
+	MOVW         BX, 102(AX)
+	VBROADCASTSS 12(SP), Z4
+	VMOVDQU32    192(CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 104(AX)
+	MOVWLZX      40(SP), BX
+	MOVW         BX, 136(AX)
+	VBROADCASTSS 16(SP), Z4
+	VMOVDQU32    256(CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 138(AX)
+	MOVWLZX      42(SP), BX
+	MOVW         BX, 170(AX)
+	VBROADCASTSS 20(SP), Z4
+	VMOVDQU32    320(CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 172(AX)
+	MOVWLZX      44(SP), BX
+	MOVW         BX, 204(AX)
+	VBROADCASTSS 24(SP), Z4
+	VMOVDQU32    384(CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 206(AX)
+	MOVWLZX      46(SP), BX
+	MOVW         BX, 238(AX)
+	VBROADCASTSS 28(SP), Z4
+	VMOVDQU32    448(CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 240(AX)
+	ADDQ         $+512, CX
+	ADDQ         $+272, AX
+	SUBQ         $0x08, DX
+	JNZ          group
+	JMP          done
 
-next:
-	ADDQ $0x40, CX
-	ADDQ $0x22, AX
-	DECQ DX
-	JNZ  loop
-	VZEROUPPER
-	RET
+slow:
+	MOVQ $0x00000008, BX
+	SUBQ $0x08, DX
+	JMP  single
+
+tail:
+	MOVQ DX, BX
+	XORQ DX, DX
+
+single:
+	VPAND        (CX), Y0, Y4
+	VPAND        32(CX), Y0, Y5
+	VPMAXUW      Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X4
+	VPMAXUW      X5, X4, X4
+	VPCMPEQD     X5, X5, X5
+	VPXOR        X5, X4, X4
+	VPHMINPOSUW  X4, X4
+	VPXOR        X5, X4, X4
+	VPSLLD       $0x10, X4, X4
+	VMOVD        X4, SI
+	LEAL         -50200580(SI), DI
+	CMPL         DI, $0x7c81fffc
+	JAE          rare
+	VDIVSS       c42fe0000<>+0(SB), X4, X4
+	VMOVSS       c3f800000<>+0(SB), X5
+	VDIVSS       X4, X5, X5
+	VMOVSS       X5, (SP)
+	VCVTPS2PH    $0x00, X4, X4
+	VPEXTRW      $0x00, X4, (AX)
+	VBROADCASTSS (SP), Z4
+	VMOVDQU32    (CX), Z5
+	VPANDD       Z1, Z5, Z6
+	VPSLLD       $0x10, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVDQA32    Z5, Z7
+	VPTERNLOGD   $0xea, Z3, Z2, Z7
+	VADDPS       Z7, Z5, Z5
+	VCVTTPS2DQ   Z5, Z5
+	VMULPS       Z4, Z6, Z6
+	VMOVDQA32    Z6, Z4
+	VPTERNLOGD   $0xea, Z3, Z2, Z4
+	VADDPS       Z4, Z6, Z6
+	VCVTTPS2DQ   Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPBLENDMW    Z6, Z5, K1, Z5
+	VPMOVSWB     Z5, Y4
+	VMOVDQU      Y4, 2(AX)
+	JMP          next
 
 rare:
-	VPXOR   Y5, Y5, Y5
-	VMOVDQU Y5, 2(AX)
-	MOVL    $0x00007e00, DI
-	XORL    SI, SI
-	CMPL    BX, $0x7f800000
-	CMOVLCC DI, SI
-	MOVW    SI, (AX)
-	JMP     next
+	VPXOR   Y4, Y4, Y4
+	VMOVDQU Y4, 2(AX)
+	MOVL    $0x00007e00, R8
+	XORL    DI, DI
+	CMPL    SI, $0x7f800000
+	CMOVLCC R8, DI
+	MOVW    DI, (AX)
+
+next:
+	ADDQ  $0x40, CX
+	ADDQ  $0x22, AX
+	DECQ  BX
+	JNZ   single
+	TESTQ DX, DX
+	JNZ   group
+
+done:
+	VZEROUPPER
+	RET
 
 // func absmaxBF16AVX512(src *byte, n int) uint32
 // Requires: AVX, AVX2, AVX512BW, AVX512F
@@ -1225,31 +3162,45 @@ loop:
 	RET
 
 // func int8BF16AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX512F, SSE
+// Requires: AVX, AVX512BW, AVX512F, SSE
 TEXT ·int8BF16AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
 	MOVSS        scale+24(FP), X0
 	VBROADCASTSS X0, Z0
+	VPBROADCASTD c3f800000<>+0(SB), Z1
+	VDIVPS       Z0, Z1, Z1
+	VPBROADCASTD cffff0000<>+0(SB), Z2
+	MOVL         $0xaaaaaaaa, BX
+	KMOVD        BX, K1
 
 loop:
-	VPMOVZXWD (CX), Z1
-	VPSLLD    $0x10, Z1, Z1
-	VPMOVZXWD 32(CX), Z2
-	VPSLLD    $0x10, Z2, Z2
-	VDIVPS    Z0, Z1, Z1
-	VCVTPS2DQ Z1, Z1
-	VDIVPS    Z0, Z2, Z2
-	VCVTPS2DQ Z2, Z2
-	VPMOVSDB  Z1, X1
-	VMOVDQU   X1, (AX)
-	VPMOVSDB  Z2, X1
-	VMOVDQU   X1, 16(AX)
-	ADDQ      $+64, CX
-	ADDQ      $0x20, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VMOVDQU32    (CX), Z3
+	VPANDD       Z2, Z3, Z4
+	VPSLLD       $0x10, Z3, Z3
+	VMULPS       Z1, Z3, Z5
+	VMOVDQA32    Z3, Z6
+	VFNMADD231PS Z0, Z5, Z6
+	VFMADD231PS  Z1, Z6, Z5
+	VFNMADD231PS Z0, Z5, Z3
+	VFMADD231PS  Z1, Z3, Z5
+	VCVTPS2DQ    Z5, Z5
+	VMULPS       Z1, Z4, Z3
+	VMOVDQA32    Z4, Z6
+	VFNMADD231PS Z0, Z3, Z6
+	VFMADD231PS  Z1, Z6, Z3
+	VFNMADD231PS Z0, Z3, Z4
+	VFMADD231PS  Z1, Z4, Z3
+	VCVTPS2DQ    Z3, Z3
+	VPSLLD       $0x10, Z3, Z3
+	VPBLENDMW    Z3, Z5, K1, Z5
+	VPMOVSWB     Z5, Y3
+	VMOVDQU      Y3, (AX)
+	ADDQ         $+64, CX
+	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
 	VZEROUPPER
 	RET
 

@@ -15,10 +15,10 @@ import (
 // twins returns the kernels that run on this machine, the fastest last.
 func twins() []kernels {
 	all := []kernels{portable}
-	if cpuid.CPU.Supports(cpuid.AVX2, cpuid.F16C) {
+	if cpuid.CPU.Supports(cpuid.AVX2, cpuid.FMA3, cpuid.F16C) {
 		all = append(all, avx2.kernels())
 	}
-	if cpuid.CPU.Supports(cpuid.AVX2, cpuid.F16C, cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL) {
+	if cpuid.CPU.Supports(cpuid.AVX2, cpuid.FMA3, cpuid.F16C, cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL) {
 		all = append(all, avx512.kernels())
 	}
 	return all

@@ -33,9 +33,9 @@ func castKernel(v isa, from, to element) {
 	if to == bf16 {
 		r.store(x, Mem{Base: dst})
 	}
-	ADDQ(I32(q8Block*from.bytes), src)
-	ADDQ(I32(q8Block*to.bytes), dst)
-	SUBQ(U8(q8Block), n)
+	ADDQ(I32(blockSize*from.bytes), src)
+	ADDQ(I32(blockSize*to.bytes), dst)
+	SUBQ(U8(blockSize), n)
 	JNZ(LabelRef("loop"))
 	VZEROUPPER()
 	RET()
