@@ -1,8 +1,6 @@
 package shard
 
-import (
-	"slices"
-)
+import "slices"
 
 // chunks cuts the stored bytes and says where each part of them lands.
 func (b *builder) chunks() error {
@@ -32,7 +30,7 @@ func (b *builder) segments(tensor int) {
 		return
 	}
 	row := rowBytes(t)
-	if t.Bytes <= limit || row <= limit {
+	if row <= limit {
 		step := limit / row
 		for r := int64(0); r < t.Rows; r += step {
 			rows := Span{r, min(r+step, t.Rows)}
@@ -40,9 +38,8 @@ func (b *builder) segments(tensor int) {
 		}
 		return
 	}
-	bits := int64(t.DType.Bits())
-	align := cutAlign(t.Layout)
-	align *= 8 / gcd(8, align*bits) // whole bytes
+	// Columns that are encoded together are whole bytes, of any type.
+	bits, align := int64(t.DType.Bits()), cutAlign(t.Layout)
 	step := limit * 8 / bits / align * align
 	for r := range t.Rows {
 		for c := int64(0); c < t.Cols; c += step {

@@ -2,4 +2,9 @@
 // and the planner that turns an Index, a Layout and a scheme into a Plan. It
 // is pure: the same input gives the same bytes of plan on every machine.
 // internal/job drives a plan, loader carries it out.
+//
+// Build makes a plan step by step: what each tensor becomes (policy.go), how
+// it is cut (rules.go, cut.go), which stage holds it (stages.go), where it
+// lies (arenas.go) and in which chunks it comes (chunks.go). JoinRows is the
+// way back, from the ranks' arenas to whole tensors.
 package shard
