@@ -109,3 +109,57 @@ func TestLostLoadIsSentAgainUnderTheSameRef(t *testing.T) {
 		t.Errorf("after a lost report came %v, want attempt 2", late)
 	}
 }
+
+func TestReadsAreCountedOnceAnAttempt(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	w := cpu("a", 1, 1000)
+	isLoad := func(c Command) bool { _, is := c.(Load); return is }
+	first := all[Load](obey(j, t0, j.Start(t0, []WorkerUp{w}), isLoad))[0]
+	j.Step(t0, WorkerSuspect{Worker: w.Worker})
+	second := all[Load](j.Step(t0, w))[0]
+	for _, step := range []struct {
+		load Load
+		want int64
+	}{{second, 100}, {second, 100}, {first, 200}, {first, 200}, {second, 200}} {
+		j.Step(t0, done(step.load))
+		if j.BytesRead() != step.want {
+			t.Errorf("after a report of attempt %d: %d bytes, want %d", step.load.Ref.Attempt, j.BytesRead(), step.want)
+		}
+	}
+	j.Step(t0, ChunkDone{Ref: Ref{Chunk: 0, Attempt: 9, Worker: w.Worker}, BytesRead: 7})
+	j.Step(t0, ChunkDone{Ref: Ref{Chunk: 99, Attempt: 1, Worker: w.Worker}, BytesRead: 7})
+	j.Step(t0, ChunkDone{Ref: Ref{Chunk: -1}, BytesRead: 7})
+	if j.BytesRead() != 200 {
+		t.Errorf("reports of attempts that never were counted: %d bytes", j.BytesRead())
+	}
+}
+
+func TestReportMustNameItsPieces(t *testing.T) {
+	isLoad := func(c Command) bool { _, is := c.(Load); return is }
+	for name, spoil := range map[string]func(*ChunkDone){
+		"a piece is left out":  func(d *ChunkDone) { d.Pieces = nil },
+		"of another arena":     func(d *ChunkDone) { d.Pieces[0].Generation++ },
+		"of a rank not loaded": func(d *ChunkDone) { d.Pieces[0].Rank = 5 },
+	} {
+		j := New(planOf(1, 1, everyone(1)), Options{})
+		d := done(all[Load](obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 1000)}), isLoad))[0])
+		spoil(&d)
+		if ends := all[End](j.Step(t0, d)); len(ends) != 1 || ends[0].State != Failed {
+			t.Errorf("%s: %v", name, ends)
+		}
+		if j.Counters().BytesPlaced != 0 {
+			t.Errorf("%s: counted as placed", name)
+		}
+	}
+}
+
+func TestSealIsBelievedOnlyOfAWholeRank(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	isLoad := func(c Command) bool { _, is := c.(Load); return is }
+	h := all[Load](obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 1000)}), isLoad))[0].Dests[0]
+	for _, hold := range []Hold{h, {}, {Rank: -1}, {Rank: 7}} {
+		if cmds := j.Step(t0, Sealed{Hold: hold}); len(cmds) != 0 || j.Ranks()[0].Sealed {
+			t.Errorf("sealed %+v with a piece missing: %v", hold, cmds)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package job
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -9,8 +8,6 @@ import (
 
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
-	"github.com/gantry-ml/gantry/shard"
-	"github.com/gantry-ml/gantry/source"
 )
 
 func holdLoads(c Command) bool { _, is := c.(Load); return is }
@@ -201,183 +198,6 @@ func TestSuspectForTooLongIsLost(t *testing.T) {
 	}
 }
 
-func TestChunkFailure(t *testing.T) {
-	read := &recovery.Error{Class: recovery.Unavailable, Op: "read", File: "x.safetensors", Tensor: "w", Offset: 5, Length: 6, Err: errors.New("i/o error")}
-	reset := recovery.Errorf(recovery.Reset, "broken pipe")
-	for _, c := range []struct {
-		name     string
-		strategy recovery.Strategy
-		err      error
-		suspect  string // worker that is suspect when the report comes
-		ends     bool
-	}{
-		{"a failed read ends it", recovery.Recover(), read, "", true},
-		{"so does one under fail-fast", recovery.FailFast(), read, "", true},
-		{"a reset to a suspect does not", recovery.Recover(), reset, "b", false},
-		{"even under fail-fast", recovery.FailFast(), reset, "b", false},
-		{"a failed read does, whoever is suspect", recovery.Recover(), read, "b", true},
-		{"a reset between workers is tried again", recovery.Recover(), reset, "", false},
-		{"but not under fail-fast", recovery.FailFast(), reset, "", true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			p := planOf(2, 1, everyone(2))
-			p.Files = []source.File{{Name: "model.safetensors"}}
-			p.Tensors = []shard.Tensor{{Name: "norm"}}
-			p.Chunks[0].Segments = []shard.Segment{{}}
-			j := New(p, Options{Strategy: c.strategy})
-			l := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))[0]
-			if c.suspect != "" {
-				j.Step(t0, WorkerSuspect{Worker{c.suspect, 1}, ""})
-			}
-			cmds := j.Step(t0, ChunkFailed{l.Ref, 30, c.err})
-			ends := all[End](cmds)
-			if (len(ends) == 1) != c.ends {
-				t.Fatalf("ends %v", ends)
-			}
-			if j.BytesRead() != 30 {
-				t.Errorf("%d bytes read", j.BytesRead())
-			}
-			if !c.ends {
-				return
-			}
-			text := ends[0].Err.Error()
-			for _, want := range []string{".safetensors", "tensor", "bytes ["} {
-				if !strings.Contains(text, want) {
-					t.Errorf("%q does not name %q", text, want)
-				}
-			}
-			if len(all[Free](cmds)) != 2 || len(all[Revoke](cmds)) != 1 {
-				t.Errorf("not everything was taken back: %v", cmds)
-			}
-		})
-	}
-}
-
-func TestPeerFailureIsTriedAgainLaterAndNotForEver(t *testing.T) {
-	j := New(planOf(2, 1, everyone(2)), Options{Strategy: recovery.Retry(2)})
-	l := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))[0]
-	now := t0
-	for try := 1; try <= 2; try++ {
-		cmds := j.Step(now, ChunkFailed{Ref: l.Ref, Err: recovery.Errorf(recovery.Reset, "broken pipe")})
-		if len(all[Load](cmds)) != 0 || j.Retries() != try {
-			t.Fatalf("try %d: %v, %d retries", try, cmds, j.Retries())
-		}
-		now = now.Add(time.Duration(try) * regroup)
-		next := all[Load](j.Step(now, Tick{}))
-		if len(next) != 1 || next[0].Ref.Attempt != l.Ref.Attempt+1 {
-			t.Fatalf("after the pause came %v", next)
-		}
-		l = next[0]
-	}
-	if ends := all[End](j.Step(now, ChunkFailed{Ref: l.Ref, Err: recovery.Errorf(recovery.Reset, "broken pipe")})); len(ends) != 1 {
-		t.Error("it did not give up")
-	}
-}
-
-func TestRetriesAreCountedOnce(t *testing.T) {
-	j := New(planOf(1, 1, everyone(1)), Options{})
-	l := begin(t, j, cpu("a", 1, 1000))[0]
-	cause := recovery.Errorf(recovery.Unavailable, "503")
-	var events []string
-	for _, failed := range []int{1, 1, 2, 1} {
-		events = append(events, kinds(j.Step(t0, ChunkRetried{l.Ref, failed, cause}))...)
-	}
-	if j.Retries() != 2 || !slices.Equal(events, []string{"chunk_retry/a/-1/0", "chunk_retry/a/-1/0"}) {
-		t.Errorf("%d retries, events %v", j.Retries(), events)
-	}
-}
-
-func TestDigestOfAPieceMayNotChange(t *testing.T) {
-	j := New(planOf(1, 1, everyone(1)), Options{})
-	w := Worker{"a", 1}
-	l := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))[0]
-	j.Step(t0, done(l))
-	other := done(l)
-	other.Pieces[0].Digest = [16]byte{99}
-	if got := kinds(j.Step(t0, other)); !slices.Equal(got, []string{"chunk_failed/a/0/0"}) || j.over() {
-		t.Errorf("a late report with another digest emits %v", got)
-	}
-	again := all[Load](obey(j, t0, j.Step(t0, WorkerLost{w, ""}), holdLoads))[0]
-	bad := done(again)
-	bad.Pieces[0].Digest = [16]byte{99}
-	if ends := all[End](j.Step(t0, bad)); len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.DigestMismatch {
-		t.Errorf("ends %v", ends)
-	}
-}
-
-func TestPlaceFailure(t *testing.T) {
-	full := recovery.Errorf(recovery.OutOfCapacity, "mmap: cannot allocate memory")
-	busy := recovery.Errorf(recovery.DeviceBusy, "try later")
-	j := New(planOf(1, 1, everyone(1)), Options{})
-	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000), cpu("b", 1, 1000)}))[0].Hold
-	if p := all[Place](j.Step(t0, PlaceFailed{h, busy})); len(p) != 0 {
-		t.Errorf("asked at once again: %v", p)
-	}
-	if p := all[Place](j.Step(t0.Add(time.Second), Tick{})); len(p) != 1 || p[0].Hold != h {
-		t.Errorf("a busy device was not asked again: %v", p)
-	}
-	p := all[Place](j.Step(t0, PlaceFailed{h, full}))
-	if len(p) != 1 || p[0].Hold.Worker.Name != "b" || p[0].Hold.Generation != 2 {
-		t.Fatalf("a full device: %v, want the other", p)
-	}
-	ends := all[End](j.Step(t0, PlaceFailed{p[0].Hold, full}))
-	if len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.OutOfCapacity {
-		t.Errorf("no device takes it: %v", ends)
-	}
-}
-
-func TestUnansweredPlaceAndSealAreSentAgain(t *testing.T) {
-	j := New(planOf(1, 0, nil), Options{})
-	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000)}))[0].Hold
-	now := t0.Add(DefaultAnswer)
-	if p := all[Place](j.Step(now, Tick{})); len(p) != 1 || p[0].Hold != h {
-		t.Errorf("places %v", p)
-	}
-	if s := all[Seal](j.Step(now, Placed{h})); len(s) != 1 {
-		t.Fatalf("seals %v", s)
-	}
-	if s := all[Seal](j.Step(now, Placed{h})); len(s) != 0 {
-		t.Errorf("a doubled answer sealed again: %v", s)
-	}
-	now = now.Add(DefaultAnswer)
-	if s := all[Seal](j.Step(now, Tick{})); len(s) != 1 {
-		t.Errorf("seals %v", s)
-	}
-	j.Step(now, Sealed{Hold: h})
-	if j.Status() != Ready {
-		t.Errorf("status %s", j.Status())
-	}
-}
-
-func TestSealFailureEndsTheJob(t *testing.T) {
-	j := New(planOf(1, 0, nil), Options{})
-	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000)}))[0].Hold
-	j.Step(t0, Placed{h})
-	if ends := all[End](j.Step(t0, SealFailed{h, errors.New("x·Wᵀ differs")})); len(ends) != 1 || ends[0].State != Failed {
-		t.Errorf("ends %v", ends)
-	}
-}
-
-func TestCancelTakesEverythingBack(t *testing.T) {
-	j := New(planOf(2, 10, everyone(2)), Options{})
-	loads := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
-	cmds := j.Step(t0, Cancel{"by hand"})
-	if len(all[Revoke](cmds)) != len(loads) || len(all[Free](cmds)) != 2 {
-		t.Errorf("commands %v", cmds)
-	}
-	if end, is := cmds[len(cmds)-1].(End); !is || end.State != Cancelled || recovery.ClassOf(end.Err) != recovery.Cancelled {
-		t.Errorf("the last command is %v", cmds[len(cmds)-1])
-	}
-	for _, e := range []Event{done(loads[0]), Cancel{}, Tick{}, cpu("c", 1, 1000), Accepted{loads[0].Ref}} {
-		if more := j.Step(t0.Add(time.Hour), e); len(more) != 0 {
-			t.Errorf("%T after the end: %v", e, more)
-		}
-	}
-	if more := all[Free](j.Step(t0, Placed{loads[0].Dests[0]})); len(more) != 1 {
-		t.Error("a late arena is not freed")
-	}
-}
-
 func TestFailFastEndsWithAWorker(t *testing.T) {
 	j := New(planOf(1, 1, everyone(1)), Options{Strategy: recovery.FailFast()})
 	begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
@@ -395,27 +215,6 @@ func TestStrayAttemptsAreRevokedAgain(t *testing.T) {
 		if r := all[Revoke](j.Step(t0, e)); len(r) != 1 || r[0].Ref != l.Ref {
 			t.Errorf("%T of a revoked attempt: %v", e, r)
 		}
-	}
-}
-
-func TestTries(t *testing.T) {
-	cause := recovery.Errorf(recovery.Unavailable, "503")
-	tries := Tries{Strategy: recovery.Retry(2)}
-	for range 2 {
-		if d, end := tries.Next(cause); end != nil || d <= 0 {
-			t.Fatalf("delay %v, %v", d, end)
-		}
-	}
-	if _, end := tries.Next(cause); end != error(cause) || tries.Failed() != 3 {
-		t.Errorf("third failure: %v", end)
-	}
-	mended := 0
-	tries = Tries{Strategy: recovery.RecoverWith(func(err error) error { mended++; return nil })}
-	if _, end := tries.Next(recovery.Errorf(recovery.NotFound, "404")); end != nil || mended != 1 {
-		t.Errorf("the handler mended %d times: %v", mended, end)
-	}
-	if _, end := (&Tries{}).Next(recovery.Errorf(recovery.NotFound, "404")); recovery.ClassOf(end) != recovery.NotFound {
-		t.Errorf("gives up with %v", end)
 	}
 }
 

@@ -1,0 +1,111 @@
+package job
+
+import (
+	"time"
+)
+
+// checkReady: every rank is whole, in an arena of a worker that lives.
+func (w *world) checkReady() {
+	for _, r := range w.j.Ranks() {
+		s := w.find(r.Hold.Worker)
+		if s == nil || s.arenas[r.Hold] == nil {
+			if s == nil && w.toldLost(r.Hold.Worker) {
+				w.t.Fatalf("ready, but rank %d was on %v, which is known to be lost", r.Hold.Rank, r.Hold.Worker)
+			}
+			continue // died, and nobody could know yet
+		}
+		for _, ch := range w.j.plan.Chunks {
+			for _, p := range ch.Pieces {
+				if p.Rank == r.Hold.Rank && !s.arenas[r.Hold][ch.ID] {
+					w.t.Fatalf("ready, but rank %d misses its piece of chunk %d", p.Rank, ch.ID)
+				}
+			}
+		}
+	}
+}
+
+func (w *world) toldLost(id Worker) bool {
+	for _, s := range w.sites {
+		if s.id == id {
+			return s.told == gone
+		}
+	}
+	return true
+}
+
+// check: credit, room, generations, counters.
+func (w *world) check() {
+	for _, x := range w.j.workers {
+		var out int64
+		for _, c := range x.flying {
+			out += w.j.chunks[c].bytes
+		}
+		if out != x.out || out > x.window && len(x.flying) > 1 {
+			w.t.Fatalf("%v has %d bytes in flight (%d counted) in a window of %d", x.id, out, x.out, x.window)
+		}
+		if x.health != up && out > 0 {
+			w.t.Fatalf("%v is not up and has %d bytes in flight", x.id, out)
+		}
+	}
+	used := map[string]int64{}
+	var placed, total int64
+	for i := range w.j.ranks {
+		r := &w.j.ranks[i]
+		placed += r.done
+		total += r.total
+		if r.home == nil {
+			continue
+		}
+		used[r.hold.Worker.Name] += r.bytes
+		if s := w.find(r.hold.Worker); s != nil && used[s.id.Name] > s.room {
+			w.t.Fatalf("%d bytes of arenas on %v, which has %d", used[s.id.Name], s.id, s.room)
+		}
+	}
+	if !w.ended {
+		w.checkWake()
+	}
+	c := w.j.Counters()
+	if c.BytesPlaced != placed || c.BytesToPlace != total {
+		w.t.Fatalf("counters %+v, ranks %d of %d", c, placed, total)
+	}
+	if !w.spoiled {
+		for ch, n := range w.reads {
+			if n > 1 {
+				w.t.Fatalf("chunk %d was read %d times and nothing was lost", ch, n)
+			}
+		}
+	}
+}
+
+// checkWake: whatever waits for a time, a Tick is asked for by then.
+func (w *world) checkWake() {
+	if !w.wake.Equal(w.j.wake) {
+		w.t.Fatalf("the driver was told to wake at %v, the job counts on %v", w.wake, w.j.wake)
+	}
+	needs := func(what string, at time.Time) {
+		if w.wake.IsZero() || w.wake.After(at) {
+			w.t.Fatalf("%s is due at %v, and the next Tick is at %v", what, at, w.wake)
+		}
+	}
+	for _, x := range w.j.workers {
+		if x.health == suspect {
+			needs("a suspicion", x.losesAt)
+		}
+		for _, c := range x.flying {
+			if !w.j.chunks[c].accepted {
+				needs("a load", w.j.chunks[c].sent.Add(w.j.o.Accept))
+			}
+		}
+	}
+	for i := range w.j.ranks {
+		if r := &w.j.ranks[i]; r.home != nil && r.home.health == up && !r.due.IsZero() {
+			needs("a rank", r.due)
+		}
+	}
+	for _, c := range w.j.paused {
+		needs("a paused chunk", w.j.chunks[c].resume)
+	}
+	if !w.j.waitUntil.IsZero() {
+		needs("the end of patience", w.j.waitUntil)
+	}
+}

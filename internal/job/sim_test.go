@@ -1,0 +1,316 @@
+package job
+
+import (
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/gantry-ml/gantry/recovery"
+	"pgregory.net/rapid"
+)
+
+// The simulated world: workers that obey the protocol over a network that
+// loses, doubles, delays and reorders, and that crash, freeze and come back.
+// It checks the invariants as the job goes.
+
+// site is a worker process.
+type site struct {
+	id      Worker
+	room    int64
+	alive   bool
+	cut     bool // suspect: nothing goes in or out
+	told    health
+	arenas  map[Hold]map[int]bool // chunks placed in each arena
+	sealed  map[Hold]bool
+	running []Load
+	known   map[Ref]bool
+	revoked map[Ref]bool
+}
+
+// letter is a message under way: a command to a site or an event to the job.
+type letter struct {
+	command Command
+	to      Worker
+	event   Event
+	from    Worker
+}
+
+type world struct {
+	t       *rapid.T
+	j       *Job
+	now     time.Time
+	sites   []*site
+	mail    []letter
+	reads   map[int]int
+	lossy   bool
+	spoiled bool // something was lost: bytes may be read again
+	ended   bool
+	wake    time.Time // the Tick that the job asked for
+	ups     []WorkerUp
+	log     []heard
+	said    [][]Command
+	again   func() *Job // makes the same job anew
+}
+
+// heard is an event and its time.
+type heard struct {
+	at time.Time
+	e  Event
+}
+
+func (w *world) find(id Worker) *site {
+	for _, s := range w.sites {
+		if s.id == id && s.alive {
+			return s
+		}
+	}
+	return nil
+}
+
+// take carries commands to the mail and checks what can be checked at once.
+func (w *world) take(cmds []Command) {
+	for _, c := range cmds {
+		if _, free := c.(Free); w.ended && !free {
+			w.t.Fatalf("%T %+v after the end", c, c)
+		}
+		switch c := c.(type) {
+		case Place:
+			w.mail = append(w.mail, letter{command: c, to: c.Hold.Worker})
+		case Load:
+			w.mail = append(w.mail, letter{command: c, to: c.Ref.Worker})
+		case Revoke:
+			w.mail = append(w.mail, letter{command: c, to: c.Ref.Worker})
+		case Seal:
+			w.mail = append(w.mail, letter{command: c, to: c.Hold.Worker})
+		case Free:
+			w.mail = append(w.mail, letter{command: c, to: c.Hold.Worker})
+		case Wake:
+			w.wake = c.At
+		case End:
+			w.ended = true
+			if c.State == Ready {
+				w.checkReady()
+			}
+		}
+	}
+	w.check()
+}
+
+func (w *world) step(e Event) {
+	if !w.now.Before(w.wake) {
+		w.wake = time.Time{}
+	}
+	cmds := w.j.Step(w.now, e)
+	w.log, w.said = append(w.log, heard{w.now, e}), append(w.said, cmds)
+	w.take(cmds)
+}
+
+// replay gives a new job the same events: it must say the same.
+func (w *world) replay() {
+	j := w.again()
+	j.Start(t0, w.ups)
+	for i, h := range w.log {
+		if got := j.Step(h.at, h.e); !reflect.DeepEqual(got, w.said[i]) {
+			w.t.Fatalf("event %d, %T: %v the second time, %v the first", i, h.e, got, w.said[i])
+		}
+	}
+}
+
+func (w *world) reply(s *site, e Event) { w.mail = append(w.mail, letter{event: e, from: s.id}) }
+
+// deliver hands one letter over.
+func (w *world) deliver(i int) {
+	l := w.mail[i]
+	w.mail = slices.Delete(w.mail, i, i+1)
+	if l.event != nil {
+		if s := w.find(l.from); s != nil && s.cut {
+			return
+		}
+		w.step(l.event) // a dead worker's last words may still come
+		return
+	}
+	s := w.find(l.to)
+	if s == nil || s.cut {
+		return
+	}
+	switch c := l.command.(type) {
+	case Place:
+		if s.arenas[c.Hold] == nil {
+			if int64(len(s.arenas)+1)*c.Bytes > s.room {
+				w.reply(s, PlaceFailed{c.Hold, recovery.Errorf(recovery.DeviceBusy, "old arenas are still there")})
+				return
+			}
+			s.arenas[c.Hold] = map[int]bool{}
+		}
+		w.reply(s, Placed{c.Hold})
+	case Load:
+		if !s.revoked[c.Ref] {
+			w.reply(s, Accepted{c.Ref})
+		}
+		if !s.known[c.Ref] && !s.revoked[c.Ref] {
+			s.running = append(s.running, c)
+		}
+		s.known[c.Ref] = true
+	case Revoke:
+		s.revoked[c.Ref] = true
+		s.running = slices.DeleteFunc(s.running, func(l Load) bool { return l.Ref == c.Ref })
+	case Seal:
+		a := s.arenas[c.Hold]
+		if a == nil {
+			return
+		}
+		s.sealed[c.Hold] = true
+		w.reply(s, Sealed{c.Hold, [16]byte{byte(c.Hold.Rank)}})
+	case Free:
+		delete(s.arenas, c.Hold)
+	}
+}
+
+// finish ends a running attempt of a site: its pieces go to their arenas.
+func (w *world) finish(s *site, i int) {
+	l := s.running[i]
+	s.running = slices.Delete(s.running, i, i+1)
+	w.reads[l.Ref.Chunk]++
+	for _, h := range l.Dests {
+		d := w.find(h.Worker)
+		if d == nil || d.cut && d != s || d.arenas[h] == nil {
+			w.reply(s, ChunkFailed{l.Ref, 100, recovery.Errorf(recovery.Reset, "%v broke off", h.Worker)})
+			return
+		}
+		d.arenas[h][l.Ref.Chunk] = true
+	}
+	w.reply(s, done(l))
+}
+
+// tell passes news of membership on, in order: the driver's own watch.
+func (w *world) tell(s *site, h health) {
+	s.told = h
+	switch h {
+	case up:
+		w.step(WorkerUp{Worker: s.id, Rooms: []Room{{Device: "cpu", Bytes: s.room}}, Window: 250})
+	case suspect:
+		w.step(WorkerSuspect{s.id, "cut off"})
+	case gone:
+		w.step(WorkerLost{s.id, "lease ended"})
+	}
+}
+
+func (w *world) beat(s *site) {
+	var refs []Ref
+	for _, l := range s.running {
+		refs = append(refs, l.Ref)
+	}
+	w.reply(s, Holding{s.id, refs})
+}
+
+func newSite(name string, life uint64, room int64) *site {
+	return &site{id: Worker{name, life}, room: room, alive: true, arenas: map[Hold]map[int]bool{},
+		sealed: map[Hold]bool{}, known: map[Ref]bool{}, revoked: map[Ref]bool{}}
+}
+
+func (w *world) pick(label string, n int) int { return rapid.IntRange(0, n-1).Draw(w.t, label) }
+
+// trouble does one thing that nobody wanted.
+func (w *world) trouble() {
+	s := w.sites[w.pick("site", len(w.sites))]
+	switch w.pick("trouble", 7) {
+	case 0: // the process dies; its lease ends now or later
+		if s.alive {
+			s.alive, w.spoiled = false, true
+			if rapid.Bool().Draw(w.t, "suspected first") {
+				w.tell(s, suspect)
+			} else {
+				w.tell(s, gone)
+			}
+		}
+	case 1: // it starts again
+		if !s.alive {
+			n := newSite(s.id.Name, s.id.Incarnation+1, s.room)
+			*s = *n
+			w.tell(s, up)
+		}
+	case 2: // the network breaks
+		if s.alive && !s.cut {
+			s.cut, w.spoiled = true, true
+			w.tell(s, suspect)
+		}
+	case 3: // and mends
+		if s.alive && s.cut {
+			s.cut = false
+			w.tell(s, up)
+		}
+	case 4: // the lease of one that nobody reaches ends
+		if (s.cut || !s.alive) && s.told == suspect {
+			w.tell(s, gone)
+		}
+	case 5: // a letter is lost or doubled
+		if len(w.mail) > 0 {
+			i := w.pick("letter", len(w.mail))
+			w.spoiled = true
+			if rapid.Bool().Draw(w.t, "doubled") {
+				w.mail = append(w.mail, w.mail[i])
+			} else {
+				w.mail = slices.Delete(w.mail, i, i+1)
+			}
+		}
+	case 6: // the source fails for a moment
+		if s.alive && len(s.running) > 0 {
+			l := s.running[w.pick("running", len(s.running))]
+			w.reply(s, ChunkRetried{l.Ref, 1, recovery.Errorf(recovery.Unavailable, "503")})
+		}
+	}
+}
+
+// work does one useful thing somewhere.
+func (w *world) work() {
+	s := w.sites[w.pick("worker", len(w.sites))]
+	switch {
+	case len(w.mail) > 0 && (len(s.running) == 0 || rapid.Bool().Draw(w.t, "mail")):
+		i := 0
+		if w.lossy {
+			i = w.pick("letter", len(w.mail))
+		}
+		w.deliver(i)
+	case s.alive && len(s.running) > 0:
+		w.finish(s, w.pick("running", len(s.running)))
+	default:
+		w.now = w.now.Add(200 * time.Millisecond)
+		w.step(Tick{})
+	}
+}
+
+// calm ends all trouble and runs the world in a fixed order until the job
+// ends. It must, in bounded time.
+func (w *world) calm() {
+	for _, s := range w.sites {
+		if !s.alive {
+			w.tell(s, gone)
+			*s = *newSite(s.id.Name, s.id.Incarnation+1, s.room)
+			w.tell(s, up)
+		} else if s.cut {
+			s.cut = false
+			w.tell(s, up)
+		}
+	}
+	for round := 0; !w.ended; round++ {
+		if round > 200 {
+			w.t.Fatalf("stuck for %d rounds: %s, %+v, ranks %+v", round, w.j.Status(), w.j.Counters(), w.j.Ranks())
+		}
+		for n := len(w.mail); n > 0 && !w.ended; n-- {
+			w.deliver(0)
+		}
+		for _, s := range w.sites {
+			for len(s.running) > 0 && !w.ended {
+				w.finish(s, 0)
+			}
+			w.beat(s)
+		}
+		w.now = w.now.Add(time.Second)
+		if !w.ended {
+			w.step(Tick{})
+		}
+	}
+	if w.j.Status() != Ready {
+		w.t.Fatalf("ended %s with room and workers for all: %v", w.j.Status(), w.j.Err())
+	}
+}
