@@ -18,10 +18,11 @@ import (
 )
 
 // Limits of the embedded server's JetStream, in bytes. What Gantry keeps there
-// is small: records of jobs, indexes, events.
+// is small: records of jobs, indexes, events. The streams and buckets of one
+// prefix reserve about 380 MiB of the store, of which they use what they need.
 const (
 	serverMemory = 16 << 20
-	serverStore  = 1 << 30
+	serverStore  = 4 << 30
 )
 
 // startTimeout is how long the embedded server may take to be ready; it takes

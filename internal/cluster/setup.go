@@ -114,9 +114,9 @@ func (c *Cluster) setup(ctx context.Context) error {
 	n := c.names
 	streams := []jetstream.StreamConfig{
 		{Name: n.events, Description: "facts about jobs", Subjects: []string{n.prefix + ".event.>"},
-			MaxAge: eventsAge, MaxBytes: 64 << 20, MaxMsgSize: 64 << 10, Discard: jetstream.DiscardOld},
+			MaxAge: eventsAge, MaxBytes: 32 << 20, MaxMsgSize: 64 << 10, Discard: jetstream.DiscardOld},
 		{Name: n.progress, Description: "the last report of each worker about each job", Subjects: []string{n.prefix + ".progress.>"},
-			MaxAge: eventsAge, MaxBytes: 16 << 20, MaxMsgSize: 16 << 10, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld},
+			MaxAge: eventsAge, MaxBytes: 8 << 20, MaxMsgSize: 16 << 10, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld},
 		leaderStream(n.leader),
 	}
 	for _, s := range streams {
@@ -124,24 +124,24 @@ func (c *Cluster) setup(ctx context.Context) error {
 			return err
 		}
 	}
-	jobs, err := c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.jobs, Description: "state of jobs", History: 1, TTL: jobsAge, MaxBytes: 128 << 20, MaxValueSize: 1 << 20})
+	jobs, err := c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.jobs, Description: "state of jobs", History: 1, TTL: jobsAge, MaxBytes: 64 << 20, MaxValueSize: 1 << 20})
 	if err != nil {
 		return err
 	}
-	models, err := c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.models, Description: "resident models", History: 1, MaxBytes: 32 << 20, MaxValueSize: 1 << 20})
+	models, err := c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.models, Description: "resident models", History: 1, MaxBytes: 16 << 20, MaxValueSize: 1 << 20})
 	if err != nil {
 		return err
 	}
 	// History 1 and LimitMarkerTTL: with more history the server raises a
 	// short key TTL, without a marker no watcher hears of an expiry.
-	c.members, err = c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.members, Description: "leases of workers", History: 1, LimitMarkerTTL: markerTTL, MaxBytes: 16 << 20, MaxValueSize: 64 << 10})
+	c.members, err = c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.members, Description: "leases of workers", History: 1, LimitMarkerTTL: markerTTL, MaxBytes: 4 << 20, MaxValueSize: 64 << 10})
 	if err != nil {
 		return err
 	}
 	if c.leader, err = c.js.KeyValue(ctx, n.leader); err != nil {
 		return err
 	}
-	plans, err := c.ensureObjects(ctx, jetstream.ObjectStoreConfig{Bucket: n.plans, Description: "indexes and plans by digest", TTL: plansAge, MaxBytes: 512 << 20})
+	plans, err := c.ensureObjects(ctx, jetstream.ObjectStoreConfig{Bucket: n.plans, Description: "indexes and plans by digest", TTL: plansAge, MaxBytes: 256 << 20})
 	if err != nil {
 		return err
 	}
@@ -166,37 +166,39 @@ func leaderStream(bucket string) jetstream.StreamConfig {
 // ensureStream makes a stream where there is none. One that is there stays as
 // it is, also where an operator has given it other limits.
 func (c *Cluster) ensureStream(ctx context.Context, cfg jetstream.StreamConfig) error {
-	_, err := c.js.Stream(ctx, cfg.Name)
-	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err
-	}
-	_, err = c.js.CreateStream(ctx, cfg)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody was faster
-		return nil
-	}
+	_, err := ensure(jetstream.ErrStreamNotFound,
+		func() (jetstream.Stream, error) { return c.js.Stream(ctx, cfg.Name) },
+		func() (jetstream.Stream, error) { return c.js.CreateStream(ctx, cfg) })
 	return err
 }
 
 func (c *Cluster) ensureBucket(ctx context.Context, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
-	kv, err := c.js.KeyValue(ctx, cfg.Bucket)
-	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return kv, err
-	}
-	kv, err = c.js.CreateKeyValue(ctx, cfg)
-	if errors.Is(err, jetstream.ErrBucketExists) {
-		return c.js.KeyValue(ctx, cfg.Bucket)
-	}
-	return kv, err
+	return ensure(jetstream.ErrBucketNotFound,
+		func() (jetstream.KeyValue, error) { return c.js.KeyValue(ctx, cfg.Bucket) },
+		func() (jetstream.KeyValue, error) { return c.js.CreateKeyValue(ctx, cfg) })
 }
 
 func (c *Cluster) ensureObjects(ctx context.Context, cfg jetstream.ObjectStoreConfig) (jetstream.ObjectStore, error) {
-	obs, err := c.js.ObjectStore(ctx, cfg.Bucket)
-	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return obs, err
+	return ensure(jetstream.ErrBucketNotFound,
+		func() (jetstream.ObjectStore, error) { return c.js.ObjectStore(ctx, cfg.Bucket) },
+		func() (jetstream.ObjectStore, error) { return c.js.CreateObjectStore(ctx, cfg) })
+}
+
+// ensure finds a thing or makes it. Where making fails because somebody else
+// is making it (which shows as one of several errors: the name is taken, the
+// space for it is reserved twice for a moment), the thing is there when it is
+// looked for again.
+func ensure[T any](missing error, find, create func() (T, error)) (T, error) {
+	thing, err := find()
+	if !errors.Is(err, missing) {
+		return thing, err
 	}
-	obs, err = c.js.CreateObjectStore(ctx, cfg)
-	if errors.Is(err, jetstream.ErrBucketExists) {
-		return c.js.ObjectStore(ctx, cfg.Bucket)
+	thing, err = create()
+	if err == nil {
+		return thing, nil
 	}
-	return obs, err
+	if found, findErr := find(); findErr == nil {
+		return found, nil
+	}
+	return thing, err
 }
