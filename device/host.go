@@ -169,7 +169,11 @@ func (a *hostArena) Prefault(ctx context.Context, threads int) error {
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	if err := prefault(ctx, a.host, threads, populate); err != nil {
+	err := prefault(ctx, a.host, threads, populate)
+	if errors.Is(err, unix.ENOMEM) {
+		return noRoom(a.size, err)
+	}
+	if err != nil {
 		return err
 	}
 	a.settle()
@@ -212,8 +216,6 @@ func populate(b []byte) error {
 			continue
 		case errors.Is(err, unix.EINVAL):
 			return touch(b)
-		case errors.Is(err, unix.ENOMEM):
-			return noRoom(int64(len(b)), fmt.Errorf("populate: %w", err))
 		}
 		return fmt.Errorf("device: populate %d bytes: %w", len(b), err)
 	}
