@@ -2,14 +2,14 @@ package job
 
 import (
 	"errors"
-
-	"github.com/gantry-ml/gantry/recovery"
-	"github.com/gantry-ml/gantry/shard"
-	"github.com/gantry-ml/gantry/source"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
 )
 
 func TestChunkFailure(t *testing.T) {

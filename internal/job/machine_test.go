@@ -2,11 +2,11 @@ package job
 
 import (
 	"fmt"
+	"testing"
+	"time"
 
 	"github.com/gantry-ml/gantry/recovery"
 	"pgregory.net/rapid"
-	"testing"
-	"time"
 )
 
 func newWorld(t *rapid.T) *world {
