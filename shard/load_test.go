@@ -2,17 +2,15 @@ package shard_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant"
-	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -86,33 +84,62 @@ func encode(t testing.TB, tensor *shard.Tensor, src []byte, rows, cols int64) []
 
 type fataler interface{ Fatalf(string, ...any) }
 
+// runs are ranges of bytes.
+type runs []shard.Span
+
+func (r *runs) add(offset, size int64) {
+	if size > 0 {
+		*r = append(*r, shard.Span{Start: offset, Stop: offset + size})
+	}
+}
+
+// same checks that got is want cut otherwise: no byte less, more, or twice.
+func (r runs) same(f fataler, what string, want runs) {
+	got, want := r.merge(f, what), want.merge(f, what)
+	if !slices.Equal(got, want) {
+		f.Fatalf("%s are %v, want %v", what, got, want)
+	}
+}
+
+// merge sorts ranges and joins those that touch. None may overlap.
+func (r runs) merge(f fataler, what string) (m runs) {
+	slices.SortFunc(r, func(a, b shard.Span) int { return cmp.Compare(a.Start, b.Start) })
+	for i, s := range r {
+		switch {
+		case i == 0 || m[len(m)-1].Stop < s.Start:
+			m = append(m, s)
+		case m[len(m)-1].Stop > s.Start:
+			f.Fatalf("%s: bytes from %d come twice", what, s.Start)
+		default:
+			m[len(m)-1].Stop = s.Stop
+		}
+	}
+	return m
+}
+
 // load carries a plan out in the simplest way, and checks that each stored
 // byte is read once and each byte of each plane is written once.
 func load(t testing.TB, f fataler, s *stored, p *shard.Plan) [][]byte {
-	arenas, writes := make([][]byte, len(p.Ranks)), make([][]byte, len(p.Ranks))
+	arenas, writes := make([][]byte, len(p.Ranks)), make([]runs, len(p.Ranks))
 	for i, r := range p.Ranks {
-		arenas[i], writes[i] = make([]byte, r.ArenaBytes), make([]byte, r.ArenaBytes)
+		arenas[i] = make([]byte, r.ArenaBytes)
 	}
-	reads := make([][]byte, len(s.files))
-	for i := range s.files {
-		reads[i] = make([]byte, len(s.files[i]))
-	}
+	reads, tensors := make([]runs, len(s.files)), make([]runs, len(s.files))
 	for _, c := range p.Chunks {
 		if c.Bytes > p.Options.ChunkBytes || c.Bytes <= 0 {
 			f.Fatalf("chunk %d has %d bytes", c.ID, c.Bytes)
 		}
 		raw := s.files[c.File][c.Offset : c.Offset+c.Bytes]
-		for i := range raw {
-			reads[c.File][c.Offset+int64(i)]++
-		}
 		planes := make([][][]byte, len(c.Segments))
 		var at int64
 		for i, seg := range c.Segments {
-			if seg.At != at {
-				f.Fatalf("chunk %d segment %d starts at %d, want %d", c.ID, i, seg.At, at)
+			tensor := &p.Tensors[seg.Tensor]
+			if seg.At != at || c.File != tensor.File {
+				f.Fatalf("chunk %d segment %d: %+v", c.ID, i, seg)
 			}
+			reads[c.File].add(c.Offset+at, seg.Bytes)
 			at += seg.Bytes
-			planes[i] = encode(t, &p.Tensors[seg.Tensor], raw[seg.At:seg.At+seg.Bytes], seg.Rows.Len(), seg.Cols.Len())
+			planes[i] = encode(t, tensor, raw[seg.At:seg.At+seg.Bytes], seg.Rows.Len(), seg.Cols.Len())
 		}
 		if at != c.Bytes {
 			f.Fatalf("chunk %d has %d bytes, its segments %d", c.ID, c.Bytes, at)
@@ -135,14 +162,12 @@ func load(t testing.TB, f fataler, s *stored, p *shard.Plan) [][]byte {
 				to := e.Offset
 				for r := e.Rows.Start - seg.Rows.Start; r < e.Rows.Stop-seg.Rows.Start; r++ {
 					copy(arenas[piece.Rank][to:to+part], planes[e.Segment][e.Plane][r*row+skip:])
-					for i := range part {
-						writes[piece.Rank][to+i]++
-					}
 					to += part
 				}
 				if to-e.Offset != e.Bytes {
 					f.Fatalf("chunk %d rank %d: extent %+v has %d bytes", c.ID, piece.Rank, e, to-e.Offset)
 				}
+				writes[piece.Rank].add(e.Offset, e.Bytes)
 				sum += e.Bytes
 			}
 			if sum != piece.Bytes || sum == 0 {
@@ -151,17 +176,10 @@ func load(t testing.TB, f fataler, s *stored, p *shard.Plan) [][]byte {
 		}
 	}
 	for _, tensor := range p.Tensors {
-		for i := range tensor.Bytes {
-			if n := reads[tensor.File][tensor.Offset+i]; n != 1 {
-				f.Fatalf("%s: byte %d is read %d times", tensor.Name, i, n)
-			}
-			reads[tensor.File][tensor.Offset+i] = 0
-		}
+		tensors[tensor.File].add(tensor.Offset, tensor.Bytes)
 	}
-	for file := range reads {
-		if i := bytes.IndexByte(reads[file], 1); i >= 0 {
-			f.Fatalf("file %d byte %d is read, but is no tensor's", file, i)
-		}
+	for i := range reads {
+		reads[i].same(f, fmt.Sprintf("reads of file %d", i), tensors[i])
 	}
 	checkPlanes(f, p, writes)
 	return arenas
@@ -169,29 +187,23 @@ func load(t testing.TB, f fataler, s *stored, p *shard.Plan) [][]byte {
 
 // checkPlanes checks that planes are aligned, do not overlap, and that every
 // byte of them, and no other, was written once.
-func checkPlanes(f fataler, p *shard.Plan, writes [][]byte) {
+func checkPlanes(f fataler, p *shard.Plan, writes []runs) {
 	var placed int64
 	for i, r := range p.Ranks {
 		if r.Rank != i || p.Options.Layout.Rank(r.DP, r.PP, r.TP) != i {
 			f.Fatalf("rank %d is numbered %+v", i, r)
 		}
+		var planes runs
 		for _, s := range r.Slices {
 			for j, at := range s.Planes {
 				if at.Offset%shard.Align != 0 || at.Bytes != s.Rows.Len()*at.RowBytes {
 					f.Fatalf("rank %d: plane %d of %s lies badly: %+v", i, j, p.Tensors[s.Tensor].Name, at)
 				}
-				for b := at.Offset; b < at.Offset+at.Bytes; b++ {
-					if writes[i][b] != 1 {
-						f.Fatalf("rank %d: byte %d of plane %d of %s is written %d times", i, b-at.Offset, j, p.Tensors[s.Tensor].Name, writes[i][b])
-					}
-					writes[i][b] = 0
-				}
+				planes.add(at.Offset, at.Bytes)
 				placed += at.Bytes
 			}
 		}
-		if b := bytes.IndexByte(writes[i], 1); b >= 0 {
-			f.Fatalf("rank %d: byte %d of no plane is written", i, b)
-		}
+		writes[i].same(f, fmt.Sprintf("writes to rank %d", i), planes)
 	}
 	if placed != p.PlacedBytes {
 		f.Fatalf("PlacedBytes is %d, planes have %d", p.PlacedBytes, placed)
@@ -234,117 +246,5 @@ func checkJoin(t testing.TB, f fataler, s *stored, p *shard.Plan, arenas [][]byt
 		if elements != tensor.Rows*tensor.Cols {
 			f.Fatalf("%s: the cover has %d elements of %d×%d", tensor.Name, elements, tensor.Rows, tensor.Cols)
 		}
-	}
-}
-
-// drawStored draws a small checkpoint of the Llama family with oddities.
-func drawStored(t *rapid.T) *stored {
-	s := &stored{ix: &checkpoint.Index{Format: "safetensors"}}
-	floats := rapid.SampledFrom([]dtype.Type{dtype.F32, dtype.BF16, dtype.F16})
-	d := floats.Draw(t, "dtype")
-	files := rapid.IntRange(1, 3).Draw(t, "files")
-	add := func(name string, d dtype.Type, shape ...int64) {
-		s.add(rapid.IntRange(0, files-1).Draw(t, "file"), rapid.SampledFrom([]int64{0, 0, 0, 8}).Draw(t, "gap"), name, d, shape...)
-	}
-	kv := rapid.SampledFrom([]int64{1, 2, 4}).Draw(t, "kv")
-	a := &s.ix.Architecture
-	*a = checkpoint.Architecture{Name: "llama", Heads: kv * rapid.SampledFrom([]int64{1, 2, 4}).Draw(t, "group"), KVHeads: kv}
-	dim := rapid.SampledFrom([]int64{1, 2, 6, 8, 16}).Draw(t, "head dim")
-	hidden := rapid.SampledFrom([]int64{8, 32, 64, 96}).Draw(t, "hidden")
-	inter := 4 * rapid.Int64Range(1, 60).Draw(t, "intermediate")
-	vocab := rapid.Int64Range(1, 70).Draw(t, "vocab")
-	a.TiedEmbeddings = rapid.Bool().Draw(t, "tied")
-	add("model.embed_tokens.weight", d, vocab, hidden)
-	layers := rapid.IntRange(0, 4).Draw(t, "layers")
-	for l := range layers {
-		p := fmt.Sprintf("model.layers.%d.", l)
-		add(p+"input_layernorm.weight", d, hidden)
-		add(p+"self_attn.q_proj.weight", d, a.Heads*dim, hidden)
-		add(p+"self_attn.q_proj.bias", d, a.Heads*dim)
-		add(p+"self_attn.k_proj.weight", d, kv*dim, hidden)
-		add(p+"self_attn.v_proj.weight", d, kv*dim, hidden)
-		add(p+"self_attn.v_proj.bias", floats.Draw(t, "bias"), kv*dim)
-		add(p+"self_attn.o_proj.weight", d, hidden, a.Heads*dim)
-		add(p+"mlp.gate_proj.weight", d, inter, hidden)
-		add(p+"mlp.down_proj.weight", rapid.SampledFrom([]dtype.Type{dtype.F32, dtype.BF16, dtype.F4, dtype.F6E2M3, dtype.I8}).Draw(t, "down"), hidden, inter)
-		add(p+"mlp.down_proj.bias", d, hidden)
-	}
-	add("model.norm.weight", d, hidden)
-	add("odd.scalar", dtype.I64)
-	add("odd.empty", d, 3, 0)
-	add("odd.cube", d, 2, 3, 4)
-	add("odd.nibbles", dtype.F4, 2, 3)
-	if rapid.Bool().Draw(t, "long") {
-		add("odd.long", d, 2, 40000)
-	}
-	if rapid.Bool().Draw(t, "head") {
-		add("lm_head.weight", d, vocab, hidden)
-	}
-	return s
-}
-
-// TestLoad is the property the package is there for: whatever the layout, the
-// ranks together hold what the whole tensors become, every stored byte is
-// read once and every placed byte written once.
-func TestLoad(t *testing.T) {
-	var done, refused int
-	rapid.Check(t, func(r *rapid.T) {
-		s := drawStored(r)
-		degree := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 8})
-		o := shard.Options{ChunkBytes: rapid.Int64Range(shard.MinChunkBytes, 2*shard.MinChunkBytes).Draw(r, "chunk"),
-			Layout: shard.Layout{TP: degree.Draw(r, "tp"), PP: rapid.IntRange(0, 3).Draw(r, "pp"), DP: rapid.IntRange(0, 2).Draw(r, "dp")},
-			Scheme: rapid.SampledFrom(quant.Names()).Draw(r, "scheme")}
-		p, err := shard.Build(s.ix, o)
-		if err != nil {
-			if recovery.ClassOf(err) != recovery.Usage || o.Layout.TP < 2 && o.Layout.PP < 2 {
-				r.Fatalf("%+v: %v", o, err)
-			}
-			refused++
-			return
-		}
-		done++
-		s.fill(rapid.Uint64().Draw(r, "seed"))
-		checkJoin(t, r, s, p, load(t, r, s, p), rapid.Int64Range(1, 50).Draw(r, "rows"))
-
-		// What a tensor becomes depends on the scheme only.
-		single, err := shard.Build(s.ix, shard.Options{Scheme: o.Scheme, ChunkBytes: o.ChunkBytes})
-		if err != nil {
-			r.Fatalf("%v", err)
-		}
-		for i := range single.Tensors {
-			if single.Tensors[i].Name != p.Tensors[i].Name || single.Tensors[i].Scheme != p.Tensors[i].Scheme {
-				r.Fatalf("%s becomes %s, alone %s", p.Tensors[i].Name, p.Tensors[i].Scheme, single.Tensors[i].Scheme)
-			}
-		}
-		checkJSON(r, s, o, p)
-	})
-	if done < refused/4 {
-		t.Errorf("only %d of %d plans were not refused", done, done+refused)
-	}
-}
-
-// checkJSON checks that a plan is the same each time, and after a round trip.
-func checkJSON(f fataler, s *stored, o shard.Options, p *shard.Plan) {
-	again, err := shard.Build(s.ix, o)
-	if err != nil {
-		f.Fatalf("%v", err)
-	}
-	b, err := p.JSON()
-	if err != nil {
-		f.Fatalf("%v", err)
-	}
-	b2, err := again.JSON()
-	if err != nil || !bytes.Equal(b, b2) {
-		f.Fatalf("the same input gave another plan (%v)", err)
-	}
-	read, err := shard.ParsePlan(b)
-	if err != nil {
-		f.Fatalf("%v", err)
-	}
-	if diff := cmp.Diff(p, read); diff != "" {
-		f.Fatalf("round trip changes the plan:\n%s", diff)
-	}
-	if p.Digest() != read.Digest() {
-		f.Fatalf("round trip changes the digest")
 	}
 }

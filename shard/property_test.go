@@ -1,0 +1,128 @@
+package shard_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// drawStored draws a small checkpoint of the Llama family with oddities.
+func drawStored(t *rapid.T) *stored {
+	s := &stored{ix: &checkpoint.Index{Format: "safetensors"}}
+	floats := rapid.SampledFrom([]dtype.Type{dtype.F32, dtype.BF16, dtype.F16})
+	d := floats.Draw(t, "dtype")
+	files := rapid.IntRange(1, 3).Draw(t, "files")
+	add := func(name string, d dtype.Type, shape ...int64) {
+		s.add(rapid.IntRange(0, files-1).Draw(t, "file"), rapid.SampledFrom([]int64{0, 0, 0, 8}).Draw(t, "gap"), name, d, shape...)
+	}
+	kv := rapid.SampledFrom([]int64{1, 2, 4}).Draw(t, "kv")
+	a := &s.ix.Architecture
+	*a = checkpoint.Architecture{Name: "llama", Heads: kv * rapid.SampledFrom([]int64{1, 2, 4}).Draw(t, "group"), KVHeads: kv}
+	dim := rapid.SampledFrom([]int64{1, 2, 6, 8, 16}).Draw(t, "head dim")
+	hidden := rapid.SampledFrom([]int64{8, 32, 64, 96}).Draw(t, "hidden")
+	inter := 4 * rapid.Int64Range(1, 60).Draw(t, "intermediate")
+	vocab := rapid.Int64Range(1, 70).Draw(t, "vocab")
+	a.TiedEmbeddings = rapid.Bool().Draw(t, "tied")
+	add("model.embed_tokens.weight", d, vocab, hidden)
+	layers := rapid.IntRange(0, 4).Draw(t, "layers")
+	for l := range layers {
+		p := fmt.Sprintf("model.layers.%d.", l)
+		add(p+"input_layernorm.weight", d, hidden)
+		add(p+"self_attn.q_proj.weight", d, a.Heads*dim, hidden)
+		add(p+"self_attn.q_proj.bias", d, a.Heads*dim)
+		add(p+"self_attn.k_proj.weight", d, kv*dim, hidden)
+		add(p+"self_attn.v_proj.weight", d, kv*dim, hidden)
+		add(p+"self_attn.v_proj.bias", floats.Draw(t, "bias"), kv*dim)
+		add(p+"self_attn.o_proj.weight", d, hidden, a.Heads*dim)
+		add(p+"mlp.gate_proj.weight", d, inter, hidden)
+		add(p+"mlp.down_proj.weight", rapid.SampledFrom([]dtype.Type{dtype.F32, dtype.BF16, dtype.F4, dtype.F6E2M3, dtype.I8}).Draw(t, "down"), hidden, inter)
+		add(p+"mlp.down_proj.bias", d, hidden)
+	}
+	add("model.norm.weight", d, hidden)
+	add("odd.scalar", dtype.I64)
+	add("odd.empty", d, 3, 0)
+	add("odd.cube", d, 2, 3, 4)
+	add("odd.nibbles", dtype.F4, 2, 3)
+	if rapid.Bool().Draw(t, "long") {
+		add("odd.long", d, 2, 40000)
+	}
+	if rapid.Bool().Draw(t, "head") {
+		add("lm_head.weight", d, vocab, hidden)
+	}
+	return s
+}
+
+// TestLoad is the property the package is there for: whatever the layout, the
+// ranks together hold what the whole tensors become, every stored byte is
+// read once and every placed byte written once.
+func TestLoad(t *testing.T) {
+	var done, refused int
+	rapid.Check(t, func(r *rapid.T) {
+		s := drawStored(r)
+		degree := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 8})
+		o := shard.Options{ChunkBytes: rapid.Int64Range(shard.MinChunkBytes, 2*shard.MinChunkBytes).Draw(r, "chunk"),
+			Layout: shard.Layout{TP: degree.Draw(r, "tp"), PP: rapid.IntRange(0, 3).Draw(r, "pp"), DP: rapid.IntRange(0, 2).Draw(r, "dp")},
+			Scheme: rapid.SampledFrom(quant.Names()).Draw(r, "scheme")}
+		p, err := shard.Build(s.ix, o)
+		if err != nil {
+			if recovery.ClassOf(err) != recovery.Usage || o.Layout.TP < 2 && o.Layout.PP < 2 {
+				r.Fatalf("%+v: %v", o, err)
+			}
+			refused++
+			return
+		}
+		done++
+		s.fill(rapid.Uint64().Draw(r, "seed"))
+		checkJoin(t, r, s, p, load(t, r, s, p), rapid.Int64Range(1, 50).Draw(r, "rows"))
+
+		// What a tensor becomes depends on the scheme only.
+		single, err := shard.Build(s.ix, shard.Options{Scheme: o.Scheme, ChunkBytes: o.ChunkBytes})
+		if err != nil {
+			r.Fatalf("%v", err)
+		}
+		for i := range single.Tensors {
+			if single.Tensors[i].Name != p.Tensors[i].Name || single.Tensors[i].Scheme != p.Tensors[i].Scheme {
+				r.Fatalf("%s becomes %s, alone %s", p.Tensors[i].Name, p.Tensors[i].Scheme, single.Tensors[i].Scheme)
+			}
+		}
+		checkJSON(r, s, o, p)
+	})
+	if done < refused/4 {
+		t.Errorf("only %d of %d plans were not refused", done, done+refused)
+	}
+}
+
+// checkJSON checks that a plan is the same each time, and after a round trip.
+func checkJSON(f fataler, s *stored, o shard.Options, p *shard.Plan) {
+	again, err := shard.Build(s.ix, o)
+	if err != nil {
+		f.Fatalf("%v", err)
+	}
+	b, err := p.JSON()
+	if err != nil {
+		f.Fatalf("%v", err)
+	}
+	b2, err := again.JSON()
+	if err != nil || !bytes.Equal(b, b2) {
+		f.Fatalf("the same input gave another plan (%v)", err)
+	}
+	read, err := shard.ParsePlan(b)
+	if err != nil {
+		f.Fatalf("%v", err)
+	}
+	if diff := cmp.Diff(p, read); diff != "" {
+		f.Fatalf("round trip changes the plan:\n%s", diff)
+	}
+	if p.Digest() != read.Digest() {
+		f.Fatalf("round trip changes the digest")
+	}
+}
