@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -14,18 +15,8 @@ type SealReport struct {
 	Validation Validation
 }
 
-// Validation is the check of one rank: x·Wᵀ of one placed tensor in ONNX
-// Runtime, compared with our own arithmetic.
-type Validation struct {
-	Ran       bool
-	Reason    string  // why it did not run
-	Runtime   string  // "onnxruntime 1.29.0"
-	Tensor    string  // which was multiplied
-	Method    string  // "wrapped": the arena's memory itself; "decoded": rows decoded to f32 first
-	Rows      int64   // of W that were used
-	MaxError  float64 // relative to the largest |y|
-	NonFinite int64   // NaN and Inf values in the rank, where asked for
-}
+// Validation is the check of one rank.
+type Validation = model.Validation
 
 // Seal checks that every piece of the hold's rank is placed, validates the
 // rank and freezes it. Sealed again, it answers with what it found.

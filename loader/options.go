@@ -1,0 +1,127 @@
+package loader
+
+import (
+	"context"
+	"math"
+
+	"github.com/gantry-ml/gantry/device"
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
+)
+
+// Option changes how a Loader loads.
+type Option func(*options)
+
+// options are what a Loader was made with.
+type options struct {
+	name      string
+	device    device.Selection
+	mmap      bool
+	strategy  recovery.Strategy
+	quant     quant.Config
+	dtype     dtype.Type
+	layout    shard.Layout
+	progress  func(progress.Update)
+	staging   int64
+	limitRate int64
+	validate  bool
+
+	// What tests set.
+	chunkBytes int64
+	open       func(context.Context, string) (source.Source, error)
+}
+
+// WithName names the model. Without it the checkpoint's folder or file does.
+func WithName(name string) Option { return func(o *options) { o.name = name } }
+
+// WithDevice chooses the device that ranks are placed on. The default is
+// device.Auto().
+func WithDevice(s device.Selection) Option { return func(o *options) { o.device = s } }
+
+// WithMmap reads local files through mappings instead of pread, where the file
+// system can be trusted to notice a change.
+func WithMmap(on bool) Option { return func(o *options) { o.mmap = on } }
+
+// WithRecovery says what happens when a chunk cannot be loaded. The default is
+// recovery.Recover().
+func WithRecovery(s recovery.Strategy) Option { return func(o *options) { o.strategy = s } }
+
+// WithQuantization quantizes tensors while they are loaded.
+func WithQuantization(c quant.Config) Option { return func(o *options) { o.quant = c } }
+
+// WithDType casts all float tensors to F32, F16 or BF16 while they are loaded.
+// It excludes WithQuantization.
+func WithDType(t dtype.Type) Option { return func(o *options) { o.dtype = t } }
+
+// WithLayout cuts the model over ranks, all of them in this process.
+func WithLayout(l shard.Layout) Option { return func(o *options) { o.layout = l } }
+
+// WithProgress has f called at each change of stage, at most four times a
+// second besides, and once at the end. Calls come one at a time, from a
+// goroutine of the load's own; Load returns after the last. A slow f delays
+// no byte.
+func WithProgress(f func(progress.Update)) Option { return func(o *options) { o.progress = f } }
+
+// WithStaging sets how many bytes of memory the load may use besides what it
+// places. 0 is DefaultStaging.
+func WithStaging(bytes int64) Option { return func(o *options) { o.staging = bytes } }
+
+// WithLimitRate limits reading to so many bytes per second. 0 is no limit.
+func WithLimitRate(bytesPerSecond int64) Option {
+	return func(o *options) { o.limitRate = bytesPerSecond }
+}
+
+// WithValidate has every placed value looked at: the report counts NaN and
+// Inf.
+func WithValidate(on bool) Option { return func(o *options) { o.validate = on } }
+
+// validated checks options against each other.
+func (o *options) validated() error {
+	if o.staging < 0 || o.limitRate < 0 {
+		return recovery.Errorf(recovery.Usage, "load: staging %d and rate limit %d must not be negative", o.staging, o.limitRate)
+	}
+	if o.dtype != dtype.Invalid && o.quant.Scheme != "" {
+		return recovery.Errorf(recovery.Usage, "load: casting to %s and quantizing to %s exclude each other", o.dtype, o.quant.Scheme)
+	}
+	if _, err := o.scheme(); err != nil {
+		return err
+	}
+	return o.quant.Validate()
+}
+
+// scheme returns the scheme that the options come to.
+func (o *options) scheme() (string, error) {
+	switch o.dtype {
+	case dtype.Invalid:
+		return o.quant.Scheme, nil
+	case dtype.F32:
+		return "f32", nil
+	case dtype.F16:
+		return "f16", nil
+	case dtype.BF16:
+		return "bf16", nil
+	}
+	return "", recovery.Errorf(recovery.Usage, "load: no cast to %s: want F32, F16 or BF16", o.dtype)
+}
+
+// source opens the checkpoint as the options say.
+func (o *options) source(ctx context.Context, uri string) (source.Source, error) {
+	if o.open != nil {
+		return o.open(ctx, uri)
+	}
+	mode := source.ModeAuto
+	if o.mmap {
+		mode = source.ModeMmap
+	}
+	return source.Open(ctx, uri, source.Options{Mode: mode})
+}
+
+// window is how many stored bytes may be under way at once. Staging bounds
+// memory; this only keeps the list of chunks in work short.
+func window(parallel int, chunkBytes int64) int64 {
+	return min(int64(2*parallel)*chunkBytes, math.MaxInt64/2)
+}

@@ -1,0 +1,118 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/device"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// Parts is what a model is made of. The model owns the arenas from New on.
+type Parts struct {
+	Name   string
+	Index  *checkpoint.Index
+	Plan   *shard.Plan
+	Arenas []device.Arena // by rank
+	Report Report
+}
+
+// Model is a resident model. Its methods may be called from several
+// goroutines; Close comes after the last use of anything it gave out, which
+// Swap sees to where models are replaced.
+type Model struct {
+	parts   Parts
+	schemes []quant.Scheme // by tensor of the plan
+	byName  map[string]int // index of the tensor in the plan
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// New returns the model. It fails where the parts do not fit together; then
+// the arenas stay the caller's.
+func New(p Parts) (*Model, error) {
+	if len(p.Arenas) != len(p.Plan.Ranks) {
+		return nil, recovery.Errorf(recovery.Internal, "model: %d arenas for %d ranks", len(p.Arenas), len(p.Plan.Ranks))
+	}
+	for i, a := range p.Arenas {
+		if want := p.Plan.Ranks[i].ArenaBytes; a.Size() != want || a.Host() == nil {
+			return nil, recovery.Errorf(recovery.Internal, "model: the arena of rank %d has %d bytes on %s, the plan says %d", i, a.Size(), a.Device(), want)
+		}
+	}
+	m := &Model{parts: p, byName: make(map[string]int, len(p.Plan.Tensors))}
+	for i := range p.Plan.Tensors {
+		t := &p.Plan.Tensors[i]
+		s, err := quant.Parse(t.Scheme)
+		if err != nil {
+			return nil, fmt.Errorf("model: tensor %q: %w", t.Name, err)
+		}
+		m.schemes = append(m.schemes, s)
+		m.byName[t.Name] = i
+	}
+	return m, nil
+}
+
+// Metadata is what a model says about itself.
+type Metadata struct {
+	Name         string
+	Format       string // of the checkpoint
+	Architecture checkpoint.Architecture
+	Scheme       string
+	Layout       shard.Layout
+	Bytes        int64 // of all arenas
+	Revision     string
+	Config       []byte            // config.json, as it is
+	Extra        map[string]string // the checkpoint's own metadata
+}
+
+// Metadata tells about the model. Revision is the digest of its plan.
+func (m *Model) Metadata() Metadata {
+	ix, plan := m.parts.Index, m.parts.Plan
+	md := Metadata{Name: m.parts.Name, Format: ix.Format, Architecture: ix.Architecture, Scheme: plan.Options.Scheme,
+		Layout: plan.Options.Layout, Revision: plan.Digest(), Config: ix.Config, Extra: ix.Metadata}
+	for _, r := range plan.Ranks {
+		md.Bytes += r.ArenaBytes
+	}
+	return md
+}
+
+// Plan says what lies where. It must not be changed.
+func (m *Model) Plan() *shard.Plan { return m.parts.Plan }
+
+// Report says how the model was loaded.
+func (m *Model) Report() Report { return m.parts.Report }
+
+// Ranks lists the ranks that are held, by rank.
+func (m *Model) Ranks() []Rank { return m.parts.Report.Ranks }
+
+// Vars gives access to the tensors. Each call starts a new account of what
+// was asked for.
+func (m *Model) Vars() *Vars { return &Vars{m: m, asked: &account{}} }
+
+// Close frees the memory. Nothing that the model gave out may be used any
+// more. Closing it again does nothing.
+func (m *Model) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil
+	}
+	m.closed = true
+	var errs []error
+	for _, a := range m.parts.Arenas {
+		errs = append(errs, a.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// join writes rows of a tensor's planes to dst, from wherever they lie.
+func (m *Model) join(tensor int, rows shard.Span, dst [][]byte) error {
+	return m.parts.Plan.JoinRows(tensor, rows, dst, func(rank int, b []byte, off int64) error {
+		return m.parts.Arenas[rank].CopyOut(b, off)
+	})
+}
