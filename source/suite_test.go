@@ -1,0 +1,50 @@
+package source_test
+
+import (
+	"context"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/gantry-ml/gantry/source"
+	"github.com/gantry-ml/gantry/source/sourcetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open opens a source that the test closes.
+func open(t testing.TB, uri string, o source.Options) source.Source {
+	t.Helper()
+	s, err := source.Open(context.Background(), uri, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func faults(t testing.TB, rules string) *source.Faults {
+	t.Helper()
+	f, err := source.ParseFaults(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestSources runs every kind of source and decorator through the contract.
+func TestSources(t *testing.T) {
+	for name, wrap := range map[string]func(s source.Source) source.Source{
+		"bare":   func(s source.Source) source.Source { return s },
+		"limit":  func(s source.Source) source.Source { return source.Limit(s, 1<<30) },
+		"count":  func(s source.Source) source.Source { return source.Count(s, new(source.Counter)) },
+		"inject": func(s source.Source) source.Source { return source.Inject(s, faults(t, "read * delay 1us")) },
+	} {
+		for _, mode := range []source.Mode{source.ModeAuto, source.ModePread, source.ModeMmap} {
+			t.Run(name+"/"+string(mode), func(t *testing.T) {
+				sourcetest.Run(t, func(t *testing.T, dir string) source.Source {
+					return wrap(open(t, dir, source.Options{Mode: mode}))
+				})
+			})
+		}
+	}
+}
