@@ -84,15 +84,15 @@ func castBF16ToF16AVX2(dst *byte, src *byte, n int)
 //go:noescape
 func q8F32AVX512(dst *byte, src *byte, n int)
 
-// absmaxF32AVX512 returns the largest magnitude's bits, in the type's own width.
+// q8BF16AVX512 encodes n blocks of 32 BF16.
 //
 //go:noescape
-func absmaxF32AVX512(src *byte, n int) uint32
+func q8BF16AVX512(dst *byte, src *byte, n int)
 
-// int8F32AVX512 divides n finite F32 by scale into int8.
+// int8BF16AVX512 divides n finite BF16 by scale into int8.
 //
 //go:noescape
-func int8F32AVX512(dst *byte, src *byte, n int, scale float32)
+func int8BF16AVX512(dst *byte, src *byte, n int, scale float32)
 
 // castF32ToF16AVX512 converts n elements from F32 to F16.
 //
@@ -103,51 +103,6 @@ func castF32ToF16AVX512(dst *byte, src *byte, n int)
 //
 //go:noescape
 func castF32ToBF16AVX512(dst *byte, src *byte, n int)
-
-// q8F16AVX512 encodes n blocks of 32 F16.
-//
-//go:noescape
-func q8F16AVX512(dst *byte, src *byte, n int)
-
-// absmaxF16AVX512 returns the largest magnitude's bits, in the type's own width.
-//
-//go:noescape
-func absmaxF16AVX512(src *byte, n int) uint32
-
-// int8F16AVX512 divides n finite F16 by scale into int8.
-//
-//go:noescape
-func int8F16AVX512(dst *byte, src *byte, n int, scale float32)
-
-// castF16ToF32AVX512 converts n elements from F16 to F32.
-//
-//go:noescape
-func castF16ToF32AVX512(dst *byte, src *byte, n int)
-
-// castF16ToBF16AVX512 converts n elements from F16 to BF16.
-//
-//go:noescape
-func castF16ToBF16AVX512(dst *byte, src *byte, n int)
-
-// q8BF16AVX512 encodes n blocks of 32 BF16.
-//
-//go:noescape
-func q8BF16AVX512(dst *byte, src *byte, n int)
-
-// absmaxBF16AVX512 returns the largest magnitude's bits, in the type's own width.
-//
-//go:noescape
-func absmaxBF16AVX512(src *byte, n int) uint32
-
-// int8BF16AVX512 divides n finite BF16 by scale into int8.
-//
-//go:noescape
-func int8BF16AVX512(dst *byte, src *byte, n int, scale float32)
-
-// castBF16ToF32AVX512 converts n elements from BF16 to F32.
-//
-//go:noescape
-func castBF16ToF32AVX512(dst *byte, src *byte, n int)
 
 // castBF16ToF16AVX512 converts n elements from BF16 to F16.
 //

@@ -36,7 +36,7 @@ func absmaxKernel(v isa, from element) {
 	most := make([]reg.VecVirtual, 4)
 	for i := range most {
 		most[i] = v.vec()
-		v.zero(most[i])
+		VPXOR(most[i], most[i], most[i])
 	}
 	Label("loop")
 	for i := range most {
@@ -50,13 +50,7 @@ func absmaxKernel(v isa, from element) {
 	maxBits(from, most[0], most[1], most[0])
 	maxBits(from, most[2], most[3], most[2])
 	maxBits(from, most[0], most[2], most[0])
-	all := most[0]
-	if v == avx512 {
-		all = YMM()
-		VEXTRACTI64X4(U8(1), most[0], all)
-		maxBits(from, most[0].AsY(), all, all)
-	}
-	x := reduceMax(from, all)
+	x := reduceMax(from, most[0])
 	bits := GP32()
 	VMOVD(x, bits)
 	if from != f32 {
@@ -90,8 +84,8 @@ func reduceMax(e element, r reg.VecVirtual) reg.VecVirtual {
 }
 
 // blockMax returns a YMM register whose largest element is the largest
-// magnitude of 32 elements. 256 bits are the better width on both instruction
-// sets: a wider one is folded back at once.
+// magnitude of 32 elements. 256 bits are the better width for AVX-512 too: a
+// wider vector would be folded back at once.
 func blockMax(e element, at Mem, mask reg.VecVirtual) reg.VecVirtual {
 	var most reg.VecVirtual
 	for i := 0; i < blockSize*e.bytes; i += 32 {

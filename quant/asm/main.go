@@ -1,5 +1,5 @@
 // Command asm writes the amd64 kernels of package quant: the same loops for
-// AVX2 and AVX-512, for each element type. It is a module of its own, so that
+// each element type, for AVX2 and, where it pays, AVX-512. It is a module of its own, so that
 // who uses the library does not download the generator. Run it with
 //
 //	go generate ./quant
@@ -17,17 +17,23 @@ import (
 
 func main() {
 	ConstraintExpr("!purego")
-	for _, v := range []isa{avx2, avx512} {
-		for _, from := range types {
-			q8Kernel(v, from)
-			absmaxKernel(v, from)
-			int8Kernel(v, from)
-			for _, to := range types {
-				if to != from {
-					castKernel(v, from, to)
-				}
+	for _, from := range types {
+		q8Kernel(avx2, from)
+		absmaxKernel(avx2, from)
+		int8Kernel(avx2, from)
+		for _, to := range types {
+			if to != from {
+				castKernel(avx2, from, to)
 			}
 		}
 	}
+	// Only where twice the width was seen to pay: absmax and the casts to F32
+	// wait for memory, and F16 for the conversion from it.
+	q8Kernel(avx512, f32)
+	q8Kernel(avx512, bf16)
+	int8Kernel(avx512, bf16)
+	castKernel(avx512, f32, f16)
+	castKernel(avx512, f32, bf16)
+	castKernel(avx512, bf16, f16)
 	Generate()
 }

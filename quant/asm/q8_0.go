@@ -17,79 +17,96 @@ const (
 	halfDown  = 0x1.fffffep-2
 )
 
-// q8Group is the number of blocks whose scales are computed together.
-const q8Group = 8
+// q8Tile is the number of blocks whose scales are computed, eight at a time,
+// before the first of them is encoded: enough to hide the latency of a
+// maximum across lanes and two divisions, and little enough that the source
+// is still in the first cache when it is read again.
+const (
+	q8Group = 8
+	q8Tile  = 32
+)
 
-// q8Kernel writes n blocks of q8_0, eight at a time, and one at a time what is
-// left and the groups in which a block has no finite inverse scale, or is not
-// finite itself. Such a block's q are zero, and its d is zero or NaN.
+// q8Kernel writes n blocks of q8_0, a tile at a time, and one at a time what
+// is left and the tiles that hold a value that is not finite.
 func q8Kernel(v isa, from element) {
 	TEXT("q8"+from.name+v.name, NOSPLIT, "func(dst, src *byte, n int)")
 	Pragma("noescape")
 	Doc("q8" + from.name + v.name + " encodes n blocks of 32 " + from.name + ".")
 	dst, src, n := arguments()
-	inverses, scales := AllocLocal(4*q8Group), AllocLocal(2*q8Group)
+	tile := scales{AllocLocal(4 * q8Tile), AllocLocal(2 * q8Tile)}
 	mask := avx2.all(magnitude(from))
 	q := quantizer{v.newBlock(from), v.all(0x80000000), v.all(math.Float32bits(halfDown))}
-	single := GP64()
+	left := GP64()
 
-	Label("group")
-	CMPQ(n, U8(q8Group))
+	Label("tile")
+	CMPQ(n, U8(q8Tile))
 	JB(LabelRef("tail"))
-	absmax := groupMax(from, Mem{Base: src}, mask)
-	jumpIfRare(absmax, "slow")
-	d, inverse, divisor := YMM(), YMM(), YMM()
-	VBROADCASTSS(constant(math.Float32bits(127)), divisor)
-	VDIVPS(divisor, absmax, d)
-	VBROADCASTSS(constant(math.Float32bits(1)), inverse)
-	VDIVPS(d, inverse, inverse)
-	// Through memory they come back as scalars and broadcasts without a
-	// shuffle, and those ports are what this loop waits for.
-	VMOVUPS(inverse, inverses)
-	VCVTPS2PH(U8(0), d, scales)
-	for i := range q8Group {
-		scale := GP32()
-		MOVWLZX(scales.Offset(2*i), scale)
-		MOVW(scale.As16(), Mem{Base: dst, Disp: i * q8Bytes})
-		q.encode(inverses.Offset(4*i), Mem{Base: src, Disp: i * blockSize * from.bytes}, Mem{Base: dst, Disp: i*q8Bytes + 2})
-	}
-	ADDQ(I32(q8Group*blockSize*from.bytes), src)
-	ADDQ(I32(q8Group*q8Bytes), dst)
-	SUBQ(U8(q8Group), n)
-	JNZ(LabelRef("group"))
-	JMP(LabelRef("done"))
-
-	Label("slow")
-	MOVQ(U32(q8Group), single)
-	SUBQ(U8(q8Group), n)
-	JMP(LabelRef("single"))
-	Label("tail")
-	MOVQ(n, single)
-	XORQ(n, n)
-	Label("single")
-	q.single(dst, src, inverses, mask)
+	SUBQ(U8(q8Tile), n)
+	MOVQ(U32(q8Tile), left)
+	tile.compute(from, src, mask, "single")
+	inverse, scale, d := GP64(), GP64(), GP32()
+	LEAQ(tile.inverses, inverse)
+	LEAQ(tile.halves, scale)
+	Label("encode")
+	MOVWLZX(Mem{Base: scale}, d)
+	MOVW(d.As16(), Mem{Base: dst})
+	q.encode(Mem{Base: inverse}, Mem{Base: src}, Mem{Base: dst, Disp: 2})
+	ADDQ(U8(4), inverse)
+	ADDQ(U8(2), scale)
 	ADDQ(U8(blockSize*from.bytes), src)
 	ADDQ(U8(q8Bytes), dst)
-	DECQ(single)
+	DECQ(left)
+	JNZ(LabelRef("encode"))
+	TESTQ(n, n)
+	JNZ(LabelRef("tile"))
+	JMP(LabelRef("done"))
+
+	Label("tail")
+	MOVQ(n, left)
+	XORQ(n, n)
+	Label("single")
+	q.single(dst, src, tile.inverses, mask)
+	ADDQ(U8(blockSize*from.bytes), src)
+	ADDQ(U8(q8Bytes), dst)
+	DECQ(left)
 	JNZ(LabelRef("single"))
 	TESTQ(n, n)
-	JNZ(LabelRef("group"))
+	JNZ(LabelRef("tile"))
 
 	Label("done")
 	VZEROUPPER()
 	RET()
 }
 
-// jumpIfRare goes to label where a lane of absmax lies outside
-// [q8MinBits, infBits). One unsigned comparison finds both ends.
-func jumpIfRare(absmax reg.VecVirtual, label string) {
-	over, limit, bits := YMM(), YMM(), GP32()
-	VPBROADCASTD(constant(q8MinBits), over)
-	VPSUBD(over, absmax, over)
-	VPBROADCASTD(constant(infBits-q8MinBits), limit)
-	VPMAXUD(over, limit, limit)
-	VPCMPEQD(over, limit, limit)
-	VMOVMSKPS(limit, bits)
+// scales are a tile's scales, in memory, from where they come back as scalars
+// and broadcasts without a shuffle.
+type scales struct {
+	inverses Mem // F32, 1/d, or 0 where it would overflow
+	halves   Mem // F16, d
+}
+
+// compute fills a tile's scales from the blocks at src, or goes to label
+// where a value is not finite.
+func (t scales) compute(e element, src reg.GPVirtual, mask reg.VecVirtual, label string) {
+	all := func(bits uint32) reg.VecVirtual { return avx2.all(bits) }
+	smallest, largest := all(q8MinBits-1), all(infBits-1)
+	one, range127 := all(math.Float32bits(1)), all(math.Float32bits(127))
+	bad := YMM()
+	VPXOR(bad, bad, bad)
+	for i := 0; i < q8Tile; i += q8Group {
+		absmax := groupMax(e, Mem{Base: src, Disp: i * blockSize * e.bytes}, mask)
+		over, enough, d, inverse := YMM(), YMM(), YMM(), YMM()
+		VPCMPGTD(largest, absmax, over)
+		VPOR(over, bad, bad)
+		VPCMPGTD(smallest, absmax, enough)
+		VDIVPS(range127, absmax, d)
+		VDIVPS(d, one, inverse)
+		VANDPS(enough, inverse, inverse)
+		VMOVUPS(inverse, t.inverses.Offset(4*i))
+		VCVTPS2PH(U8(0), d, t.halves.Offset(2*i))
+	}
+	bits := GP32()
+	VMOVMSKPS(bad, bits)
 	TESTL(bits, bits)
 	JNZ(LabelRef(label))
 }

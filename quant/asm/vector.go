@@ -58,14 +58,6 @@ func (v isa) and(a, b, dst Op) {
 	VPAND(a, b, dst)
 }
 
-func (v isa) zero(r reg.VecVirtual) {
-	if v == avx512 {
-		VPXORD(r, r, r)
-		return
-	}
-	VPXOR(r, r, r)
-}
-
 // element is a type that kernels read and write.
 type element struct {
 	name  string
