@@ -85,3 +85,16 @@ func BenchmarkBuild(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDigest writes and hashes a plan of the same size.
+func BenchmarkDigest(b *testing.B) {
+	p, err := shard.Build(wide(30, 4096).ix, shard.Options{Layout: shard.Layout{TP: 8}, Scheme: "q8_0", ChunkBytes: shard.MinChunkBytes})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		p.Digest()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(p.Chunks)), "ns/chunk")
+}

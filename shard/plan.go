@@ -31,7 +31,7 @@ type Layout struct {
 type Options struct {
 	Layout     Layout `json:"layout"`
 	Scheme     string `json:"scheme"`      // "" is "none"
-	ChunkBytes int64  `json:"chunk_bytes"` // 0 is DefaultChunkBytes
+	ChunkBytes int64  `json:"chunk_bytes"` // MinChunkBytes to MaxChunkBytes; 0 is DefaultChunkBytes
 }
 
 // Plan says which chunk lands where, transformed how. A tensor is seen as
