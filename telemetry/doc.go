@@ -1,4 +1,4 @@
 // Package telemetry is where progress goes: NATS subjects, OpenTelemetry
-// traces and metrics, Prometheus. Its sinks never block or slow a load; what
-// they can't send they drop and count. Only cmd imports it.
+// traces and metrics, Prometheus, health pages. Its sinks never block or slow
+// a load; what they can't send they drop and count. Only cmd imports it.
 package telemetry

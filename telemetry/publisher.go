@@ -1,0 +1,250 @@
+package telemetry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/progress"
+)
+
+// Bounds of what waits.
+const (
+	maxEvents   = 4096 // events not yet given to NATS
+	maxUnacked  = 256  // events given to NATS and not yet stored
+	ackTimeout  = 5 * time.Second
+	flushWindow = 2 * time.Second // how long Close waits for NATS
+)
+
+// Publisher tells NATS how far jobs are. Update and Event never block: a
+// goroutine of the Publisher sends, and what it cannot send it counts.
+type Publisher struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	prefix  string
+	counter metric.Int64Counter
+	dropped atomic.Uint64
+
+	mu     sync.Mutex
+	closed bool
+	pace   pace
+	events []eventReport
+
+	wake chan struct{} // there is something new
+	stop chan struct{}
+	done chan struct{}
+}
+
+type eventReport struct {
+	event  progress.Event
+	header nats.Header
+}
+
+// NewPublisher returns a Publisher over a connection, which stays the
+// caller's. prefix begins the subjects; "" is messages.Prefix. The caller
+// closes it before the connection.
+func NewPublisher(nc *nats.Conn, prefix string) (*Publisher, error) {
+	if prefix == "" {
+		prefix = messages.Prefix
+	}
+	if err := messages.CheckPrefix(prefix); err != nil {
+		return nil, err
+	}
+	p := &Publisher{nc: nc, prefix: prefix, pace: pace{},
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	var err error
+	p.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxUnacked), jetstream.WithPublishAsyncTimeout(ackTimeout),
+		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, err error) { p.drop(m.Subject, err) }))
+	if err != nil {
+		return nil, fmt.Errorf("telemetry: publisher: %w", err)
+	}
+	p.counter, err = otel.Meter(scope).Int64Counter("gantry.telemetry.dropped", metric.WithUnit("{message}"),
+		metric.WithDescription("Messages about progress that could not be sent."))
+	if err != nil {
+		return nil, fmt.Errorf("telemetry: publisher: %w", err)
+	}
+	go p.run()
+	return p, nil
+}
+
+// Update reports a worker's progress. At most four a second of one job and
+// worker are sent, the latest ones, and one at each change of stage. Seq is
+// set here.
+func (p *Publisher) Update(ctx context.Context, u progress.Update) {
+	if u.Time.IsZero() {
+		u.Time = time.Now()
+	}
+	r := report{u, traceHeader(ctx)}
+	p.mu.Lock()
+	ok := !p.closed && p.pace.add(time.Now(), r)
+	p.mu.Unlock()
+	if !ok {
+		p.drop(messages.ProgressSubject(p.prefix, u.Job, u.Worker), errors.New("too many wait"))
+	}
+	p.signal()
+}
+
+// Event reports a fact. Every event is sent, in order.
+func (p *Publisher) Event(ctx context.Context, e progress.Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	p.mu.Lock()
+	ok := !p.closed && len(p.events) < maxEvents
+	if ok {
+		p.events = append(p.events, eventReport{e, traceHeader(ctx)})
+	}
+	p.mu.Unlock()
+	if !ok {
+		p.drop(messages.EventSubject(p.prefix, e.Job, e.Kind), errors.New("too many wait"))
+	}
+	p.signal()
+}
+
+// Dropped returns how many messages could not be sent.
+func (p *Publisher) Dropped() uint64 { return p.dropped.Load() }
+
+// Close sends what waits, for as long as flushWindow allows. What is reported
+// afterwards is dropped.
+func (p *Publisher) Close() error {
+	p.mu.Lock()
+	again := p.closed
+	p.closed = true
+	p.mu.Unlock()
+	if again {
+		<-p.done
+		return nil
+	}
+	close(p.stop)
+	<-p.done
+	end := time.Now().Add(flushWindow)
+	if err := p.nc.FlushTimeout(flushWindow); err != nil {
+		return fmt.Errorf("telemetry: flush to NATS: %w", err)
+	}
+	select {
+	case <-p.js.PublishAsyncComplete():
+		return nil
+	case <-time.After(time.Until(end)):
+		return fmt.Errorf("telemetry: flush to NATS: %d events were not confirmed", p.js.PublishAsyncPending())
+	}
+}
+
+func (p *Publisher) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// run sends until the Publisher is closed.
+func (p *Publisher) run() {
+	defer close(p.done)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.stop:
+			p.send(true)
+			return
+		case <-p.wake:
+		case <-timer.C:
+		}
+		if again := p.send(false); !again.IsZero() {
+			timer.Reset(time.Until(again))
+		}
+	}
+}
+
+// send gives NATS what is due, and returns when to look again.
+func (p *Publisher) send(all bool) time.Time {
+	p.mu.Lock()
+	events := p.events
+	p.events = nil
+	reports, again := p.pace.take(time.Now(), all)
+	p.mu.Unlock()
+	if waiting := p.sendEvents(events, all); waiting {
+		if soon := time.Now().Add(interval); again.IsZero() || soon.Before(again) {
+			again = soon
+		}
+	}
+	for _, r := range reports {
+		// Without an acknowledgement: the next report makes up for a lost one.
+		m, err := message(messages.ProgressSubject(p.prefix, r.update.Job, r.update.Worker), r.update, r.header)
+		if err == nil {
+			err = p.nc.PublishMsg(m)
+		}
+		if err != nil {
+			p.drop(messages.ProgressSubject(p.prefix, r.update.Job, r.update.Worker), err)
+		}
+	}
+	return again
+}
+
+// sendEvents gives events to NATS. While it stores none, what is left goes back
+// into the queue (waiting is true) or, at the end, is dropped.
+func (p *Publisher) sendEvents(events []eventReport, last bool) (waiting bool) {
+	for i, e := range events {
+		subject := messages.EventSubject(p.prefix, e.event.Job, e.event.Kind)
+		m, err := message(subject, e.event, e.header)
+		if err == nil {
+			_, err = p.js.PublishMsgAsync(m) // waits a little where maxUnacked are out
+		}
+		switch {
+		case err == nil:
+		case !errors.Is(err, jetstream.ErrTooManyStalledMsgs):
+			p.drop(subject, err)
+		case last:
+			for range events[i:] {
+				p.drop(subject, err)
+			}
+			return false
+		default:
+			p.mu.Lock()
+			p.events = append(events[i:len(events):len(events)], p.events...)
+			p.mu.Unlock()
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Publisher) drop(subject string, err error) {
+	p.dropped.Add(1)
+	p.counter.Add(context.Background(), 1)
+	slog.Debug("a message about progress was dropped", "subject", subject, "error", err)
+}
+
+func message(subject string, body any, header nats.Header) (*nats.Msg, error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	return &nats.Msg{Subject: subject, Data: data, Header: header}, nil
+}
+
+// traceHeader carries the span of ctx, or is nil where there is none. The name
+// is lower-case: NATS distinguishes.
+func traceHeader(ctx context.Context) nats.Header {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	if len(carrier) == 0 {
+		return nil
+	}
+	h := nats.Header{}
+	for k, v := range carrier {
+		h.Set(k, v)
+	}
+	return h
+}
