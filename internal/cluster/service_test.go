@@ -75,7 +75,7 @@ func serve(t *testing.T, api API) (*Cluster, *Client) {
 }
 
 func TestVerbs(t *testing.T) {
-	leader := &fakeLeader{jobs: []messages.Job{someJob("a"), someJob("b")}, plan: &shard.Plan{Version: shard.Version, Checkpoint: "abc",
+	leader := &fakeLeader{jobs: []messages.Job{someJob("a"), someJob("b")}, plan: &shard.Plan{Version: shard.Version, Checkpoint: "abc", Ranks: []shard.Rank{{}},
 		Options: shard.Options{Layout: shard.Layout{TP: 1, PP: 1, EP: 1, DP: 1}, Scheme: "none", ChunkBytes: shard.DefaultChunkBytes}}}
 	_, client := serve(t, leader)
 	ctx := t.Context()
