@@ -116,6 +116,30 @@ func TestTwins(t *testing.T) {
 	}
 }
 
+// TestTwinsDivision holds that int8's quotients are those of a division, where
+// it decides: at x / scale = k + 1/2, and one F32 beside it on both sides.
+func TestTwinsDivision(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	for range 2000 {
+		exponent := uint32(r.IntN(127+121-104)+104) << 23 // from 2⁻²³, the least, to 2¹²¹
+		scale := math.Float32frombits(exponent | r.Uint32()&0x7fffff)
+		var row []byte
+		for k := range 255 {
+			tie := math.Float32bits(float32(float64(scale) * (float64(k-127) - 0.5)))
+			for _, bits := range []uint32{tie - 1, tie, tie + 1} {
+				row = binary.LittleEndian.AppendUint32(row, bits)
+			}
+		}
+		for _, k := range twins()[1:] {
+			if msg := differ(len(row)/4, "int8", func(k kernels, dst []byte) {
+				k.int8(dst, row, dtype.F32, scale)
+			}, k); msg != "" {
+				t.Fatalf("%s: scale %g: %s", k.name, scale, msg)
+			}
+		}
+	}
+}
+
 // TestTwinsEvery16 tries every 16-bit value of both formats.
 func TestTwinsEvery16(t *testing.T) {
 	var all []byte
