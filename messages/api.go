@@ -81,6 +81,8 @@ type Job struct {
 	Warnings          []string          `json:"warnings,omitempty"`
 	Why               string            `json:"why,omitempty"`   // one line, where it failed or waits
 	Class             recovery.Class    `json:"class,omitempty"` // of the failure
+	// Request is what was asked for, so that another coordinator can go on.
+	Request *LoadRequest `json:"request,omitempty"`
 }
 
 // Rank is one rank of a job.

@@ -1,0 +1,181 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/messages/control"
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// spawn starts the Job actor of a record. The job's span continues ctx's trace.
+func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, req messages.LoadRequest, ctx context.Context) error {
+	strategy, err := recovery.Parse(req.Recovery)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(trace.ContextWithRemoteSpanContext(context.Background(), trace.SpanContextFromContext(ctx)))
+	ctx, span := tracer().Start(ctx, "load", trace.WithAttributes(
+		attribute.String("gantry.job", rec.Job), attribute.String("gantry.model", rec.Model), attribute.String("gantry.scheme", req.Options.Scheme)))
+	j := &jobActor{
+		o: a.o, system: a.system, ledger: a.ledger, id: rec.Job, req: req, strategy: strategy,
+		ctx: ctx, cancel: cancel, span: span, workers: map[string]*jobWorker{},
+		rec: recorder{job: rec, revision: revision},
+	}
+	for _, m := range a.members {
+		j.workers[m.Name] = &jobWorker{Worker: m.Worker, up: m.up}
+	}
+	pid, err := c.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return j },
+		actor.WithSenderMiddleware(a.system.refuseLarge, injectTrace(ctx))), rec.Job)
+	if err != nil {
+		cancel()
+		span.End()
+		return recovery.Errorf(recovery.Internal, "start job %s: %v", rec.Job, err)
+	}
+	a.jobs[rec.Job] = &jobEntry{job: rec, revision: revision, pid: pid}
+	return nil
+}
+
+// jobOver keeps what a job has left: its record, and a model where one stays.
+func (a *coordinator) jobOver(c actor.Context, m jobOver) {
+	e := a.jobs[m.id]
+	if e == nil {
+		return
+	}
+	e.pid = nil
+	if m.superseded {
+		return
+	}
+	e.job, e.revision = m.job, m.revision
+	if m.model != nil {
+		a.models[m.model.Name] = &StoredModel{Model: *m.model, Revision: m.modelRevision}
+	}
+	a.o.Log.Info("job is over", "job", m.id, "state", m.job.State, "seconds", m.job.Seconds, "why", m.job.Why)
+	a.tellJobs(c, roomsChanged{})
+}
+
+// jobCrashed ends a job whose actor panicked: its state is not to be trusted
+// any more, so that what it placed is freed and its record says failed.
+func (a *coordinator) jobCrashed(c actor.Context, e *jobEntry) {
+	e.pid = nil
+	e.job.State, e.job.Class = messages.StateFailed, recovery.Internal
+	e.job.Why = "a bug in the coordinator ended the job: see its log"
+	a.ledger.forget(e.job.Job)
+	for _, m := range a.members {
+		c.Request(workerPID(m.Worker), &control.CloseJob{Header: commandHeader(e.job.Job, a.o.Epoch, m.Worker), Reason: e.job.Why})
+	}
+	a.event(e.job.Job, e.job.Model, progress.Failed, e.job.Why)
+	rec, revision, base := e.job, e.revision, a.ctx
+	go func() { // ends by its time limit
+		ctx, cancel := context.WithTimeout(base, storeLimit)
+		defer cancel()
+		// The job's own last write may have moved the revision.
+		if all, err := a.o.Store.Jobs(ctx); err == nil {
+			for _, s := range all {
+				if s.Job.Job == rec.Job {
+					revision = s.Revision
+				}
+			}
+		}
+		if _, err := a.o.Store.PutJob(ctx, rec, revision); err != nil {
+			a.o.Log.Error("record of a crashed job was not written", "job", rec.Job, "err", err)
+		}
+	}()
+	a.tellJobs(c, roomsChanged{})
+}
+
+// unloaded is the outcome of an unload.
+type unloaded struct {
+	model *StoredModel
+	err   error
+	reply chan<- reply
+}
+
+// unload frees a model at its workers and deletes its record, in a goroutine
+// that answers with unloaded.
+func (a *coordinator) unload(c actor.Context, model *StoredModel, answer chan<- reply) {
+	var at []messages.Worker
+	for _, m := range a.members {
+		for _, r := range model.Ranks {
+			if r.Worker == m.Name {
+				at = append(at, m.Worker)
+				break
+			}
+		}
+	}
+	self := c.Self()
+	go func() { // ends by the time limits of what it asks
+		err := a.closeAt(at, model.Job)
+		if err == nil {
+			ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
+			defer cancel()
+			err = a.o.Store.DeleteModel(ctx, model.Name, model.Revision)
+		}
+		a.system.root.Send(self, unloaded{model, err, answer})
+	}()
+}
+
+// closeAt has workers free what they hold for a job, all at once.
+func (a *coordinator) closeAt(workers []messages.Worker, jobID string) error {
+	errs := make([]error, len(workers))
+	var all sync.WaitGroup
+	for i, w := range workers {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			answer, err := a.system.ask(a.ctx, workerPID(w), &control.CloseJob{Header: commandHeader(jobID, a.o.Epoch, w), Reason: "unload"}, 10*time.Second)
+			switch m := answer.(type) {
+			case *control.JobClosed:
+				err = m.GetError().Recover()
+			case *control.Refused:
+				err = m.GetError().Recover()
+			}
+			errs[i] = err
+		}()
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func (a *coordinator) unloaded(c actor.Context, m unloaded) {
+	if m.err == nil {
+		if a.models[m.model.Name] == m.model {
+			delete(a.models, m.model.Name)
+		}
+		a.ledger.forget(m.model.Job)
+		a.event(m.model.Job, m.model.Name, progress.Unloaded, "its memory is free")
+		a.tellJobs(c, roomsChanged{})
+	}
+	m.reply <- reply{m.model.Model, m.err}
+}
+
+// loseModel gives up a model of which a part is lost: what is left of it is
+// freed, and it is no longer listed.
+func (a *coordinator) loseModel(c actor.Context, model *StoredModel, reason string) {
+	delete(a.models, model.Name)
+	a.ledger.forget(model.Job)
+	for _, m := range a.members {
+		c.Request(workerPID(m.Worker), &control.CloseJob{Header: commandHeader(model.Job, a.o.Epoch, m.Worker), Reason: reason})
+	}
+	a.event(model.Job, model.Name, progress.Unloaded, reason)
+	a.dropModel(model)
+}
+
+// dropModel deletes a model's record.
+func (a *coordinator) dropModel(model *StoredModel) {
+	go func() { // ends by its time limit
+		ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
+		defer cancel()
+		if err := a.o.Store.DeleteModel(ctx, model.Name, model.Revision); err != nil {
+			a.o.Log.Error("record of a lost model was not deleted", "model", model.Name, "err", err)
+		}
+	}()
+}

@@ -1,0 +1,329 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/loader"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// protoactor's own, for the process's life.
+		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle.func1"),
+		goleak.IgnoreTopFunction("github.com/asynkron/gofun/set/v2.init.0.func1"),
+	)
+}
+
+// fakeNode is a node that holds nothing and does as it is told.
+type fakeNode struct {
+	load func(ctx context.Context, ref job.Ref) error // nil: succeeds
+
+	mu    sync.Mutex
+	loads map[int]int // tries, by chunk
+	open  map[string]uint64
+	holds map[job.Hold]bool
+	freed int
+}
+
+func (n *fakeNode) Open(_ context.Context, s loader.JobSpec) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.open[s.ID] = s.Epoch
+	return nil
+}
+
+func (n *fakeNode) Place(_ context.Context, _ string, h job.Hold) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.holds[h] = true
+	return nil
+}
+
+func (n *fakeNode) Load(ctx context.Context, _ string, ref job.Ref, dests []loader.Dest) ([]job.PieceDone, int64, error) {
+	n.mu.Lock()
+	n.loads[ref.Chunk]++
+	n.mu.Unlock()
+	if n.load != nil {
+		if err := n.load(ctx, ref); err != nil {
+			return nil, 1, err
+		}
+	}
+	var out []job.PieceDone
+	for _, d := range dests {
+		out = append(out, job.PieceDone{Rank: d.Hold.Rank, Generation: d.Hold.Generation, Digest: [16]byte{byte(ref.Chunk)}})
+	}
+	return out, 10, nil
+}
+
+func (n *fakeNode) Seal(context.Context, string, job.Hold) (loader.SealReport, error) {
+	return loader.SealReport{Digest: [16]byte{1}, Validation: loader.Validation{Reason: "no library"}}, nil
+}
+
+func (n *fakeNode) Free(_ string, h job.Hold) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.holds, h)
+	n.freed++
+	return nil
+}
+
+func (n *fakeNode) Close(id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.open, id)
+	clear(n.holds)
+	return nil
+}
+
+func (n *fakeNode) PeakStaging() int64 { return 42 }
+
+func (n *fakeNode) tries(chunk int) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.loads[chunk]
+}
+
+func (n *fakeNode) empty() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.open) == 0 && len(n.holds) == 0
+}
+
+// memory is a store, plans and a publisher in memory.
+type memory struct {
+	mu     sync.Mutex
+	rev    uint64
+	jobs   map[string]StoredJob
+	models map[string]StoredModel
+	index  map[string]*checkpoint.Index
+	events []progress.Event
+	news   []progress.Update
+}
+
+func newMemory() *memory {
+	return &memory{jobs: map[string]StoredJob{}, models: map[string]StoredModel{}, index: map[string]*checkpoint.Index{}}
+}
+
+func (m *memory) PutJob(_ context.Context, j messages.Job, revision uint64) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.jobs[j.Job].Revision != revision {
+		return 0, recovery.Errorf(recovery.Stale, "revision %d, have %d", revision, m.jobs[j.Job].Revision)
+	}
+	m.rev++
+	m.jobs[j.Job] = StoredJob{j, m.rev}
+	return m.rev, nil
+}
+
+func (m *memory) Jobs(context.Context) (all []StoredJob, _ error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, j := range m.jobs {
+		all = append(all, j)
+	}
+	return all, nil
+}
+
+func (m *memory) PutModel(_ context.Context, v messages.Model, revision uint64) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.models[v.Name].Revision != revision {
+		return 0, recovery.Errorf(recovery.Stale, "model %s", v.Name)
+	}
+	m.rev++
+	m.models[v.Name] = StoredModel{v, m.rev}
+	return m.rev, nil
+}
+
+func (m *memory) DeleteModel(_ context.Context, name string, revision uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.models[name].Revision != revision {
+		return recovery.Errorf(recovery.Stale, "model %s", name)
+	}
+	delete(m.models, name)
+	return nil
+}
+
+func (m *memory) Models(context.Context) (all []StoredModel, _ error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range m.models {
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+func (m *memory) PutIndex(_ context.Context, ix *checkpoint.Index) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.index[ix.Digest()] = ix
+	return ix.Digest(), nil
+}
+
+func (m *memory) Index(_ context.Context, digest string) (*checkpoint.Index, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if ix := m.index[digest]; ix != nil {
+		return ix, nil
+	}
+	return nil, recovery.Errorf(recovery.NotFound, "no index %s", digest)
+}
+
+func (m *memory) Event(_ context.Context, e progress.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.events = append(m.events, e)
+}
+
+func (m *memory) Update(_ context.Context, u progress.Update) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.news = append(m.news, u)
+}
+
+// count says how many events of a kind there were.
+func (m *memory) count(k progress.Kind) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.events {
+		if e.Kind == k {
+			n++
+		}
+	}
+	return n
+}
+
+// testIndex is a checkpoint of n tensors of 64 KiB each.
+func testIndex(n int) *checkpoint.Index {
+	ix := &checkpoint.Index{Format: "safetensors", Files: []source.File{{Name: "m.safetensors", Size: int64(65536 * n), ID: "1"}}}
+	for i := range n {
+		ix.Tensors = append(ix.Tensors, checkpoint.Tensor{
+			Name: fmt.Sprintf("t%03d.weight", i), DType: dtype.F32, Shape: []int64{128, 128}, Offset: int64(65536 * i), Bytes: 65536,
+		})
+	}
+	return ix
+}
+
+// world is a coordinator and workers in one process.
+type world struct {
+	t       *testing.T
+	system  *System
+	mem     *memory
+	co      *Coordinator
+	workers []*Worker
+	nodes   []*fakeNode
+	members []messages.Worker
+	openErr error
+}
+
+// newWorld starts a coordinator with n workers.
+func newWorld(t *testing.T, n int) *world {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	system, err := NewSystem(SystemOptions{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, system: system, mem: newMemory()}
+	for i := range n {
+		node := &fakeNode{loads: map[int]int{}, open: map[string]uint64{}, holds: map[job.Hold]bool{}}
+		m := messages.Worker{
+			Name: fmt.Sprintf("w%d", i), Incarnation: 1, Address: system.Address(), Staging: 1 << 20,
+			Devices: []messages.Device{{ID: "cpu", Total: 64 << 20, Free: 64 << 20}},
+		}
+		worker, err := system.StartWorker(WorkerOptions{
+			Member: m, Node: node, Plans: w.mem, Log: log,
+			Open: func(context.Context, string) (*checkpoint.Index, error) { return testIndex(20), w.openErr },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.workers, w.nodes, w.members = append(w.workers, worker), append(w.nodes, node), append(w.members, m)
+	}
+	w.start(1, log)
+	t.Cleanup(func() {
+		if err := w.co.Stop(); err != nil {
+			t.Error(err)
+		}
+		for _, worker := range w.workers {
+			if err := worker.Stop(); err != nil {
+				t.Error(err)
+			}
+		}
+		system.Close()
+	})
+	return w
+}
+
+// start starts the coordinator of an epoch.
+func (w *world) start(epoch uint64, log *slog.Logger) {
+	co, err := w.system.StartCoordinator(w.t.Context(), CoordinatorOptions{
+		Name: "c", Epoch: epoch, Store: w.mem, Plans: w.mem, Publish: w.mem, Patience: 5 * time.Second, Log: log,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.co = co
+	for _, m := range w.members {
+		co.MemberUp(m)
+	}
+}
+
+// load submits a load and waits for its end.
+func (w *world) load(q messages.LoadRequest) messages.Job {
+	w.t.Helper()
+	j, err := w.co.Load(w.t.Context(), q)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.wait(j.Job)
+}
+
+// wait waits until a job has ended.
+func (w *world) wait(id string) (j messages.Job) {
+	w.t.Helper()
+	w.until("job "+id+" ends", func() bool {
+		var err error
+		if j, err = w.co.Status(w.t.Context(), messages.JobRequest{Job: id}); err != nil {
+			w.t.Fatal(err)
+		}
+		return j.State.Final()
+	})
+	return j
+}
+
+// until polls for a state.
+func (w *world) until(what string, is func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("timed out waiting until %s", what)
+		}
+	}
+}
+
+// request is a load of 20 tensors, one a chunk.
+func request(id string) messages.LoadRequest {
+	q := messages.LoadRequest{Job: id, Name: "m-" + id, URI: "file:///m.safetensors"}
+	q.Options.ChunkBytes = 65536
+	return q
+}

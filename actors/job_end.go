@@ -1,0 +1,135 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/messages/control"
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// jobOver tells the coordinator that a job has ended. model is nil where none
+// stays.
+type jobOver struct {
+	id            string
+	superseded    bool // by another coordinator: there is nothing to keep
+	job           messages.Job
+	revision      uint64
+	model         *messages.Model
+	modelRevision uint64
+}
+
+// end notes how the job ended. What it held is freed first, unless it is
+// ready; then the record is written, and only then is it told.
+func (a *jobActor) end(c actor.Context, s job.Status, err error) {
+	if a.phase >= phaseClosing {
+		return
+	}
+	kind := progress.Failed
+	switch s {
+	case job.Ready:
+		kind = progress.ReadyEvent
+	case job.Cancelled:
+		kind = progress.Cancelled
+	}
+	if len(a.final) == 0 {
+		a.final = append(a.final, job.Emit{Kind: kind, Reason: text(err), Rank: -1, Chunk: -1})
+	}
+	a.rec.ended(s, err)
+	if err != nil {
+		a.span.SetStatus(codes.Error, err.Error())
+	}
+	a.span.SetAttributes(attribute.String("gantry.state", string(s)))
+	if s == job.Ready {
+		a.phase = phaseEnding
+		a.record(c)
+		return
+	}
+	a.close(c)
+}
+
+// close has the workers free what they hold for the job.
+func (a *jobActor) close(c actor.Context) {
+	a.phase, a.closing = phaseClosing, time.Now()
+	a.closeAll(c)
+	a.maybeClosed(c)
+}
+
+// closeAll tells the workers to free what they hold.
+func (a *jobActor) closeAll(c actor.Context) {
+	for _, w := range a.workers {
+		if w.asked.IsZero() {
+			w.closed = true // never heard of the job
+		} else if w.up && !w.closed {
+			a.send(c, w, &control.CloseJob{Header: commandHeader(a.id, a.o.Epoch, w.Worker), Reason: a.rec.job.Why})
+		}
+	}
+}
+
+// maybeClosed goes on when all workers have freed what they
+// held, or have had the time to. Who comes back later is told by the
+// coordinator.
+func (a *jobActor) maybeClosed(c actor.Context) {
+	if a.phase != phaseClosing {
+		return
+	}
+	for _, w := range a.workers {
+		if w.up && !w.closed && time.Since(a.closing) < closeWait {
+			return
+		}
+	}
+	a.ledger.forget(a.id)
+	if a.rec.written { // it was ready, and is unloaded
+		a.emit(job.Emit{Kind: progress.Unloaded, Reason: "the load was asked for once", Rank: -1, Chunk: -1})
+		a.over(c)
+		return
+	}
+	a.phase = phaseEnding
+	a.record(c)
+}
+
+// recorded goes on after a write of the record.
+func (a *jobActor) recorded(c actor.Context, m recorded) {
+	a.rec.writing = false
+	a.rec.revision, a.rec.modelRevision = m.revision, m.modelRevision
+	switch {
+	case recovery.ClassOf(m.err) == recovery.Stale:
+		// Another coordinator has written: the job is its now.
+		a.o.Log.Warn("job is led by another coordinator", "job", a.id, "err", m.err)
+		c.Send(c.Parent(), jobOver{id: a.id, superseded: true})
+		c.Stop(c.Self())
+	case m.err != nil:
+		a.o.Log.Warn("record of the job was not written, trying again", "job", a.id, "err", m.err)
+		a.rec.dirty = true
+	case m.final:
+		a.rec.written = true
+		for _, e := range a.final {
+			a.emit(e)
+		}
+		if a.rec.job.State == messages.StateReady && a.req.Once {
+			a.close(c)
+			return
+		}
+		a.over(c)
+	}
+}
+
+// over hands the job back to the coordinator.
+func (a *jobActor) over(c actor.Context) {
+	a.update(true)
+	c.Send(c.Parent(), jobOver{id: a.id, job: a.rec.job, revision: a.rec.revision, model: a.model(), modelRevision: a.rec.modelRevision})
+	c.Stop(c.Self())
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -1,0 +1,300 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+func TestLoadEndsReady(t *testing.T) {
+	w := newWorld(t, 3)
+	q := request("a")
+	q.Options.Layout.TP = 2
+	j := w.load(q)
+	if j.State != messages.StateReady || len(j.Ranks) != 2 || j.Retries != 0 || j.Overall != 1 {
+		t.Fatalf("%+v", j)
+	}
+	if j.PeakStagingBytes != 42 || j.Validation.State != "skipped" || j.Plan == "" || j.Ranks[1].Digest == "" {
+		t.Errorf("report: %+v", j)
+	}
+	for _, k := range []progress.Kind{progress.Submitted, progress.Planned, progress.Started, progress.ReadyEvent} {
+		if w.mem.count(k) != 1 {
+			t.Errorf("%d events %s", w.mem.count(k), k)
+		}
+	}
+	w.mem.mu.Lock()
+	stored := w.mem.jobs["a"].State
+	news := len(w.mem.news)
+	w.mem.mu.Unlock()
+	if stored != messages.StateReady || news == 0 {
+		t.Errorf("stored as %s, %d progress updates", stored, news)
+	}
+
+	again, err := w.co.Load(t.Context(), q)
+	if err != nil || again.State != messages.StateReady {
+		t.Errorf("the same id again: %+v, %v", again.State, err)
+	}
+	q.Job = "b"
+	if _, err := w.co.Load(t.Context(), q); recovery.ClassOf(err) != recovery.Usage {
+		t.Errorf("a second model of the name: %v", err)
+	}
+	models, err := w.co.Models(t.Context())
+	if err != nil || len(models) != 1 || models[0].Name != "m-a" {
+		t.Fatalf("models %+v, %v", models, err)
+	}
+	if _, err := w.co.Unload(t.Context(), messages.ModelRequest{Name: "m-a"}); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range w.nodes {
+		if !n.empty() {
+			t.Errorf("worker %d still holds something", i)
+		}
+	}
+	if models, _ = w.co.Models(t.Context()); len(models) != 0 || w.mem.count(progress.Unloaded) != 1 {
+		t.Errorf("after unload: %+v", models)
+	}
+}
+
+func TestOnceLeavesNothing(t *testing.T) {
+	w := newWorld(t, 1)
+	q := request("a")
+	q.Once = true
+	if j := w.load(q); j.State != messages.StateReady {
+		t.Fatalf("%+v", j)
+	}
+	w.until("it is unloaded", func() bool { return w.nodes[0].empty() })
+	w.mem.mu.Lock()
+	defer w.mem.mu.Unlock()
+	if len(w.mem.models) != 0 {
+		t.Errorf("models %v", w.mem.models)
+	}
+}
+
+func TestChunkIsRetried(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		recovery string
+		class    recovery.Class
+		failures int
+		state    messages.State
+		retries  int
+	}{
+		{"twice, then works", "recover", recovery.Unavailable, 2, messages.StateReady, 2},
+		{"always", "retry(2)", recovery.Unavailable, 1000, messages.StateFailed, 2},
+		{"fail-fast", "fail-fast", recovery.Unavailable, 1, messages.StateFailed, 0},
+		{"hopeless", "recover", recovery.InvalidCheckpoint, 1, messages.StateFailed, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			w.nodes[0].load = func(_ context.Context, ref job.Ref) error {
+				if ref.Chunk == 7 && w.nodes[0].tries(7) <= c.failures {
+					return &recovery.Error{Class: c.class, Op: "read", File: "m.safetensors", Offset: 448, Length: 64, Err: errors.New("bad disk")}
+				}
+				return nil
+			}
+			q := request("a")
+			q.Recovery = c.recovery
+			j := w.load(q)
+			if j.State != c.state || j.Retries != c.retries {
+				t.Errorf("state %s, %d retries: %s", j.State, j.Retries, j.Why)
+			}
+			if c.state == messages.StateFailed {
+				if j.Class != c.class || !strings.Contains(j.Why, "bad disk") || strings.Contains(j.Why, "\n") {
+					t.Errorf("class %s, why %q", j.Class, j.Why)
+				}
+				w.until("its memory is free", w.nodes[0].empty)
+			}
+		})
+	}
+}
+
+func TestPanicIsTriedAgain(t *testing.T) {
+	w := newWorld(t, 1)
+	w.nodes[0].load = func(_ context.Context, ref job.Ref) error {
+		if ref.Chunk == 3 && w.nodes[0].tries(3) <= 2 {
+			panic("a bug")
+		}
+		return nil
+	}
+	if j := w.load(request("a")); j.State != messages.StateReady || j.Retries != 2 {
+		t.Fatalf("state %s, %d retries: %s", j.State, j.Retries, j.Why)
+	}
+
+	w = newWorld(t, 1)
+	w.nodes[0].load = func(_ context.Context, ref job.Ref) error {
+		if ref.Chunk == 3 {
+			panic("a bug")
+		}
+		return nil
+	}
+	q := request("a")
+	q.Recovery = "recover"
+	if j := w.load(q); j.State != messages.StateFailed || j.Class != recovery.Internal {
+		t.Fatalf("state %s, class %s: %s", j.State, j.Class, j.Why)
+	}
+	if n := w.nodes[0].tries(3); n != maxPanics+1 {
+		t.Errorf("%d tries, want %d", n, maxPanics+1)
+	}
+}
+
+func TestPlanErrorsKeepTheirClass(t *testing.T) {
+	for _, class := range []recovery.Class{recovery.NotFound, recovery.InvalidCheckpoint, recovery.NotAllowed} {
+		w := newWorld(t, 2)
+		w.openErr = recovery.Errorf(class, "no such thing")
+		if j := w.load(request("a")); j.State != messages.StateFailed || j.Class != class {
+			t.Errorf("state %s, class %s, want %s", j.State, j.Class, class)
+		}
+	}
+}
+
+func TestDoesNotFit(t *testing.T) {
+	w := newWorld(t, 1)
+	big := w.members[0]
+	big.Devices = []messages.Device{{ID: "cpu", Total: 100, Free: 100}}
+	w.co.MemberUp(big)
+	j := w.load(request("a"))
+	if j.State != messages.StateFailed || j.Class != recovery.OutOfCapacity || w.nodes[0].tries(0) != 0 {
+		t.Errorf("state %s, class %s: %s", j.State, j.Class, j.Why)
+	}
+	q := request("b")
+	q.Device = "cuda:0"
+	if j := w.load(q); j.Class != recovery.OutOfCapacity {
+		t.Errorf("class %s: %s", j.Class, j.Why)
+	}
+}
+
+func TestCancelFrees(t *testing.T) {
+	w := newWorld(t, 2)
+	started := make(chan struct{}, 100)
+	for _, n := range w.nodes {
+		n.load = func(ctx context.Context, _ job.Ref) error {
+			started <- struct{}{}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	}
+	j, err := w.co.Load(t.Context(), request("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-started
+	if _, err := w.co.Cancel(t.Context(), messages.JobRequest{Job: j.Job, Reason: "changed my mind"}); err != nil {
+		t.Fatal(err)
+	}
+	if j = w.wait(j.Job); j.State != messages.StateCancelled || j.Class != recovery.Cancelled {
+		t.Errorf("%+v", j)
+	}
+	for _, n := range w.nodes {
+		if !n.empty() {
+			t.Error("something is still held")
+		}
+	}
+}
+
+// TestWorkerLost: the rest goes on without it, and the events say so.
+func TestWorkerLost(t *testing.T) {
+	w := newWorld(t, 2)
+	gate := make(chan struct{})
+	for i, n := range w.nodes {
+		n.load = func(ctx context.Context, ref job.Ref) error {
+			if ref.Chunk < 4 {
+				return nil
+			}
+			if i == 0 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			select {
+			case <-gate:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	q := request("a")
+	q.Options.Layout.DP = 2
+	j, err := w.co.Load(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.until("some chunks are placed", func() bool {
+		s, _ := w.co.Status(t.Context(), messages.JobRequest{Job: j.Job})
+		return s.Counters.ChunksDone >= 2
+	})
+	if err := w.workers[0].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.co.MemberLost("w0", 1, "its lease ended")
+	close(gate)
+	j = w.wait(j.Job)
+	if j.State != messages.StateReady {
+		t.Fatalf("state %s: %s", j.State, j.Why)
+	}
+	for _, r := range j.Ranks {
+		if r.Worker != "w1" {
+			t.Errorf("rank %d is at %s", r.Rank, r.Worker)
+		}
+	}
+	if w.mem.count(progress.WorkerLost) != 1 || w.mem.count(progress.RankMoved) == 0 {
+		t.Errorf("events: %d lost, %d moved", w.mem.count(progress.WorkerLost), w.mem.count(progress.RankMoved))
+	}
+}
+
+// TestNextCoordinator: a job that an old coordinator left is brought to its
+// end by the next, and the old epoch is fenced.
+func TestNextCoordinator(t *testing.T) {
+	w := newWorld(t, 2)
+	gate := make(chan struct{})
+	for _, n := range w.nodes {
+		n.load = func(ctx context.Context, _ job.Ref) error {
+			select {
+			case <-gate:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	j, err := w.co.Load(t.Context(), request("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.until("it loads", func() bool {
+		s, _ := w.co.Status(t.Context(), messages.JobRequest{Job: j.Job})
+		return s.State == messages.StateLoading
+	})
+	if err := w.co.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.start(2, w.system.log)
+	close(gate)
+	if j = w.wait(j.Job); j.State != messages.StateReady || j.Epoch != 2 {
+		t.Fatalf("state %s of epoch %d: %s", j.State, j.Epoch, j.Why)
+	}
+	if w.mem.count(progress.CoordinatorChanged) != 1 {
+		t.Error("no event tells of the change")
+	}
+}
+
+func TestWaitsForAWorker(t *testing.T) {
+	w := newWorld(t, 0)
+	j, err := w.co.Load(t.Context(), request("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if j = w.wait(j.Job); j.State != messages.StateFailed || j.Class != recovery.OutOfCapacity {
+		t.Errorf("state %s, class %s: %s", j.State, j.Class, j.Why)
+	}
+	if d := time.Since(start); d < 4*time.Second {
+		t.Errorf("it waited only %s", d)
+	}
+}

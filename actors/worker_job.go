@@ -1,0 +1,303 @@
+package actors
+
+import (
+	"context"
+	"encoding/hex"
+	"sync"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/loader"
+	"github.com/gantry-ml/gantry/messages/control"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// heldJob is a job that a worker has open.
+type heldJob struct {
+	spec     loader.JobSpec
+	plan     string     // digest
+	boss     *actor.PID // the Job actor that opened it
+	state    jobState
+	ctx      context.Context // ends when the job is closed; carries its trace
+	cancel   context.CancelFunc
+	work     sync.WaitGroup // goroutines that use the node for this job
+	attempts map[int]uint64 // the highest dispatched, by chunk
+	chunks   map[int]*chunkTask
+	shards   map[arena]*shardTask
+	askers   []*actor.PID // who waits for the job to be closed
+	next     func()       // what to do when it is closed
+}
+
+// arena names one life of a rank's memory.
+type arena struct {
+	rank       int
+	generation uint64
+}
+
+// jobState is where a job stands at a worker.
+type jobState uint8
+
+const (
+	jobIsOpening jobState = iota
+	jobIsOpen
+	jobIsClosing
+)
+
+// jobOpened and jobClosed are what the goroutines that open and close a job
+// tell the worker actor.
+type (
+	jobOpened struct {
+		job *heldJob
+		err error
+	}
+	jobClosed struct {
+		job *heldJob
+		err error
+	}
+)
+
+// openIndex opens the checkpoint for a coordinator that plans, and stores the
+// index.
+func (w *worker) openIndex(c actor.Context, m *control.OpenIndex) {
+	sender, reply := c.Sender(), &control.IndexOpened{Header: w.header(m.Header.GetJob(), m.Header.GetEpoch())}
+	ctx := contextOf(w.ctx, c)
+	w.goDo(func() {
+		ix, err := w.Open(ctx, m.GetUri())
+		if err == nil {
+			reply.Digest, err = w.Plans.PutIndex(ctx, ix)
+		}
+		reply.Error = control.FromError(err)
+		w.system.root.Send(sender, reply)
+	})
+}
+
+// openJob makes the node ready for a job: it builds the plan from the stored
+// index and compares digests. A job of an older epoch is closed before.
+func (w *worker) openJob(c actor.Context, m *control.OpenJob) {
+	id, boss := m.Header.GetJob(), c.Sender()
+	if j := w.jobs[id]; j != nil {
+		same := j.spec.Epoch == m.Header.GetEpoch() && j.plan == m.GetPlanDigest()
+		switch {
+		case same && j.state == jobIsOpening: // sent twice; the answer comes
+		case same && j.state == jobIsOpen:
+			w.report(c, j, &control.JobOpened{Header: w.header(id, j.spec.Epoch)})
+		default:
+			ctx := contextOf(w.ctx, c)
+			j.next = func() { w.beginOpen(c, ctx, boss, m) }
+			w.beginClose(c, j)
+		}
+		return
+	}
+	w.beginOpen(c, contextOf(w.ctx, c), boss, m)
+}
+
+// beginOpen opens the job in a goroutine.
+func (w *worker) beginOpen(c actor.Context, ctx context.Context, boss *actor.PID, m *control.OpenJob) {
+	id := m.Header.GetJob()
+	ctx, cancel := context.WithCancel(ctx)
+	j := &heldJob{
+		plan: m.GetPlanDigest(), boss: boss, ctx: ctx, cancel: cancel,
+		spec: loader.JobSpec{
+			ID: id, Epoch: m.Header.GetEpoch(), URI: m.GetUri(), LimitRate: m.GetLimitRate(),
+			Strategy: m.GetStrategy().Recovery(), Validate: m.GetValidate(),
+		},
+		attempts: map[int]uint64{}, chunks: map[int]*chunkTask{}, shards: map[arena]*shardTask{},
+	}
+	w.jobs[id] = j
+	c.Watch(boss)
+	self := c.Self()
+	w.jobDo(j, func() {
+		err := w.open(ctx, &j.spec, m)
+		w.system.root.Send(self, jobOpened{j, err})
+	})
+}
+
+// open builds the job's plan and opens it at the node.
+func (w *worker) open(ctx context.Context, spec *loader.JobSpec, m *control.OpenJob) error {
+	ix, err := w.Plans.Index(ctx, m.GetIndexDigest())
+	if err != nil {
+		return err
+	}
+	plan, err := shard.Build(ix, m.GetOptions().Shard())
+	if err != nil {
+		return err
+	}
+	if got := plan.Digest(); got != m.GetPlanDigest() {
+		return recovery.Errorf(recovery.Internal, "worker %s builds plan %s, the coordinator %s: run the same release everywhere", w.life.Name, got, m.GetPlanDigest())
+	}
+	spec.Plan = plan
+	return w.Node.Open(ctx, *spec)
+}
+
+// jobDo runs f in a goroutine that the closing of j waits for.
+func (w *worker) jobDo(j *heldJob, f func()) {
+	j.work.Add(1)
+	w.goDo(func() {
+		defer j.work.Done()
+		f()
+	})
+}
+
+func (w *worker) jobOpened(c actor.Context, m jobOpened) {
+	j := m.job
+	if j.state != jobIsOpening {
+		return // closed meanwhile
+	}
+	w.report(c, j, &control.JobOpened{Header: w.header(j.spec.ID, j.spec.Epoch), Error: control.FromError(m.err)})
+	if m.err != nil {
+		w.Log.Warn("job could not be opened", "job", j.spec.ID, "err", m.err)
+		w.beginClose(c, j)
+		return
+	}
+	j.state = jobIsOpen
+	w.Log.Info("job opened", "job", j.spec.ID, "epoch", j.spec.Epoch, "plan", j.plan)
+}
+
+// closeJob frees all that the worker holds for a job, and answers when it is
+// free. A job that is not known is closed already.
+func (w *worker) closeJob(c actor.Context, m *control.CloseJob) {
+	j := w.jobs[m.Header.GetJob()]
+	if j == nil {
+		w.answer(c, &control.JobClosed{Header: w.header(m.Header.GetJob(), m.Header.GetEpoch())})
+		return
+	}
+	if to := c.Sender(); to != nil {
+		j.askers = append(j.askers, to)
+	}
+	j.next = nil
+	w.beginClose(c, j)
+}
+
+// beginClose ends the job's children and then, in a goroutine, its arenas.
+func (w *worker) beginClose(c actor.Context, j *heldJob) {
+	if j.state == jobIsClosing {
+		return
+	}
+	j.state = jobIsClosing
+	j.cancel()
+	var children []*actor.PID
+	for _, t := range j.chunks {
+		children = append(children, t.pid)
+	}
+	for _, s := range j.shards {
+		children = append(children, s.pid)
+	}
+	self := c.Self()
+	w.goDo(func() {
+		for _, pid := range children { // they start no work after they are gone
+			if err := w.system.stop(pid); err != nil {
+				w.Log.Error("child does not stop", "actor", pid.Id, "err", err)
+			}
+		}
+		j.work.Wait()
+		w.system.root.Send(self, jobClosed{j, w.Node.Close(j.spec.ID)})
+	})
+}
+
+func (w *worker) jobClosed(c actor.Context, m jobClosed) {
+	j := m.job
+	for _, s := range j.shards {
+		w.used[s.hold.Device] -= s.bytes
+		s.end(nil)
+	}
+	delete(w.jobs, j.spec.ID)
+	if m.err != nil {
+		w.Log.Error("job did not close cleanly", "job", j.spec.ID, "err", m.err)
+	}
+	w.Log.Info("job closed", "job", j.spec.ID)
+	for _, to := range j.askers {
+		c.Request(to, &control.JobClosed{Header: w.header(j.spec.ID, j.spec.Epoch), Error: control.FromError(m.err)})
+	}
+	if j.next != nil {
+		j.next()
+	}
+}
+
+// held lists what the worker has of a job.
+func (j *heldJob) held() *control.JobHeld {
+	h := &control.JobHeld{Job: j.spec.ID, Epoch: j.spec.Epoch}
+	for a, s := range j.shards {
+		h.Holds = append(h.Holds, control.FromHold(s.hold))
+		if s.digest != nil {
+			h.Sealed = append(h.Sealed, uint32(a.rank))
+		}
+	}
+	for _, t := range j.chunks {
+		h.InFlight = append(h.InFlight, control.FromRef(t.ref))
+	}
+	return h
+}
+
+// load starts an attempt at a chunk. An attempt that is not newer than the
+// last one seen was sent twice, revoked or overtaken, and starts nothing.
+func (w *worker) load(c actor.Context, j *heldJob, m *control.LoadChunk) {
+	w.answer(c, &control.Accepted{Header: w.header(j.spec.ID, j.spec.Epoch), Ref: m.Ref})
+	ref := m.Ref.Job(w.life)
+	if ref.Attempt <= j.attempts[ref.Chunk] {
+		return
+	}
+	j.attempts[ref.Chunk] = ref.Attempt
+	if old := j.chunks[ref.Chunk]; old != nil { // dispatched anew: the old attempt is over
+		delete(j.chunks, ref.Chunk)
+		c.Stop(old.pid)
+	}
+	t := &chunkTask{job: j, ref: ref, started: time.Now(), ctx: contextOf(j.ctx, c)}
+	for _, d := range m.GetDests() {
+		hold := d.GetHold().Job(job.Worker{Name: d.GetWorker(), Incarnation: d.GetIncarnation()})
+		dest := loader.Dest{Hold: hold, Addr: d.GetTransfer()}
+		if hold.Worker == w.life {
+			dest.Addr = ""
+			if s := j.shards[arena{hold.Rank, hold.Generation}]; s != nil && len(t.dests) == 0 {
+				t.ctx = s.ctx // the chunk's span belongs to the rank's
+			}
+		}
+		t.dests = append(t.dests, dest)
+	}
+	j.chunks[ref.Chunk] = t
+	t.pid = w.spawn(c, &chunkActor{task: t, worker: w})
+}
+
+// revoke ends an attempt without a report. One that has not arrived yet must
+// not start when it does.
+func (w *worker) revoke(c actor.Context, j *heldJob, m *control.Revoke) {
+	ref := m.Ref.Job(w.life)
+	j.attempts[ref.Chunk] = max(j.attempts[ref.Chunk], ref.Attempt)
+	if t := j.chunks[ref.Chunk]; t != nil && t.ref == ref {
+		delete(j.chunks, ref.Chunk)
+		c.Stop(t.pid)
+	}
+}
+
+func (w *worker) chunkRetried(c actor.Context, m chunkRetried) {
+	j := m.task.job
+	if j.state != jobIsOpen || j.chunks[m.task.ref.Chunk] != m.task {
+		return
+	}
+	w.Metrics.Retry(m.task.ctx, string(recovery.ClassOf(m.err)))
+	w.report(c, j, &control.ChunkRetried{
+		Header: w.header(j.spec.ID, j.spec.Epoch), Ref: control.FromRef(m.task.ref),
+		Failed: uint32(m.failed), Error: control.FromError(m.err),
+	})
+}
+
+func (w *worker) chunkEnded(c actor.Context, m chunkEnded) {
+	t, j := m.task, m.task.job
+	if j.state != jobIsOpen || j.chunks[t.ref.Chunk] != t {
+		return // revoked
+	}
+	delete(j.chunks, t.ref.Chunk)
+	w.Metrics.Chunk(t.ctx, t.read, time.Since(t.started), string(recovery.ClassOf(m.err)))
+	head := w.header(j.spec.ID, j.spec.Epoch)
+	if m.err != nil {
+		w.Log.Warn("chunk given up", "job", j.spec.ID, "chunk", t.ref.Chunk, "attempt", t.ref.Attempt, "err", m.err)
+		w.report(c, j, &control.ChunkFailed{Header: head, Ref: control.FromRef(t.ref), BytesRead: t.read, Error: control.FromError(m.err)})
+		return
+	}
+	w.report(c, j, &control.ChunkDone{Header: head, Ref: control.FromRef(t.ref), BytesRead: t.read, Pieces: control.FromPieces(m.pieces)})
+}
+
+// hexDigest writes a digest as users see it.
+func hexDigest(d [16]byte) string { return hex.EncodeToString(d[:]) }
