@@ -57,18 +57,18 @@ func storeTile(dst []byte, src *[tile]float32, to dtype.Type) {
 	switch to {
 	case dtype.F32:
 		b := (*[4 * tile]byte)(dst)
-		for i, f := range src {
-			binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(f))
+		for i := range src {
+			binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(src[i]))
 		}
 	case dtype.F16:
 		b := (*[2 * tile]byte)(dst)
-		for i, f := range src {
-			binary.LittleEndian.PutUint16(b[2*i:], dtype.F32ToF16(f))
+		for i := range src {
+			binary.LittleEndian.PutUint16(b[2*i:], dtype.F32ToF16(src[i]))
 		}
 	case dtype.BF16:
 		b := (*[2 * tile]byte)(dst)
-		for i, f := range src {
-			binary.LittleEndian.PutUint16(b[2*i:], dtype.F32ToBF16(f))
+		for i := range src {
+			binary.LittleEndian.PutUint16(b[2*i:], dtype.F32ToBF16(src[i]))
 		}
 	}
 }
@@ -142,8 +142,8 @@ func q8Portable(dst, src []byte, from dtype.Type) {
 		if inverse == 0 {
 			clear(out[2:])
 		} else {
-			for i, x := range f {
-				y := float32(x * inverse)
+			for i := range f {
+				y := float32(f[i] * inverse)
 				half := math.Float32bits(y)&0x80000000 | math.Float32bits(halfDown)
 				out[2+i] = byte(int32(y + math.Float32frombits(half)))
 			}
@@ -188,8 +188,8 @@ func int8Tile(dst *[tile]byte, f *[tile]float32, scale float32) {
 	// Added to 1.5·2²³, a small number's fraction is rounded away, half to
 	// even, and the integer is what the bits grew by.
 	const magic = 3 << 22
-	for i, x := range f {
-		y := float32(x / scale)
+	for i := range f {
+		y := float32(f[i] / scale)
 		q := int32(math.Float32bits(y+magic)) - int32(math.Float32bits(magic))
 		dst[i] = byte(min(max(q, -128), 127))
 	}
