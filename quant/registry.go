@@ -1,6 +1,7 @@
 package quant
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/gantry-ml/gantry/dtype"
@@ -46,7 +47,7 @@ func checkFloat(s Scheme, from dtype.Type) error {
 	return &recovery.Error{
 		Class: recovery.Unsupported,
 		Op:    "quantize to " + s.Name(),
-		Err:   recovery.Errorf(recovery.Unsupported, "cannot read elements of type %s, only F32, F16, BF16 and F64", from),
+		Err:   fmt.Errorf("cannot read elements of type %s, only F32, F16, BF16 and F64", from),
 		Hint:  "leave the tensor as it is with none",
 	}
 }
@@ -59,7 +60,7 @@ func checkCols(s Scheme, cols, block int64) error {
 	return &recovery.Error{
 		Class: recovery.Unsupported,
 		Op:    "quantize to " + s.Name(),
-		Err:   recovery.Errorf(recovery.Unsupported, "a row of %d elements does not divide into blocks of %d", cols, block),
+		Err:   fmt.Errorf("a row of %d elements does not divide into blocks of %d", cols, block),
 		Hint:  "store the tensor with f16 or none",
 	}
 }
