@@ -104,12 +104,7 @@ type unloaded struct {
 func (a *coordinator) unload(c actor.Context, model *StoredModel, answer chan<- reply) {
 	var at []messages.Worker
 	for _, m := range a.members {
-		for _, r := range model.Ranks {
-			if r.Worker == m.Name {
-				at = append(at, m.Worker)
-				break
-			}
-		}
+		at = append(at, m.Worker)
 	}
 	self := c.Self()
 	go func() { // ends by the time limits of what it asks

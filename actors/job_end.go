@@ -72,6 +72,19 @@ func (a *jobActor) closeAll(c actor.Context) {
 	}
 }
 
+// closeIdle ends a ready job at the workers that only helped to read it.
+func (a *jobActor) closeIdle(c actor.Context) {
+	holds := map[string]bool{}
+	for _, r := range a.rec.job.Ranks {
+		holds[r.Worker] = true
+	}
+	for _, w := range a.workers {
+		if a.rec.job.State == messages.StateReady && w.opened && !holds[w.Name] {
+			a.send(c, w, &control.CloseJob{Header: commandHeader(a.id, a.o.Epoch, w.Worker), Reason: "it holds no rank"})
+		}
+	}
+}
+
 // maybeClosed goes on when all workers have freed what they
 // held, or have had the time to. Who comes back later is told by the
 // coordinator.
@@ -109,6 +122,7 @@ func (a *jobActor) recorded(c actor.Context, m recorded) {
 		a.rec.dirty = true
 	case m.final:
 		a.rec.written = true
+		a.closeIdle(c)
 		for _, e := range a.final {
 			a.emit(e)
 		}

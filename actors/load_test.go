@@ -45,6 +45,7 @@ func TestLoadEndsReady(t *testing.T) {
 	if _, err := w.co.Load(t.Context(), q); recovery.ClassOf(err) != recovery.Usage {
 		t.Errorf("a second model of the name: %v", err)
 	}
+	w.until("who holds no rank has closed the job", w.nodes[2].empty)
 	models, err := w.co.Models(t.Context())
 	if err != nil || len(models) != 1 || models[0].Name != "m-a" {
 		t.Fatalf("models %+v, %v", models, err)

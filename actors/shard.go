@@ -169,7 +169,7 @@ func (w *worker) place(c actor.Context, j *heldJob, m *control.Place) {
 	}
 	w.used[hold.Device] += s.bytes
 	j.shards[key] = s
-	s.pid = w.spawn(c, &shardActor{task: s, worker: w})
+	s.pid = w.spawn(c, j, &shardActor{task: s, worker: w})
 }
 
 // roomFor checks the budget of a device.

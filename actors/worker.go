@@ -156,18 +156,21 @@ func (w *worker) started(c actor.Context) {
 		})
 	}
 	for _, j := range w.jobs {
+		clear(j.children) // they ended with the actor's last life
 		for _, s := range j.shards {
-			s.pid = w.spawn(c, &shardActor{task: s, worker: w})
+			s.pid = w.spawn(c, j, &shardActor{task: s, worker: w})
 		}
 		for _, t := range j.chunks {
-			t.pid = w.spawn(c, &chunkActor{task: t, worker: w})
+			t.pid = w.spawn(c, j, &chunkActor{task: t, worker: w})
 		}
 	}
 }
 
-// spawn starts a child.
-func (w *worker) spawn(c actor.Context, a actor.Actor) *actor.PID {
-	return c.Spawn(actor.PropsFromProducer(func() actor.Actor { return a }, actor.WithSenderMiddleware(w.system.refuseLarge)))
+// spawn starts a child for a job.
+func (w *worker) spawn(c actor.Context, j *heldJob, a actor.Actor) *actor.PID {
+	pid := c.Spawn(actor.PropsFromProducer(func() actor.Actor { return a }, actor.WithSenderMiddleware(w.system.refuseLarge)))
+	j.children[pid.Id] = pid
+	return pid
 }
 
 // goDo runs f in a goroutine that Stop waits for.
@@ -288,7 +291,11 @@ func (w *worker) tellHolding(c actor.Context) {
 // report. A coordinator whose connection broke is another matter: the worker
 // keeps what it has until that one or another asks.
 func (w *worker) gone(c actor.Context, m *actor.Terminated) {
+	if w.ctx.Err() != nil {
+		return // the children end with the worker
+	}
 	for _, j := range w.jobs {
+		delete(j.children, m.Who.Id)
 		switch broke := m.Why == actor.TerminatedReason_AddressTerminated; {
 		case samePID(j.boss, m.Who) && broke:
 			w.Log.Warn("connection to the coordinator broke, keeping what is placed", "job", j.spec.ID)

@@ -3,6 +3,8 @@ package actors
 import (
 	"context"
 	"encoding/hex"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,8 +29,9 @@ type heldJob struct {
 	attempts map[int]uint64 // the highest dispatched, by chunk
 	chunks   map[int]*chunkTask
 	shards   map[arena]*shardTask
-	askers   []*actor.PID // who waits for the job to be closed
-	next     func()       // what to do when it is closed
+	children map[string]*actor.PID // all that run, also those that were told to stop
+	askers   []*actor.PID          // who waits for the job to be closed
+	next     func()                // what to do when it is closed
 }
 
 // arena names one life of a rank's memory.
@@ -105,6 +108,7 @@ func (w *worker) beginOpen(c actor.Context, ctx context.Context, boss *actor.PID
 			Strategy: m.GetStrategy().Recovery(), Validate: m.GetValidate(),
 		},
 		attempts: map[int]uint64{}, chunks: map[int]*chunkTask{}, shards: map[arena]*shardTask{},
+		children: map[string]*actor.PID{},
 	}
 	w.jobs[id] = j
 	c.Watch(boss)
@@ -178,13 +182,7 @@ func (w *worker) beginClose(c actor.Context, j *heldJob) {
 	}
 	j.state = jobIsClosing
 	j.cancel()
-	var children []*actor.PID
-	for _, t := range j.chunks {
-		children = append(children, t.pid)
-	}
-	for _, s := range j.shards {
-		children = append(children, s.pid)
-	}
+	children := slices.Collect(maps.Values(j.children))
 	self := c.Self()
 	w.goDo(func() {
 		for _, pid := range children { // they start no work after they are gone
@@ -257,7 +255,7 @@ func (w *worker) load(c actor.Context, j *heldJob, m *control.LoadChunk) {
 		t.dests = append(t.dests, dest)
 	}
 	j.chunks[ref.Chunk] = t
-	t.pid = w.spawn(c, &chunkActor{task: t, worker: w})
+	t.pid = w.spawn(c, j, &chunkActor{task: t, worker: w})
 }
 
 // revoke ends an attempt without a report. One that has not arrived yet must
