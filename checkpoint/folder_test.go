@@ -71,7 +71,7 @@ func TestFolders(t *testing.T) {
 		"onnx entry":                {texts: map[string]string{"model.onnx": ""}, entry: "model.onnx", want: recovery.Unsupported, says: "model.onnx"},
 		"some entry":                {texts: map[string]string{"notes.txt": ""}, entry: "notes.txt", want: recovery.Unsupported, says: "not a checkpoint"},
 		"no bytes":                  {texts: map[string]string{"model.safetensors": ""}, want: recovery.InvalidCheckpoint, says: "truncated"},
-		"shard missing":             {files: map[string]tensors{"1.safetensors": {"a": {1}}}, texts: map[string]string{indexName: twoShards}, want: recovery.NotFound, says: "2.safetensors"},
+		"shard missing":             {files: map[string]tensors{"1.safetensors": {"a": {1}}}, texts: map[string]string{indexName: twoShards}, want: recovery.InvalidCheckpoint, says: "2.safetensors"},
 		"tensor missing":            {files: map[string]tensors{"1.safetensors": {"a": {1}}, "2.safetensors": {}}, texts: map[string]string{indexName: twoShards}, want: recovery.InvalidCheckpoint, says: `2.safetensors tensor "b"`},
 		"tensor too many":           {files: map[string]tensors{"1.safetensors": {"a": {1}, "c": {1}}, "2.safetensors": {"b": {2}}}, texts: map[string]string{indexName: twoShards}, want: recovery.InvalidCheckpoint, says: `tensor "c"`},
 		"tensor twice":              {files: map[string]tensors{"1.safetensors": {"a": {1}}, "2.safetensors": {"a": {1}, "b": {2}}}, texts: map[string]string{indexName: twoShards}, want: recovery.InvalidCheckpoint, says: `2.safetensors tensor "a"`},
@@ -113,7 +113,7 @@ func TestLinkedShard(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeText(t, filepath.Join(model, indexName), `{"weight_map": {"a": "1.safetensors"}}`)
-	if _, err := open(t, model); recovery.ClassOf(err) != recovery.NotAllowed || !strings.Contains(err.Error(), "link") {
+	if _, err := open(t, model); recovery.ClassOf(err) != recovery.InvalidCheckpoint || !strings.Contains(err.Error(), "link") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -9,11 +9,11 @@ import (
 
 // Index is everything a checkpoint says about itself, validated.
 type Index struct {
-	Format       string            `json:"format"` // "safetensors"
-	Files        []source.File     `json:"files"`  // those that hold tensors, in shard order
-	Tensors      []Tensor          `json:"tensors"`
+	Format       string            `json:"format"`  // "safetensors"
+	Files        []source.File     `json:"files"`   // those that hold tensors, in shard order
+	Tensors      []Tensor          `json:"tensors"` // by file, then offset
 	Architecture Architecture      `json:"architecture"`
-	Config       json.RawMessage   `json:"config,omitempty"` // config.json, as it is
+	Config       json.RawMessage   `json:"config,omitempty"` // config.json, compact
 	Metadata     map[string]string `json:"metadata,omitempty"`
 	SideFiles    []source.File     `json:"side_files,omitempty"` // config, tokenizer, generation files
 }
@@ -22,7 +22,7 @@ type Index struct {
 type Tensor struct {
 	Name   string     `json:"name"`
 	DType  dtype.Type `json:"dtype"`
-	Shape  []int64    `json:"shape"`
+	Shape  []int64    `json:"shape"`  // see safetensors.Tensor for dimensions above 2^63-1
 	File   int        `json:"file"`   // index into Index.Files
 	Offset int64      `json:"offset"` // absolute, in the file
 	Bytes  int64      `json:"bytes"`

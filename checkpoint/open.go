@@ -47,7 +47,7 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	ix := &Index{Format: "safetensors"}
+	ix := &Index{Format: "safetensors", Tensors: []Tensor{}} // [], not null, where there are none
 	sharded := strings.HasSuffix(name, indexSuffix)
 	if sharded {
 		err = openShards(ctx, src, ix, name)

@@ -2,12 +2,15 @@ package checkpoint
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"maps"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
+	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -45,7 +48,7 @@ func openShards(ctx context.Context, src source.Source, ix *Index, name string) 
 	for i, s := range shards {
 		g.Go(func() (err error) {
 			files[i], headers[i], err = readHeader(gctx, src, s)
-			return err
+			return shardError(err, name, s)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -55,6 +58,26 @@ func openShards(ctx context.Context, src source.Source, ix *Index, name string) 
 		ix.add(files[i], h)
 	}
 	return agree(ix, where, name)
+}
+
+// shardError turns what the source says about a shard's name into a verdict
+// on the checkpoint that names it: a shard that is not there, or that is a
+// link out of the folder, is the checkpoint's fault. What this process may not
+// read is not.
+func shardError(err error, index, shard string) error {
+	var e *recovery.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	case e.Class == recovery.NotFound:
+		missing := recovery.Errorf(recovery.InvalidCheckpoint, "%s names this shard, but it is not there", index)
+		missing.Op, missing.File, missing.Hint = "open", shard, "download or copy the rest of the checkpoint"
+		return missing
+	case e.Class == recovery.NotAllowed && !errors.Is(err, fs.ErrPermission):
+		e.Class = recovery.InvalidCheckpoint
+	}
+	return err
 }
 
 // agree checks that the index and the shards' headers tell the same.

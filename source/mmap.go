@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -81,8 +82,10 @@ func copyOut(dst, src []byte) (err error) {
 func (m *mapped) Close() error {
 	var err error
 	if m.data != nil {
-		err = unix.Munmap(m.data)
+		if err = unix.Munmap(m.data); err != nil {
+			err = fileError("unmap", m.path, err)
+		}
 		m.data = nil
 	}
-	return errors.Join(err, m.pread.Close())
+	return cmp.Or(err, m.pread.Close())
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -100,7 +101,7 @@ func TestSize(t *testing.T) {
 		{Bytes: 3_000_000, Shards: 2},
 		{Bytes: 16 << 20, Shards: 4},
 		{Bytes: 24 << 20, Shards: 1, DType: dtype.F32},
-		{Bytes: 64 << 20},
+		{Bytes: 32 << 20},
 	} {
 		t.Run(fmt.Sprint(o.Bytes), func(t *testing.T) {
 			dir, r := write(t, o)
@@ -246,5 +247,37 @@ func TestOptions(t *testing.T) {
 				t.Errorf("got %v, want class %s", err, c.want)
 			}
 		})
+	}
+}
+
+// TestShards cuts one model into any number of files: its tensors keep their
+// bytes, and every file has some.
+func TestShards(t *testing.T) {
+	var want map[string]string
+	for _, n := range []int{1, 2, 3, 7, 20, 0} {
+		dir, r := write(t, synth.Options{Config: []byte(tinyConfig), Shards: n, Seed: 3})
+		ix := open(t, dir)
+		if files := max(n, 1); len(ix.Files) != files || r.Bytes == 0 {
+			t.Errorf("asked for %d shards, got %d", n, len(ix.Files))
+		}
+		got := map[string]string{}
+		perFile := make([]int64, len(ix.Files))
+		for _, x := range ix.Tensors {
+			data, err := os.ReadFile(filepath.Join(dir, ix.Files[x.File].Name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[x.Name] = string(data[x.Offset : x.Offset+x.Bytes])
+			perFile[x.File] += x.Bytes
+		}
+		if want == nil {
+			want = got
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%d shards changed the bytes of tensors", n)
+		}
+		if slices.Contains(perFile, 0) {
+			t.Errorf("%d shards: bytes per file %v", n, perFile)
+		}
 	}
 }
