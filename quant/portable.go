@@ -28,8 +28,12 @@ func loadTile(dst *[tile]float32, src []byte, from dtype.Type) {
 		}
 	case dtype.BF16:
 		b := (*[2 * tile]byte)(src)
-		for i := range dst {
-			dst[i] = dtype.BF16ToF32(binary.LittleEndian.Uint16(b[2*i:]))
+		for i := 0; i < tile; i += 4 { // four a load: BF16 is the upper half of F32
+			lo, hi := binary.LittleEndian.Uint32(b[2*i:]), binary.LittleEndian.Uint32(b[2*i+4:])
+			dst[i] = math.Float32frombits(lo << 16)
+			dst[i+1] = math.Float32frombits(lo &^ 0xffff)
+			dst[i+2] = math.Float32frombits(hi << 16)
+			dst[i+3] = math.Float32frombits(hi &^ 0xffff)
 		}
 	case dtype.F64:
 		b := (*[8 * tile]byte)(src)
