@@ -1,0 +1,174 @@
+package telemetry
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// natsServer is a real server with the streams that the cluster makes.
+func natsServer(t *testing.T) (*server.Server, *nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	ns, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Start()
+	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+	if !ns.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the NATS server is not ready")
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(ns))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cfg := range []jetstream.StreamConfig{
+		{Name: "E", Subjects: []string{"gantry.v1.event.>"}},
+		{Name: "P", Subjects: []string{"gantry.v1.progress.>"}, MaxMsgsPerSubject: 1},
+	} {
+		if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ns, nc, js
+}
+
+func publisher(t *testing.T, nc *nats.Conn) *Publisher {
+	t.Helper()
+	p, err := NewPublisher(nc, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func messagesIn(t *testing.T, js jetstream.JetStream, stream string) uint64 {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().State.Msgs
+}
+
+func TestPublisher(t *testing.T) {
+	_, nc, js := natsServer(t)
+	wire := make(chan *nats.Msg, 4096)
+	sub, err := nc.ChanSubscribe("gantry.v1.>", wire)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := publisher(t, nc)
+	sc := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled})
+	ctx := trace.ContextWithSpanContext(t.Context(), sc)
+	const n = 500
+	begin := time.Now()
+	for i := range n {
+		p.Event(ctx, progress.Event{Job: "j", Kind: progress.ChunkRetry, Chunk: i, Rank: -1})
+		p.Update(ctx, progress.Update{Job: "j", Worker: "host.example", Stage: progress.LoadingWeights, BytesDone: int64(i)})
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(begin)
+	if got := messagesIn(t, js, "E"); got != n {
+		t.Errorf("%d events are stored, want %d", got, n)
+	}
+	if got := messagesIn(t, js, "P"); got != 1 {
+		t.Errorf("%d reports are stored, want the last", got)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	close(wire)
+	var reports []progress.Update
+	next := 0
+	for m := range wire {
+		if len(m.Header["traceparent"]) != 1 {
+			t.Fatalf("%s has the headers %v", m.Subject, m.Header)
+		}
+		if m.Subject == "gantry.v1.event.j.chunk_retry" {
+			var e progress.Event
+			if err := json.Unmarshal(m.Data, &e); err != nil || e.Chunk != next || e.Time.IsZero() {
+				t.Fatalf("event %d: %s, %v", next, m.Data, err)
+			}
+			next++
+			continue
+		}
+		var u progress.Update
+		if err := json.Unmarshal(m.Data, &u); err != nil || u.Time.IsZero() {
+			t.Fatal(err)
+		}
+		reports = append(reports, u)
+	}
+	if limit := int(took/interval) + 2; len(reports) == 0 || len(reports) > limit {
+		t.Errorf("%d reports in %v, want at most %d", len(reports), took, limit)
+	}
+	if last := reports[len(reports)-1]; last.BytesDone != n-1 || last.Seq != uint64(len(reports)) {
+		t.Errorf("the last report is %+v", last)
+	}
+	if p.Dropped() != 0 {
+		t.Errorf("%d dropped", p.Dropped())
+	}
+
+	p.Event(ctx, progress.Event{Job: "j", Kind: progress.Failed})
+	p.Update(ctx, progress.Update{Job: "j"})
+	if p.Dropped() != 2 {
+		t.Errorf("after Close %d were counted as dropped, want 2", p.Dropped())
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPublisherWithoutNATS: a server that is gone blocks nobody, and what is
+// lost is counted.
+func TestPublisherWithoutNATS(t *testing.T) {
+	ns, nc, _ := natsServer(t)
+	p := publisher(t, nc)
+	ns.Shutdown()
+	ns.WaitForShutdown()
+	begin := time.Now()
+	const n = 3 * maxEvents
+	for i := range n {
+		p.Event(context.Background(), progress.Event{Job: "j", Kind: progress.ChunkRetry, Chunk: i})
+		p.Update(context.Background(), progress.Update{Job: "j", Worker: "w", Stage: progress.LoadingWeights})
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("%d reports took %v", n, took)
+	}
+	if p.Dropped() == 0 {
+		t.Error("nothing was counted as dropped")
+	}
+	begin = time.Now()
+	if err := p.Close(); err == nil {
+		t.Error("Close says that all was sent")
+	}
+	if took := time.Since(begin); took > flushWindow+3*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+}
+
+func TestPublisherPrefix(t *testing.T) {
+	_, nc, _ := natsServer(t)
+	if _, err := NewPublisher(nc, "a b"); recovery.ClassOf(err) != recovery.Usage {
+		t.Errorf("error %v", err)
+	}
+}
