@@ -18,11 +18,15 @@ var schemes = []Scheme{
 	q8_0{},
 }
 
-// Parse returns the scheme that --quant calls name. An unknown name is an
-// error of class usage that lists the known ones.
+// Parse returns the scheme that --quant calls name, or that a plan calls name
+// where the originals are kept ("int8+original"). An unknown name is an error
+// of class usage that lists the known ones.
 func Parse(name string) (Scheme, error) {
+	base, keep := strings.CutSuffix(name, originalSuffix)
 	for _, s := range schemes {
-		if s.Name() == name {
+		if s.Name() == base && keep {
+			return WithOriginal(s), nil
+		} else if s.Name() == base {
 			return s, nil
 		}
 	}

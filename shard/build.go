@@ -21,7 +21,7 @@ func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	pol, err := newPolicy(scheme, o.ChunkBytes)
+	pol, err := newPolicy(scheme, o)
 	if err != nil {
 		return nil, err
 	}

@@ -105,6 +105,9 @@ func (o Options) normalise() (Options, quant.Scheme, error) {
 	if err != nil {
 		return o, nil, err
 	}
+	if quant.HasOriginal(s) {
+		return o, nil, usage("", "ask for the scheme alone and for keep_original", "%s is not a scheme of its own", o.Scheme)
+	}
 	o.Scheme = s.Name()
 	return o, s, nil
 }

@@ -30,13 +30,14 @@ var scopes = map[string]scope{
 type policy struct {
 	scheme   quant.Scheme // the job's
 	scope    scope
+	keep     bool  // the originals too
 	maxRow   int64 // stored bytes of the longest row that is transformed as a whole
 	none     quant.Scheme
 	f16, f32 quant.Scheme // what a pure scheme leaves
 }
 
-func newPolicy(job quant.Scheme, chunkBytes int64) (*policy, error) {
-	p := &policy{scheme: job, maxRow: chunkBytes, scope: linear}
+func newPolicy(job quant.Scheme, o Options) (*policy, error) {
+	p := &policy{scheme: job, maxRow: o.ChunkBytes, keep: o.KeepOriginal, scope: linear}
 	if s, ok := scopes[job.Name()]; ok {
 		p.scope = s
 	}
@@ -88,6 +89,12 @@ func (p *policy) set(t *Tensor, s quant.Scheme) error {
 	}
 	if row := rowBytes(t); wholeRow(l) && row > p.maxRow {
 		return fmt.Errorf("row longer than a chunk: %s needs whole rows, and one has %d bytes", s.Name(), row)
+	}
+	if p.keep && l.Planes[0].DType != t.DType {
+		s = quant.WithOriginal(s)
+		if l, err = s.Layout(t.DType, t.Cols); err != nil {
+			return err
+		}
 	}
 	t.Scheme, t.Layout = s.Name(), l
 	return nil

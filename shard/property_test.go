@@ -71,7 +71,7 @@ func TestLoad(t *testing.T) {
 		degree := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 8})
 		o := shard.Options{ChunkBytes: rapid.Int64Range(shard.MinChunkBytes, 2*shard.MinChunkBytes).Draw(r, "chunk"),
 			Layout: shard.Layout{TP: degree.Draw(r, "tp"), PP: rapid.IntRange(0, 3).Draw(r, "pp"), DP: rapid.IntRange(0, 2).Draw(r, "dp")},
-			Scheme: rapid.SampledFrom(quant.Names()).Draw(r, "scheme")}
+			Scheme: rapid.SampledFrom(quant.Names()).Draw(r, "scheme"), KeepOriginal: rapid.Bool().Draw(r, "keep")}
 		p, err := shard.Build(s.ix, o)
 		if err != nil {
 			if recovery.ClassOf(err) != recovery.Usage || o.Layout.TP < 2 && o.Layout.PP < 2 {
