@@ -32,6 +32,8 @@ type Options struct {
 	Layout     Layout `json:"layout"`
 	Scheme     string `json:"scheme"`      // "" is "none"
 	ChunkBytes int64  `json:"chunk_bytes"` // MinChunkBytes to MaxChunkBytes; 0 is DefaultChunkBytes
+	// KeepOriginal keeps what a tensor was stored as beside what it becomes.
+	KeepOriginal bool `json:"keep_original,omitempty"`
 }
 
 // Plan says which chunk lands where, transformed how. A tensor is seen as

@@ -85,7 +85,7 @@ func TestLoad(t *testing.T) {
 		checkJoin(t, r, s, p, load(t, r, s, p), rapid.Int64Range(1, 50).Draw(r, "rows"))
 
 		// What a tensor becomes depends on the scheme only.
-		single, err := shard.Build(s.ix, shard.Options{Scheme: o.Scheme, ChunkBytes: o.ChunkBytes})
+		single, err := shard.Build(s.ix, shard.Options{Scheme: o.Scheme, ChunkBytes: o.ChunkBytes, KeepOriginal: o.KeepOriginal})
 		if err != nil {
 			r.Fatalf("%v", err)
 		}
