@@ -2,62 +2,61 @@ package quant
 
 import (
 	"testing"
+	"time"
 
 	"github.com/gantry-ml/gantry/dtype"
 )
 
-// Benchmarks read 64 MiB, more than the caches hold, in row groups of 1 MiB,
-// as the loader does, into planes whose pages have been touched before.
-// SetBytes counts input, so that MB/s compare with those of memcpy, which
-// copies as many bytes.
-const (
-	benchBytes = 64 << 20
-	benchGroup = 1 << 20
-	benchCols  = 4096
-)
-
-func BenchmarkMemcpy(b *testing.B) {
-	src, dst := benchSource(b, dtype.BF16), make([]byte, benchBytes)
-	copy(dst, src)
-	b.SetBytes(benchBytes)
-	for b.Loop() {
-		copy(dst, src)
-	}
-}
-
+// BenchmarkEncode reads 64 MiB, more than the caches hold, in row groups of
+// 1 MiB, as the loader does, into planes whose pages have been touched before.
+// After each group it copies one from elsewhere in the same source, so that
+// noise hits both alike. It reports GB/s of input, memcpy's beside it, and
+// their ratio.
 func BenchmarkEncode(b *testing.B) {
+	const (
+		size   = 64 << 20
+		group  = 1 << 20
+		groups = size / group
+		cols   = 4096
+	)
 	for _, s := range schemes {
 		for _, from := range floats[:3] {
-			src := benchSource(b, from)
-			rows := benchGroup / from.Size() / benchCols
-			l, err := s.Layout(from, benchCols)
+			src := benchSource(from, size, group)
+			rows := group / from.Size() / cols
+			l, err := s.Layout(from, cols)
 			if err != nil {
 				b.Fatal(err)
 			}
-			// One arena for the whole tensor, already touched.
-			groups := benchBytes / benchGroup
+			copied := touched(size)
 			planes := make([][]byte, len(l.Planes))
 			for i, p := range l.Planes {
-				planes[i] = make([]byte, groups*rows*int(p.RowBytes(benchCols)))
-				for at := 0; at < len(planes[i]); at += 4096 {
-					planes[i][at] = 1
-				}
+				planes[i] = touched(groups * rows * int(p.RowBytes(cols)))
 			}
 			best := kernel
 			for _, k := range twins() {
 				kernel = k
 				b.Run(s.Name()+"/"+from.String()+"/"+k.name, func(b *testing.B) {
 					dst := make([][]byte, len(planes))
-					b.SetBytes(benchBytes)
+					var encoding, copying time.Duration
 					for b.Loop() {
 						for g := range groups {
 							for i, p := range l.Planes {
-								n := rows * int(p.RowBytes(benchCols))
+								n := rows * int(p.RowBytes(cols))
 								dst[i] = planes[i][g*n : (g+1)*n]
 							}
-							s.Encode(dst, src[g*benchGroup:(g+1)*benchGroup], from, rows, benchCols)
+							other := (g + groups/2) % groups * group
+							start := time.Now()
+							s.Encode(dst, src[g*group:(g+1)*group], from, rows, cols)
+							mid := time.Now()
+							copy(copied[other:other+group], src[other:other+group])
+							encoding += mid.Sub(start)
+							copying += time.Since(mid)
 						}
 					}
+					bytes := float64(size) * float64(b.N)
+					b.ReportMetric(bytes/float64(encoding), "GB/s")
+					b.ReportMetric(bytes/float64(copying), "memcpy-GB/s")
+					b.ReportMetric(float64(copying)/float64(encoding), "x-memcpy")
 				})
 			}
 			kernel = best
@@ -65,12 +64,21 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
-func benchSource(b *testing.B, d dtype.Type) []byte {
-	b.Helper()
-	group := randomFloats(1, d, benchGroup/d.Size())
-	src := make([]byte, 0, benchBytes)
-	for range benchBytes / benchGroup {
-		src = append(src, group...)
+// benchSource returns size bytes of elements, one group of them repeated.
+func benchSource(d dtype.Type, size, group int) []byte {
+	once := randomFloats(1, d, group/d.Size())
+	src := make([]byte, 0, size)
+	for len(src) < size {
+		src = append(src, once...)
 	}
 	return src
+}
+
+// touched returns n bytes whose pages are in memory.
+func touched(n int) []byte {
+	b := make([]byte, n)
+	for i := 0; i < n; i += 4096 {
+		b[i] = 1
+	}
+	return b
 }
