@@ -408,6 +408,7 @@ type PlanOptions struct {
 	Dp            uint32                 `protobuf:"varint,4,opt,name=dp,proto3" json:"dp,omitempty"`
 	Scheme        string                 `protobuf:"bytes,5,opt,name=scheme,proto3" json:"scheme,omitempty"`
 	ChunkBytes    int64                  `protobuf:"varint,6,opt,name=chunk_bytes,json=chunkBytes,proto3" json:"chunk_bytes,omitempty"`
+	KeepOriginal  bool                   `protobuf:"varint,7,opt,name=keep_original,json=keepOriginal,proto3" json:"keep_original,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -482,6 +483,13 @@ func (x *PlanOptions) GetChunkBytes() int64 {
 		return x.ChunkBytes
 	}
 	return 0
+}
+
+func (x *PlanOptions) GetKeepOriginal() bool {
+	if x != nil {
+		return x.KeepOriginal
+	}
+	return false
 }
 
 // Hello asks a worker who it is and what it holds. It also introduces the
@@ -2044,7 +2052,7 @@ const file_control_proto_rawDesc = "" +
 	"\aretries\x18\x02 \x01(\rR\aretries\x12\x17\n" +
 	"\abase_ns\x18\x03 \x01(\x03R\x06baseNs\x12\x15\n" +
 	"\x06max_ns\x18\x04 \x01(\x03R\x05maxNs\x12\x16\n" +
-	"\x06factor\x18\x05 \x01(\x01R\x06factor\"\x86\x01\n" +
+	"\x06factor\x18\x05 \x01(\x01R\x06factor\"\xab\x01\n" +
 	"\vPlanOptions\x12\x0e\n" +
 	"\x02tp\x18\x01 \x01(\rR\x02tp\x12\x0e\n" +
 	"\x02pp\x18\x02 \x01(\rR\x02pp\x12\x0e\n" +
@@ -2052,7 +2060,8 @@ const file_control_proto_rawDesc = "" +
 	"\x02dp\x18\x04 \x01(\rR\x02dp\x12\x16\n" +
 	"\x06scheme\x18\x05 \x01(\tR\x06scheme\x12\x1f\n" +
 	"\vchunk_bytes\x18\x06 \x01(\x03R\n" +
-	"chunkBytes\":\n" +
+	"chunkBytes\x12#\n" +
+	"\rkeep_original\x18\a \x01(\bR\fkeepOriginal\":\n" +
 	"\x05Hello\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\"l\n" +
 	"\aHolding\x121\n" +

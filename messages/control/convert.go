@@ -106,7 +106,7 @@ func (x *Strategy) Recovery() recovery.Strategy {
 func FromOptions(o shard.Options) *PlanOptions {
 	return &PlanOptions{
 		Tp: uint32(o.Layout.TP), Pp: uint32(o.Layout.PP), Ep: uint32(o.Layout.EP), Dp: uint32(o.Layout.DP),
-		Scheme: o.Scheme, ChunkBytes: o.ChunkBytes,
+		Scheme: o.Scheme, ChunkBytes: o.ChunkBytes, KeepOriginal: o.KeepOriginal,
 	}
 }
 
@@ -114,7 +114,7 @@ func FromOptions(o shard.Options) *PlanOptions {
 func (x *PlanOptions) Shard() shard.Options {
 	return shard.Options{
 		Layout: shard.Layout{TP: int(x.GetTp()), PP: int(x.GetPp()), EP: int(x.GetEp()), DP: int(x.GetDp())},
-		Scheme: x.GetScheme(), ChunkBytes: x.GetChunkBytes(),
+		Scheme: x.GetScheme(), ChunkBytes: x.GetChunkBytes(), KeepOriginal: x.GetKeepOriginal(),
 	}
 }
 
