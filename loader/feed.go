@@ -52,9 +52,6 @@ func (f *feed) run(ctx context.Context, buffer []byte) error {
 			return context.Cause(ctx)
 		}
 		n := batchBytes(b)
-		if err := f.load.job.wait(ctx, n); err != nil {
-			return err
-		}
 		if err := f.batch(ctx, x, b, f.load.chunk.Offset+b[0].at, buffer[:f.slab]); err != nil {
 			return f.locate(ctx, b, n, err)
 		}

@@ -11,9 +11,9 @@ import (
 	"github.com/gantry-ml/gantry/shard"
 )
 
-// slabBytes is about how much is read at once: little enough to stay in the
-// cache until it is transformed.
-const slabBytes = 1 << 20
+// slabBytes is about how much is read at once: little enough to stay in a
+// core's cache, with what becomes of it, until it is transformed.
+const slabBytes = 512 << 10
 
 // Load makes one try at a chunk: read it, transform it, place or send the
 // piece of each dest. It returns the pieces and the stored bytes that it read

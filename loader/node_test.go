@@ -76,6 +76,7 @@ type team struct {
 	t     testing.TB
 	plan  *shard.Plan
 	nodes []*Node
+	addrs []string   // by node
 	holds []job.Hold // by rank
 }
 
@@ -83,11 +84,13 @@ func newTeam(t testing.TB, uri string, plan *shard.Plan, size int, o NodeOptions
 	t.Helper()
 	m := &team{t: t, plan: plan}
 	local := transfer.Local{}
-	o.Sender = local
+	if o.Sender == nil {
+		o.Sender = local
+	}
 	for i := range size {
 		n := NewNode(o)
 		local[fmt.Sprint(i)] = n
-		m.nodes = append(m.nodes, n)
+		m.nodes, m.addrs = append(m.nodes, n), append(m.addrs, fmt.Sprint(i))
 		if err := n.Open(t.Context(), JobSpec{ID: "j", Epoch: 1, URI: uri, Plan: plan, Validate: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +118,7 @@ func (m *team) dests(chunk, node int) []Dest {
 	for _, p := range m.plan.Chunks[chunk].Pieces {
 		dest := Dest{Hold: m.holds[p.Rank]}
 		if owner := p.Rank % len(m.nodes); owner != node {
-			dest.Addr = fmt.Sprint(owner)
+			dest.Addr = m.addrs[owner]
 		}
 		d = append(d, dest)
 	}
@@ -124,6 +127,21 @@ func (m *team) dests(chunk, node int) []Dest {
 
 // load loads every chunk, by the nodes in turn, and seals every rank.
 func (m *team) load(ctx context.Context) []SealReport {
+	m.t.Helper()
+	m.chunks(ctx)
+	var out []SealReport
+	for r, h := range m.holds {
+		s, err := m.owner(r).Seal(ctx, "j", h)
+		if err != nil {
+			m.t.Fatalf("rank %d: %v", r, err)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// chunks loads every chunk.
+func (m *team) chunks(ctx context.Context) {
 	m.t.Helper()
 	var wg sync.WaitGroup
 	for i := range m.plan.Chunks {
@@ -139,15 +157,6 @@ func (m *team) load(ctx context.Context) []SealReport {
 		})
 	}
 	wg.Wait()
-	var out []SealReport
-	for r, h := range m.holds {
-		s, err := m.owner(r).Seal(ctx, "j", h)
-		if err != nil {
-			m.t.Fatalf("rank %d: %v", r, err)
-		}
-		out = append(out, s)
-	}
-	return out
 }
 
 // read is a shard.ReadArena over the nodes.
@@ -232,6 +241,35 @@ func TestTopologyDoesNotChangeBytes(t *testing.T) {
 					})
 				}
 			}
+		}
+	}
+}
+
+// Over TCP pieces arrive as they do in one process.
+func TestPiecesOverTCP(t *testing.T) {
+	path := filepath.Join(testdata(t, "stories260K"), "hf-bf16")
+	src, ix := open(t, path)
+	plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 4, DP: 2}, Scheme: "q8_0", ChunkBytes: 64 << 10})
+	pool := &transfer.Pool{}
+	defer pool.Close()
+	m := newTeam(t, path, plan, 3, NodeOptions{Sender: pool})
+	for i, n := range m.nodes {
+		srv, err := transfer.Listen("127.0.0.1:0", n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer srv.Close()
+		m.addrs[i] = srv.Addr()
+	}
+	seals := m.load(t.Context())
+	for r := range 4 {
+		if seals[r].Digest != seals[r+4].Digest {
+			t.Errorf("the two copies of rank %d differ", r)
+		}
+	}
+	for i := range plan.Tensors {
+		if want := expect(t, src, plan, i); !bytes.Equal(m.joined(i)[0], want[0]) {
+			t.Errorf("%s differs", plan.Tensors[i].Name)
 		}
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/time/rate"
-
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/quant"
@@ -22,7 +20,6 @@ type nodeJob struct {
 	spec    JobSpec
 	encoded []encoded // by tensor of the plan
 	src     source.Source
-	limit   *rate.Limiter // nil: no limit
 
 	ctx    context.Context // ends when the job is closed here
 	cancel context.CancelCauseFunc
@@ -48,9 +45,6 @@ type lazyReader struct {
 	r  source.Reader
 }
 
-// limitBurst is how many bytes a limited read may take at once.
-const limitBurst = 1 << 20
-
 func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, string) (source.Source, error)) (*nodeJob, error) {
 	j := &nodeJob{spec: s, epoch: s.Epoch, ranks: map[int]*rank{}, encoded: make([]encoded, len(s.Plan.Tensors))}
 	for i := range s.Plan.Tensors {
@@ -69,10 +63,7 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 	if err != nil {
 		return nil, err
 	}
-	j.src = src
-	if s.LimitRate > 0 {
-		j.limit = rate.NewLimiter(rate.Limit(s.LimitRate), limitBurst)
-	}
+	j.src = source.Limit(src, s.LimitRate)
 	j.ctx, j.cancel = context.WithCancelCause(context.Background())
 	for range s.Plan.Files {
 		j.readers = append(j.readers, &lazyReader{})
@@ -260,18 +251,6 @@ func (j *nodeJob) reader(ctx context.Context, file int) (source.Reader, error) {
 	}
 	l.r = r
 	return r, nil
-}
-
-// wait keeps n bytes within the rate limit.
-func (j *nodeJob) wait(ctx context.Context, n int64) error {
-	for j.limit != nil && n > 0 {
-		step := min(n, limitBurst)
-		if err := j.limit.WaitN(ctx, int(step)); err != nil {
-			return ctxOr(ctx, err)
-		}
-		n -= step
-	}
-	return nil
 }
 
 // piece finds what a chunk leaves in a rank.

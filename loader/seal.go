@@ -52,6 +52,7 @@ func (n *Node) Seal(ctx context.Context, jobID string, h job.Hold) (SealReport, 
 		}
 	}
 	r.seal(s)
+	n.staging.trim() // what follows a seal is rest
 	return s, nil
 }
 
