@@ -564,7 +564,7 @@ loop:
 	RET
 
 // func int8F32AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·int8F32AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -574,8 +574,12 @@ TEXT ·int8F32AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3f800000<>+0(SB), Y1
 	VDIVPS       Y0, Y1, Y1
 	VMOVDQU      order<>+0(SB), Y2
+	MOVQ         DX, BX
+	SHLQ         $0x02, BX
 
 loop:
+	PREFETCHT0   (CX)(BX*1)
+	PREFETCHT0   64(CX)(BX*1)
 	VMOVDQU      (CX), Y3
 	VMOVDQU      32(CX), Y4
 	VMOVDQU      64(CX), Y5
@@ -1138,7 +1142,7 @@ loop:
 	RET
 
 // func int8F16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, F16C, FMA3, SSE
+// Requires: AVX, AVX2, F16C, FMA3, MMX+, SSE
 TEXT ·int8F16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -1148,8 +1152,11 @@ TEXT ·int8F16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3f800000<>+0(SB), Y1
 	VDIVPS       Y0, Y1, Y1
 	VMOVDQU      order<>+0(SB), Y2
+	MOVQ         DX, BX
+	SHLQ         $0x01, BX
 
 loop:
+	PREFETCHT0   (CX)(BX*1)
 	VCVTPH2PS    (CX), Y3
 	VCVTPH2PS    16(CX), Y4
 	VCVTPH2PS    32(CX), Y5
@@ -1703,7 +1710,7 @@ loop:
 	RET
 
 // func int8BF16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·int8BF16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -1713,8 +1720,11 @@ TEXT ·int8BF16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3f800000<>+0(SB), Y1
 	VDIVPS       Y0, Y1, Y1
 	VPBROADCASTD cffff0000<>+0(SB), Y2
+	MOVQ         DX, BX
+	SHLQ         $0x01, BX
 
 loop:
+	PREFETCHT0   (CX)(BX*1)
 	VMOVDQU      (CX), Y3
 	VPAND        Y2, Y3, Y4
 	VPSLLD       $0x10, Y3, Y3
@@ -2636,7 +2646,7 @@ done:
 	RET
 
 // func int8BF16AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX512BW, AVX512F, SSE
+// Requires: AVX, AVX512BW, AVX512F, MMX+, SSE
 TEXT ·int8BF16AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -2648,8 +2658,11 @@ TEXT ·int8BF16AVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD cffff0000<>+0(SB), Z2
 	MOVL         $0xaaaaaaaa, BX
 	KMOVD        BX, K1
+	MOVQ         DX, BX
+	SHLQ         $0x01, BX
 
 loop:
+	PREFETCHT0   (CX)(BX*1)
 	VMOVDQU32    (CX), Z3
 	VPANDD       Z2, Z3, Z4
 	VPSLLD       $0x10, Z3, Z3

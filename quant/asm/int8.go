@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"math/bits"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -19,7 +20,15 @@ func int8Kernel(v isa, from element) {
 	Load(Param("scale"), scale)
 	d := v.newDivider(scale)
 	b := v.newBlock(from)
+	// absmax reads the next row as soon as this one is done: have it fetched
+	// meanwhile. A prefetch beyond the last row cannot fault.
+	row := GP64()
+	MOVQ(n, row)
+	SHLQ(U8(bits.TrailingZeros(uint(from.bytes))), row)
 	Label("loop")
+	for i := 0; i < blockSize*from.bytes; i += 64 {
+		PREFETCHT0(Mem{Base: src, Disp: i, Index: row, Scale: 1})
+	}
 	x := b.load(Mem{Base: src})
 	for i := range x {
 		x[i] = d.divide(x[i])
