@@ -2,6 +2,8 @@ package quant
 
 import "github.com/gantry-ml/gantry/dtype"
 
+//go:generate go run -C asm . -pkg quant -out ../asm_amd64.s -stubs ../asm_amd64.go
+
 // kernels are one implementation of the loops under the schemes. The twins of
 // a machine give the same bytes for every input; portable is the oracle. from
 // and to are float types (dtype.Type.Float), src may be unaligned, and dst and

@@ -10,8 +10,6 @@ import (
 	"github.com/gantry-ml/gantry/dtype"
 )
 
-//go:generate go run -C asm . -pkg quant -out ../asm_amd64.s -stubs ../asm_amd64.go
-
 // twins returns the kernels that run on this machine, the fastest last.
 func twins() []kernels {
 	all := []kernels{portable}
