@@ -104,7 +104,7 @@ func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *
 	if err != nil {
 		return nil, nil, err
 	}
-	plan, err := shard.Build(ix, shard.Options{Layout: l.opts.layout, Scheme: scheme, ChunkBytes: l.opts.chunkBytes})
+	plan, err := shard.Build(ix, shard.Options{Layout: l.opts.layout, Scheme: scheme, ChunkBytes: l.opts.chunkBytes, KeepOriginal: l.opts.keep})
 	return ix, plan, err
 }
 

@@ -29,6 +29,7 @@ type options struct {
 	staging   int64
 	limitRate int64
 	validate  bool
+	keep      bool // the originals
 
 	// What tests set.
 	chunkBytes int64
@@ -78,6 +79,10 @@ func WithLimitRate(bytesPerSecond int64) Option {
 // WithValidate has every placed value looked at: the report counts NaN and
 // Inf.
 func WithValidate(on bool) Option { return func(o *options) { o.validate = on } }
+
+// WithKeepOriginal keeps the stored elements of each tensor beside what it
+// becomes: model.Tensor's Original gives them. Both are resident.
+func WithKeepOriginal(on bool) Option { return func(o *options) { o.keep = on } }
 
 // validated checks options against each other.
 func (o *options) validated() error {

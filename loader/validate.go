@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-ml/gantry/device/ort"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -97,6 +98,9 @@ func (c *checker) largest() *shard.Slice {
 // weight wraps the arena's memory, where ONNX Runtime has an operator for it.
 func (c *checker) weight(s *shard.Slice, rows shard.Span) (ort.Weight, bool) {
 	planes := c.encoded[s.Tensor].layout.Planes
+	if quant.HasOriginal(c.encoded[s.Tensor].scheme) {
+		planes = planes[:len(planes)-1]
+	}
 	mem := c.planes(s, rows)
 	w := ort.Weight{Type: planes[0].DType, Data: mem[0], Rows: int(rows.Len()), Cols: int(s.Held.Len())}
 	switch w.Type {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -59,10 +60,20 @@ func (m *Model) Export(ctx context.Context, path string) error {
 	return writeWhole(configPath, config)
 }
 
+// exported returns the planes of a tensor that a file gets: what it became,
+// not the original beside it.
+func (m *Model) exported(tensor int) []quant.Plane {
+	planes := m.parts.Plan.Tensors[tensor].Layout.Planes
+	if quant.HasOriginal(m.schemes[tensor]) {
+		planes = planes[:len(planes)-1]
+	}
+	return planes
+}
+
 // exportable refuses schemes that safetensors cannot say.
 func (m *Model) exportable() error {
 	for _, t := range m.parts.Plan.Tensors {
-		switch t.Scheme {
+		switch scheme, _, _ := strings.Cut(t.Scheme, "+"); scheme {
 		case "none", "f32", "f16", "bf16", "int8":
 		default:
 			return &recovery.Error{Class: recovery.Usage, Op: "export", Tensor: t.Name,
@@ -78,7 +89,7 @@ func (m *Model) exportTensors(ctx context.Context, path string) (err error) {
 	var list []safetensors.Tensor
 	for i := range m.parts.Plan.Tensors {
 		t := &m.parts.Plan.Tensors[i]
-		for _, p := range t.Layout.Planes {
+		for _, p := range m.exported(i) {
 			shape := t.Shape
 			if p.Cols == 0 { // one unit for each row
 				shape = []int64{t.Rows, 1}
@@ -95,7 +106,7 @@ func (m *Model) exportTensors(ctx context.Context, path string) (err error) {
 		if err := m.exportTensor(ctx, w, next, i); err != nil {
 			return errors.Join(err, w.Abort())
 		}
-		next += len(m.parts.Plan.Tensors[i].Layout.Planes)
+		next += len(m.exported(i))
 	}
 	return w.Commit()
 }
@@ -118,8 +129,8 @@ func (m *Model) exportTensor(ctx context.Context, w *safetensors.Writer, first, 
 		if err != nil {
 			return err
 		}
-		for i, p := range planes {
-			if err := w.WriteTensor(first+i, p, at*t.Layout.Planes[i].RowBytes(t.Cols)); err != nil {
+		for i, p := range m.exported(tensor) {
+			if err := w.WriteTensor(first+i, planes[i], at*p.RowBytes(t.Cols)); err != nil {
 				return err
 			}
 		}

@@ -155,6 +155,50 @@ func TestAsEqualsLoadedCast(t *testing.T) {
 	}
 }
 
+// With the originals kept, both forms are there, and neither is changed by the
+// other.
+func TestOriginals(t *testing.T) {
+	path := stories(t, "hf-bf16")
+	plain, stored := load(t, path, "int8", 1), load(t, path, "none", 1)
+	m, err := loader.New(loader.WithKeepOriginal(true), loader.WithLayout(shard.Layout{TP: 2}),
+		loader.WithQuantization(quant.Config{Scheme: "int8"})).Load(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, name := range m.Vars().Names() {
+		a, _ := m.Vars().Tensor(name)
+		b, _ := plain.Vars().Tensor(name)
+		c, _ := stored.Vars().Tensor(name)
+		x, err1 := a.Bytes()
+		y, err2 := b.Bytes()
+		if err := errors.Join(err1, err2); err != nil || !bytes.Equal(x, y) {
+			t.Errorf("%s: int8 differs when the original is kept (%v)", name, err)
+		}
+		x, typ, err1 := a.Original()
+		y, err2 = c.Bytes()
+		if err := errors.Join(err1, err2); err != nil || typ != dtype.BF16 || !bytes.Equal(x, y) {
+			t.Errorf("%s: the original differs (%v)", name, err)
+		}
+		if _, _, err := b.Original(); (recovery.ClassOf(err) == recovery.NotFound) != (b.DType() == dtype.I8) {
+			t.Errorf("%s: original that was not kept: %v", name, err)
+		}
+	}
+	var files [2][]byte
+	for i, x := range []*model.Model{m, plain} {
+		out := filepath.Join(t.TempDir(), "x.safetensors")
+		if err := x.Export(t.Context(), out); err != nil {
+			t.Fatal(err)
+		}
+		if files[i], err = os.ReadFile(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(files[0], files[1]) {
+		t.Error("the kept originals change the export")
+	}
+}
+
 // The layout changes no byte of what is exported, and with none the tensors
 // are the checkpoint's.
 func TestExport(t *testing.T) {

@@ -49,8 +49,21 @@ func (t *Tensor) DType() dtype.Type { return t.plan.Layout.Planes[0].DType }
 // a copy, joined from the ranks.
 func (t *Tensor) Bytes() ([]byte, error) { return t.Plane(0) }
 
+// Original returns the elements as they were stored, where the load was asked
+// to keep them or did not change them, as Bytes does, and their type. Else it
+// is of class not_found.
+func (t *Tensor) Original() ([]byte, dtype.Type, error) {
+	last := t.Planes() - 1
+	if !quant.HasOriginal(t.scheme) && t.DType() != t.plan.DType {
+		return nil, dtype.Invalid, &recovery.Error{Class: recovery.NotFound, Op: "find original", Tensor: t.plan.Name,
+			Err: fmt.Errorf("it was turned into %s and not kept", t.plan.Scheme), Hint: "load with the originals kept"}
+	}
+	b, err := t.Plane(last)
+	return b, t.plan.DType, err
+}
+
 // Planes returns how many planes the tensor has: 2 for int8, whose second is
-// its scales, F32 by row.
+// its scales, F32 by row. The original, where it is kept, is the last.
 func (t *Tensor) Planes() int { return len(t.plan.Layout.Planes) }
 
 // Plane returns a plane as Bytes does.
@@ -109,7 +122,7 @@ func (t *Tensor) As(to dtype.Type) ([]byte, error) {
 	if err := t.checkFloat(); err != nil {
 		return nil, err
 	}
-	if t.DType() == to && to.Float() && t.Planes() == 1 {
+	if t.DType() == to && to.Float() {
 		return t.Bytes()
 	}
 	var cast quant.Scheme
