@@ -1,0 +1,35 @@
+// Command coordinator plans and leads loads over a cluster of workers.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/gantry-ml/gantry/cmd/internal/daemon"
+	"github.com/gantry-ml/gantry/cmd/internal/node"
+	"github.com/gantry-ml/gantry/telemetry"
+)
+
+func main() {
+	os.Exit(daemon.Daemon{
+		Name:  "coordinator",
+		Short: "Plan and lead loads over a cluster of workers.",
+		Flags: func(f *pflag.FlagSet) {
+			f.String("name", "", "this coordinator's name (default: host and process id)")
+			f.String("nats", node.Embedded, "embedded, or the URL of a NATS server with JetStream")
+			f.String("nats-listen", "127.0.0.1:4222", "where the embedded NATS server listens; port 0 for any")
+			f.String("listen", "127.0.0.1:0", "where the coordinator's actors are reached; port 0 for any")
+			f.String("http", "127.0.0.1:8080", "where /healthz, /readyz and /metrics are served; empty for nowhere")
+			f.String("state-dir", "", "where the embedded NATS server keeps its state (default: a temporary folder)")
+		},
+		Start: func(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
+			return node.StartCoordinator(ctx, node.CoordinatorConfig{
+				Name: s.String("name"), NATS: s.String("nats"), NATSListen: s.String("nats-listen"),
+				Listen: s.String("listen"), HTTP: s.String("http"), StateDir: s.String("state-dir"),
+				Security: s.Security(), Telemetry: t,
+			})
+		},
+	}.Main())
+}

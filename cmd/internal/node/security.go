@@ -1,0 +1,72 @@
+package node
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"os"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// Security is who may talk to a process, and as whom it talks to others. The
+// zero value is loopback only.
+type Security struct {
+	Cert, Key string // PEM files of this node's certificate, for serving and calling
+	CA        string // PEM file of the authority that signed the others'
+	NATSCreds string // credentials file for an external NATS server
+	Insecure  bool   // allow addresses beyond loopback without TLS
+}
+
+// tls returns the TLS configuration for both directions, nil where none is
+// asked for. Clients must have a certificate of the same authority.
+func (s Security) tls() (*tls.Config, error) {
+	if s.Cert == "" && s.Key == "" && s.CA == "" {
+		return nil, nil
+	}
+	if s.Cert == "" || s.Key == "" || s.CA == "" {
+		return nil, recovery.Errorf(recovery.Usage, "TLS needs all of --tls-cert, --tls-key and --tls-ca")
+	}
+	pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
+	if err != nil {
+		return nil, &recovery.Error{Class: recovery.Usage, Op: "read TLS certificate", File: s.Cert, Err: err}
+	}
+	pem, err := os.ReadFile(s.CA)
+	if err != nil {
+		return nil, &recovery.Error{Class: recovery.Usage, Op: "read TLS authority", File: s.CA, Err: err}
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, &recovery.Error{Class: recovery.Usage, Op: "read TLS authority", File: s.CA, Err: errors.New("it holds no PEM certificate")}
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool,
+		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
+	}, nil
+}
+
+// checkListen refuses an address that others can reach unless both sides are
+// known by certificate.
+func (s Security) checkListen(addr string, t *tls.Config) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return recovery.Errorf(recovery.Usage, "--listen %q: want HOST:PORT", addr)
+	}
+	if cluster.Loopback(host) || t != nil || s.Insecure {
+		return nil
+	}
+	return recovery.Errorf(recovery.Usage, "--listen %s is not loopback: give --tls-cert, --tls-key and --tls-ca, or --insecure", addr)
+}
+
+// connect connects to an external NATS server.
+func (s Security) connect(url string, t *tls.Config) (*nats.Conn, error) {
+	var more []nats.Option
+	if t != nil {
+		more = append(more, nats.Secure(t))
+	}
+	return cluster.Connect(url, s.NATSCreds, more...)
+}

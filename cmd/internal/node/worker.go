@@ -1,0 +1,217 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/gantry-ml/gantry/actors"
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/cmd/internal/version"
+	"github.com/gantry-ml/gantry/device"
+	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/internal/transfer"
+	"github.com/gantry-ml/gantry/loader"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
+	"github.com/gantry-ml/gantry/telemetry"
+)
+
+// Resources is what a worker may use. The zero value is all of this machine.
+type Resources struct {
+	Devices    device.Selection // the zero value chooses
+	CPURanks   int              // at most so many ranks on the CPU; 0 is as many as fit
+	Memory     int64            // for arenas on the CPU, bytes; 0 is what is free
+	Staging    int64            // budget for staging memory, bytes; 0 is loader.DefaultStaging
+	ModelRoots []string         // folders that it may read; none is any
+	Inject     *source.Faults   // faults for tests; nil is none
+}
+
+// WorkerConfig is what a worker is started with.
+type WorkerConfig struct {
+	Name   string // "" is made from the host's name and the process id
+	NATS   string // URL
+	Listen string // of the actors, port 0 for any; pieces are received at the same host
+	HTTP   string // of health and metrics pages; "" for none
+	Resources
+	Security
+	Telemetry *telemetry.Telemetry // serves /metrics; nil with HTTP ""
+	Log       *slog.Logger         // nil is slog.Default
+}
+
+// Worker is a running worker process.
+type Worker struct {
+	closer closer
+	nats   *nats.Conn
+	member *cluster.Member
+	info   messages.Worker
+	http   string
+}
+
+// StartWorker starts a worker and returns when it has joined the cluster.
+func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
+	w := &Worker{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.closer.close())
+		}
+	}()
+	log := logOr(cfg.Log)
+	security, err := cfg.tls()
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.checkListen(cfg.Listen, security); err != nil {
+		return nil, err
+	}
+	info, err := cfg.describe(nameOr(cfg.Name), 1)
+	if err != nil {
+		return nil, err
+	}
+	if w.nats, err = cfg.connect(cfg.NATS, security); err != nil {
+		return nil, err
+	}
+	w.closer.add(closing(w.nats.Close))
+	all, err := cluster.Open(ctx, w.nats, cluster.Options{})
+	if err != nil {
+		return nil, err
+	}
+	system, err := actors.NewSystem(actors.SystemOptions{Listen: cfg.Listen, TLS: security, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	w.closer.add(closing(system.Close))
+	pool := &transfer.Pool{}
+	w.closer.add(pool.Close)
+	node := loader.NewNode(cfg.nodeOptions(pool))
+	host, _, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return nil, recovery.Errorf(recovery.Usage, "--listen %q: want HOST:PORT", cfg.Listen)
+	}
+	pieces, err := transfer.Listen(net.JoinHostPort(host, "0"), node)
+	if err != nil {
+		return nil, err
+	}
+	w.closer.add(pieces.Close)
+	info.Address, info.Transfer = system.Address(), pieces.Addr()
+	if cfg.HTTP != "" {
+		pages, err := telemetry.Serve(cfg.HTTP, telemetry.Pages{Ready: w.ready, Metrics: cfg.Telemetry.Handler(), Insecure: cfg.Insecure})
+		if err != nil {
+			return nil, err
+		}
+		w.closer.add(pages.Close)
+		w.http = pages.Addr()
+		info.HTTP = w.http
+	}
+	if w.member, err = join(ctx, &w.closer, system, all, node, info, cfg.Resources, log); err != nil {
+		return nil, err
+	}
+	w.info = info
+	return w, nil
+}
+
+// join starts a worker's actors and takes its lease.
+func join(ctx context.Context, end *closer, system *actors.System, all *cluster.Cluster, node *loader.Node, info messages.Worker, r Resources, log *slog.Logger) (*cluster.Member, error) {
+	metrics, err := telemetry.NewMetrics()
+	if err != nil {
+		return nil, err
+	}
+	actor, err := system.StartWorker(actors.WorkerOptions{
+		Member: info, Node: node, Open: r.openIndex, Plans: all.Plans, Metrics: metrics, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	end.add(actor.Stop)
+	member, err := all.Join(ctx, info)
+	if err != nil {
+		return nil, err
+	}
+	end.add(member.Leave)
+	return member, nil
+}
+
+// describe says what the worker is, as one of n on this machine.
+func (r Resources) describe(name string, n int) (messages.Worker, error) {
+	if err := messages.CheckToken("worker name", name); err != nil {
+		return messages.Worker{}, err
+	}
+	now := time.Now()
+	w := messages.Worker{
+		Name: name, Incarnation: uint64(now.UnixNano()), Version: version.Version,
+		Staging: r.Staging, Started: now, Devices: []messages.Device{},
+	}
+	if w.Staging <= 0 {
+		w.Staging = loader.DefaultStaging
+	}
+	devices, err := r.Devices.Resolve(device.Detect())
+	if err != nil {
+		return w, err
+	}
+	for _, d := range devices {
+		m := messages.Device{ID: d.ID, Name: d.Name, Total: d.Total, Free: d.Free / int64(n)}
+		if d.ID == device.CPU {
+			m.Ranks = r.CPURanks
+			if r.Memory > 0 {
+				m.Free = r.Memory
+			}
+		}
+		w.Devices = append(w.Devices, m)
+	}
+	return w, nil
+}
+
+func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
+	return loader.NodeOptions{Staging: r.Staging, Sender: sender, Open: r.open}
+}
+
+// open opens a source that this worker may read.
+func (r Resources) open(ctx context.Context, uri string) (source.Source, error) {
+	s, err := source.Open(ctx, uri, source.Options{Roots: r.ModelRoots})
+	if err != nil || r.Inject == nil {
+		return s, err
+	}
+	return source.Inject(s, r.Inject), nil
+}
+
+// openIndex reads a checkpoint's headers.
+func (r Resources) openIndex(ctx context.Context, uri string) (_ *checkpoint.Index, err error) {
+	s, err := r.open(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return checkpoint.Open(ctx, s)
+}
+
+// ready says whether the worker can do its work.
+func (w *Worker) ready() error {
+	if !w.nats.IsConnected() {
+		return recovery.Errorf(recovery.ClusterLost, "NATS cannot be reached")
+	}
+	return nil
+}
+
+// Name is the worker's name.
+func (w *Worker) Name() string { return w.info.Name }
+
+// Ended is closed when the worker has lost its place to a newer one of its
+// name.
+func (w *Worker) Ended() <-chan struct{} { return w.member.Context().Done() }
+
+// Err says why it ended.
+func (w *Worker) Err() error { return context.Cause(w.member.Context()) }
+
+// Line tells the addresses, for the ready line.
+func (w *Worker) Line() string {
+	return fmt.Sprintf("name=%s actors=%s transfer=%s http=%s", w.info.Name, w.info.Address, w.info.Transfer, w.http)
+}
+
+// Close gives the lease back, ends everything and frees what is held.
+func (w *Worker) Close() error { return w.closer.close() }

@@ -1,0 +1,81 @@
+// Command worker holds arenas on this machine's devices and fills them as a
+// coordinator asks.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/gantry-ml/gantry/cmd/internal/daemon"
+	"github.com/gantry-ml/gantry/cmd/internal/node"
+	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/device"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
+	"github.com/gantry-ml/gantry/telemetry"
+)
+
+func main() {
+	os.Exit(daemon.Daemon{
+		Name:  "worker",
+		Short: "Hold arenas on this machine's devices and fill them as a coordinator asks.",
+		Flags: flags,
+		Start: start,
+	}.Main())
+}
+
+func flags(f *pflag.FlagSet) {
+	f.String("name", "", "this worker's name, which stays over restarts (default: host and process id)")
+	f.String("nats", "", "URL of the cluster's NATS server, such as nats://127.0.0.1:4222")
+	f.String("listen", "127.0.0.1:0", "where the worker's actors are reached; port 0 for any")
+	f.String("devices", "auto", "devices to place on: auto, cpu, or a list such as cuda:0,cuda:1")
+	f.Int("cpu-ranks", 0, "at most so many ranks on the CPU (default: as many as fit)")
+	f.String("memory", "", "memory for arenas on the CPU, such as 8GiB (default: what is free)")
+	f.String("staging", "256MiB", "budget for staging memory")
+	f.StringArray("model-root", nil, "folder that models may be read from; may be given several times (default: any)")
+	f.StringArray("allow-host", nil, "host that remote models may be read from; may be given several times")
+	f.String("http", "127.0.0.1:0", "where /healthz, /readyz and /metrics are served; empty for nowhere")
+	f.String("inject", "", "faults to inject into sources, for tests")
+	if err := f.MarkHidden("inject"); err != nil {
+		panic(err) // the flag was defined above
+	}
+}
+
+func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
+	cfg := node.WorkerConfig{
+		Name: s.String("name"), NATS: s.String("nats"), Listen: s.String("listen"), HTTP: s.String("http"),
+		Resources: node.Resources{CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root")},
+		Security:  s.Security(), Telemetry: t,
+	}
+	if cfg.NATS == "" {
+		return nil, recovery.Errorf(recovery.Usage, "--nats is needed: the URL that the coordinator's ready line shows")
+	}
+	if cfg.CPURanks < 0 {
+		return nil, recovery.Errorf(recovery.Usage, "--cpu-ranks %d: want 0 or more", cfg.CPURanks)
+	}
+	var err error
+	if cfg.Devices, err = device.Parse(s.String("devices")); err != nil {
+		return nil, err
+	}
+	if m := s.String("memory"); m != "" {
+		if cfg.Memory, err = size.Parse(m); err != nil {
+			return nil, recovery.Errorf(recovery.Usage, "--memory: %w", err)
+		}
+	}
+	if cfg.Staging, err = size.Parse(s.String("staging")); err != nil {
+		return nil, recovery.Errorf(recovery.Usage, "--staging: %w", err)
+	}
+	if rules := s.String("inject"); rules != "" {
+		if cfg.Inject, err = source.ParseFaults(rules); err != nil {
+			return nil, err
+		}
+		slog.Warn("injecting faults into every source", "rules", rules)
+	}
+	if hosts := s.Strings("allow-host"); len(hosts) > 0 {
+		slog.Warn("this build reads local files only: --allow-host has no effect", "hosts", hosts)
+	}
+	return node.StartWorker(ctx, cfg)
+}
