@@ -33,8 +33,8 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 	// Two slabs of every chunk in work must fit the budget, or little else
 	// would: the smaller the budget, the smaller the reads.
 	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.node.slots))))
-	if f.mapper == nil {
-		for _, b := range f.batches {
+	for _, b := range f.batches {
+		if f.mapper == nil && !keepsBytes(b) {
 			f.slab = max(f.slab, batchBytes(b))
 		}
 	}
@@ -72,6 +72,13 @@ func (f *feed) batch(ctx context.Context, x *transform, b []span, off int64, sla
 			return err
 		}
 		return f.mapper.Verify()
+	}
+	if keepsBytes(b) {
+		if err := f.reader.ReadAt(ctx, x.first(b[0]), off); err != nil {
+			return err
+		}
+		x.stored(b[0])
+		return nil
 	}
 	if err := f.reader.ReadAt(ctx, slab[:n], off); err != nil {
 		return err

@@ -12,6 +12,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/checkpoint/safetensors"
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/internal/transfer"
 	"github.com/gantry-ml/gantry/quant"
@@ -271,5 +273,90 @@ func TestPiecesOverTCP(t *testing.T) {
 		if want := expect(t, src, plan, i); !bytes.Equal(m.joined(i)[0], want[0]) {
 			t.Errorf("%s differs", plan.Tensors[i].Name)
 		}
+	}
+}
+
+// longRows writes a checkpoint of matrices whose rows are longer than a chunk and
+// whose columns, cut in two, fall inside a block.
+func longRows(t testing.TB) string {
+	t.Helper()
+	const cols = 32 * 1251
+	var list []safetensors.Tensor
+	for i, name := range []string{"self_attn.o_proj", "mlp.down_proj", "self_attn.q_proj"} {
+		list = append(list, safetensors.Tensor{Name: "model.layers.0." + name + ".weight", DType: dtype.F32, Shape: []int64{int64(4 + 2*i), cols}})
+	}
+	dir := t.TempDir()
+	w, err := safetensors.Create(filepath.Join(dir, "model.safetensors"), list, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range w.Tensors() {
+		values := make([]float32, x.Bytes/4)
+		for k := range values {
+			values[k] = float32(k*2654435761%1000003)/1000003 - .5
+		}
+		if err := w.WriteTensor(i, bytesOf(values), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	config := `{"architectures":["LlamaForCausalLM"],"model_type":"llama"}`
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Rows that take several chunks, and cuts inside blocks, change no byte.
+func TestLongRowsAndStraddles(t *testing.T) {
+	path := longRows(t)
+	src, ix := open(t, path)
+	for _, scheme := range []string{"none", "f16", "int8", "q8_0"} {
+		plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme, ChunkBytes: shard.MinChunkBytes})
+		if (scheme == "q8_0") != (len(plan.Straddles) > 0) {
+			t.Errorf("%s: straddles %v", scheme, plan.Straddles)
+		}
+		for _, nodes := range []int{1, 2} {
+			m := newTeam(t, path, plan, nodes, NodeOptions{})
+			m.load(t.Context())
+			for i := range plan.Tensors {
+				for p, want := range expect(t, src, plan, i) {
+					if !bytes.Equal(m.joined(i)[p], want) {
+						t.Errorf("%s on %d nodes: %s plane %d differs", scheme, nodes, plan.Tensors[i].Name, p)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A chunk that is read again for one rank reads that rank's rows only.
+func TestReadsOnlyWhatIsAsked(t *testing.T) {
+	path := filepath.Join(testdata(t, "stories260K"), "hf-f32")
+	_, ix := open(t, path)
+	plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 4}, ChunkBytes: 64 << 10})
+	m := newTeam(t, path, plan, 1, NodeOptions{})
+	var read, all int64
+	for i := range plan.Chunks {
+		all += plan.Chunks[i].Bytes
+		for _, d := range m.dests(i, 0) {
+			if d.Hold.Rank != 2 {
+				continue
+			}
+			_, n, err := m.nodes[0].Load(t.Context(), "j", job.Ref{Chunk: i, Attempt: 1}, []Dest{d})
+			if err != nil {
+				t.Fatal(err)
+			}
+			read += n
+		}
+	}
+	// A quarter of most, all of the matrices that are cut by columns.
+	if read == 0 || read > all/2 {
+		t.Errorf("one rank of four read %d of %d bytes", read, all)
+	}
+	if _, err := m.nodes[0].Seal(t.Context(), "j", m.holds[2]); err != nil {
+		t.Error(err)
 	}
 }

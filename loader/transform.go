@@ -46,7 +46,9 @@ func (x *transform) batch(b []span, src []byte) {
 func (x *transform) rows(s span, src []byte) {
 	r := s.run
 	if r.primary >= 0 {
-		x.whole(s, src)
+		x.intoFirst(s)
+		r.encode(x.planes, src, s.rows)
+		x.copyFirst(s)
 	} else {
 		group := max(int64(len(x.scratch))/max(r.encodedRow(), 1), 1)
 		for at := s.rows.Start; at < s.rows.Stop; at += group {
@@ -54,7 +56,12 @@ func (x *transform) rows(s span, src []byte) {
 			x.scattered(r, rows, src[(at-s.rows.Start)*r.srcRow:])
 		}
 	}
-	for _, sh := range r.share {
+	s.filled()
+}
+
+// filled tells the targets that a span is written.
+func (s span) filled() {
+	for _, sh := range s.run.share {
 		for _, c := range sh.cells {
 			sh.t.filled[c.extent] += s.rows.Len() * c.size
 		}
@@ -62,21 +69,41 @@ func (x *transform) rows(s span, src []byte) {
 	}
 }
 
-// whole encodes into a target that takes whole rows, and copies from there to
-// the others.
-func (x *transform) whole(s span, src []byte) {
-	r := s.run
-	first := r.share[r.primary]
+// intoFirst sets planes to the memory of the target that takes whole rows.
+func (x *transform) intoFirst(s span) {
+	first := s.run.share[s.run.primary]
 	x.planes = x.planes[:0]
 	for _, c := range first.cells {
 		x.planes = append(x.planes, c.at(first.t, s.rows))
 	}
-	r.encode(x.planes, src, s.rows)
-	for i, sh := range r.share {
-		if i != r.primary {
-			scatter(x.planes, r, sh, s.rows)
+}
+
+// copyFirst copies from there to the other targets.
+func (x *transform) copyFirst(s span) {
+	for i, sh := range s.run.share {
+		if i != s.run.primary {
+			scatter(x.planes, s.run, sh, s.rows)
 		}
 	}
+}
+
+// keepsBytes says that a batch may be read into the memory of a target, which
+// spares a copy: one span, of a tensor that keeps its bytes, whose rows the
+// target takes whole.
+func keepsBytes(b []span) bool {
+	return len(b) == 1 && b[0].run.primary >= 0 && b[0].run.enc.tensor.Scheme == "none"
+}
+
+// first returns that memory.
+func (x *transform) first(s span) []byte {
+	x.intoFirst(s)
+	return x.planes[0]
+}
+
+// stored goes on where first has been read into.
+func (x *transform) stored(s span) {
+	x.copyFirst(s)
+	s.filled()
 }
 
 // scattered encodes into scratch memory and copies each target its columns.
