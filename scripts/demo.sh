@@ -37,8 +37,8 @@ start() {
 }
 
 if [ ! -f "$model/config.json" ]; then
-  say "gantry synth $model --size $size"
-  bin/gantry synth "$model" --size "$size"
+  say "gantry synth $model --size $size --shards 4"
+  bin/gantry synth "$model" --size "$size" --shards 4
 fi
 
 say 'one coordinator with an embedded NATS, two workers'

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gantry-ml/gantry/cmd/internal/exit"
+	"github.com/gantry-ml/gantry/messages"
+)
+
+// testdata is the shared test data's folder.
+func testdata(t *testing.T) string {
+	t.Helper()
+	for _, dir := range []string{os.Getenv("GANTRY_TESTDATA"), "../../../shared/testdata"} {
+		if _, err := os.Stat(filepath.Join(dir, "stories260K")); dir != "" && err == nil {
+			return dir
+		}
+	}
+	t.Fatal("the shared test data is missing: set GANTRY_TESTDATA to its folder (the one that holds stories260K)")
+	return ""
+}
+
+// gantry runs a command line in this process.
+func gantry(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// mustJSON runs a command line that must succeed and reads its --json.
+func mustJSON[T any](t *testing.T, args ...string) (v T) {
+	t.Helper()
+	code, stdout, stderr := gantry(t, append(args, "--json")...)
+	if code != exit.Done {
+		t.Fatalf("gantry %s: exit %d: %s", strings.Join(args, " "), code, stderr)
+	}
+	dec := json.NewDecoder(strings.NewReader(stdout))
+	if err := dec.Decode(&v); err != nil {
+		t.Fatalf("gantry %s: %v in %s", strings.Join(args, " "), err, stdout)
+	}
+	if dec.More() {
+		t.Fatalf("gantry %s printed more than one JSON value: %s", strings.Join(args, " "), stdout)
+	}
+	return v
+}
+
+// sparse writes a valid safetensors file with one F32 matrix of rows × 1024
+// whose data is a hole.
+func sparse(t *testing.T, rows int64) string {
+	t.Helper()
+	header := fmt.Sprintf(`{"w":{"dtype":"F32","shape":[%d,1024],"data_offsets":[0,%d]}}`, rows, rows*4096)
+	path := filepath.Join(t.TempDir(), "model.safetensors")
+	b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
+	if err := os.WriteFile(path, append(b, header...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, int64(8+len(header))+rows*4096); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestExitCodes: every kind of refusal has its exit code and one line.
+func TestExitCodes(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "hf-f32")
+	for _, c := range []struct {
+		name string
+		args []string
+		want int
+		says string
+	}{
+		{"unknown command", []string{"lode"}, exit.Usage, "unknown command"},
+		{"unknown flag", []string{"load", stories, "--tpp", "2"}, exit.Usage, "unknown flag"},
+		{"no model", []string{"load"}, exit.Usage, "accepts 1 arg"},
+		{"unknown scheme", []string{"load", stories, "--quant", "q9_9"}, exit.Usage, "q8_0"},
+		{"unknown recovery", []string{"load", stories, "--recovery", "hope"}, exit.Usage, "fail-fast"},
+		{"layout does not divide", []string{"load", stories, "--tp", "3"}, exit.Usage, "3"},
+		{"detach alone", []string{"load", stories, "--detach"}, exit.Usage, "--server"},
+		{"no server named", []string{"jobs"}, exit.Usage, "--server"},
+		{"missing path", []string{"load", filepath.Join(stories, "nowhere"), "--once"}, exit.Source, "nowhere"},
+		{"missing path, inspect", []string{"inspect", "/no/such/model"}, exit.Source, "/no/such/model"},
+		{"folder without a model", []string{"plan", t.TempDir()}, exit.Source, ""},
+		{"does not fit", []string{"load", sparse(t, 1<<28), "--once"}, exit.Capacity, ""}, // 1 TiB
+		{"no such device", []string{"load", stories, "--device", "cuda:0", "--once"}, exit.Capacity, "cuda:0"},
+		{"no cluster", []string{"workers", "--server", "nats://127.0.0.1:1"}, exit.Cluster, "127.0.0.1:1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, stdout, stderr := gantry(t, c.args...)
+			line := lastLine(stderr)
+			if code != c.want || !strings.HasPrefix(line, "gantry: ") || !strings.Contains(line, c.says) {
+				t.Errorf("exit %d, want %d, with a line that says %q; stdout %q, stderr %q", code, c.want, c.says, stdout, stderr)
+			}
+			if strings.Count(stderr, "gantry: ") != 1 {
+				t.Errorf("want one line of error: %q", stderr)
+			}
+		})
+	}
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return lines[len(lines)-1]
+}
+
+// TestHostileFilesAreRefused: every file that the format's own implementation
+// rejects is exit 3 with one clear line, by inspect and by load.
+func TestHostileFilesAreRefused(t *testing.T) {
+	dir := filepath.Join(testdata(t), "safetensors")
+	f, err := os.Open(filepath.Join(dir, "VERDICTS.tsv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rejected := 0
+	for s := bufio.NewScanner(f); s.Scan(); {
+		name, rest, _ := strings.Cut(s.Text(), "\t")
+		if !strings.HasPrefix(rest, "reject") {
+			continue
+		}
+		rejected++
+		verbs := [][]string{{"inspect"}}
+		if rejected%10 == 1 { // a whole load of each would only take longer
+			verbs = append(verbs, []string{"load", "--once"})
+		}
+		for _, verb := range verbs {
+			code, _, stderr := gantry(t, append(verb, filepath.Join(dir, name))...)
+			if line := lastLine(stderr); code != exit.Checkpoint || !strings.Contains(line, name) {
+				t.Errorf("%s %s: exit %d, %q; want %d and a line that names the file", verb[0], name, code, line, exit.Checkpoint)
+			}
+		}
+	}
+	if rejected < 30 {
+		t.Errorf("only %d rejected files in the verdict table", rejected)
+	}
+}
+
+// TestLoadReports: the report of a load in this process, as JSON.
+func TestLoadReports(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "hf-sharded")
+	for _, scheme := range []string{"none", "f16", "int8", "q8_0"} {
+		t.Run(scheme, func(t *testing.T) {
+			j := mustJSON[messages.Job](t, "load", stories, "--once", "--tp", "2", "--quant", scheme, "--name", "stories")
+			if j.State != messages.StateReady || j.Model != "stories" || j.ReadAmplification != 1 || j.Retries != 0 {
+				t.Errorf("report %+v", j)
+			}
+			if j.Validation.State != "passed" || len(j.Validation.Ranks) != 2 {
+				t.Errorf("validation %+v", j.Validation)
+			}
+			want := "wrapped"
+			if scheme == "q8_0" {
+				want = "decoded"
+			}
+			for _, r := range j.Validation.Ranks {
+				if r.Method != want || !r.OK {
+					t.Errorf("rank %d: %+v, want method %q", r.Rank, r, want)
+				}
+			}
+			for _, r := range j.Ranks {
+				if r.Digest == "" || r.BytesDone != r.BytesTotal || r.Worker == "" || r.Device != "cpu" {
+					t.Errorf("rank %+v", r)
+				}
+			}
+		})
+	}
+}
+
+// TestFaultsInTheSource: a read that fails twice and then works costs two
+// retries; one that always fails ends the load with one line that names file,
+// tensor, bytes and cause.
+func TestFaultsInTheSource(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "hf-f32")
+	// Byte 1,000,000 lies in the weights: headers are read as always.
+	j := mustJSON[messages.Job](t, "load", stories, "--once", "--inject", "read model.safetensors [1000000,1000001) fail unavailable times=2")
+	if j.State != messages.StateReady || j.Retries != 2 {
+		t.Errorf("state %s with %d retries, want ready with 2: %s", j.State, j.Retries, j.Why)
+	}
+	code, stdout, stderr := gantry(t, "load", stories, "--once", "--json", "--recovery", "retry(2)", "--inject", "read model.safetensors [1000000,1000001) fail unavailable")
+	if code != exit.Failed {
+		t.Errorf("exit %d, want %d", code, exit.Failed)
+	}
+	line := lastLine(stderr)
+	for _, part := range []string{"model.safetensors", "model.layers.", "bytes [", "injected"} {
+		if !strings.Contains(line, part) {
+			t.Errorf("the error does not name %q: %s", part, line)
+		}
+	}
+	var failed messages.Job
+	if err := json.Unmarshal([]byte(stdout), &failed); err != nil || failed.State != messages.StateFailed {
+		t.Errorf("--json of a failed load: %v, %s", err, stdout)
+	}
+}
+
+// TestInspect: the documented fields, and the parameter count.
+func TestInspect(t *testing.T) {
+	in := mustJSON[inspection](t, "inspect", filepath.Join(testdata(t), "stories260K", "hf-bf16"))
+	if in.Format != "safetensors" || in.Architecture.Name != "llama" || in.Parameters != 260032 || in.Bytes != 2*260032 || in.Quantized || len(in.Tensors) != 47 {
+		t.Errorf("%+v", in)
+	}
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/source"
+	"github.com/spf13/cobra"
+)
+
+// inspection is what `inspect --json` prints.
+type inspection struct {
+	Format       string                  `json:"format"`
+	Architecture checkpoint.Architecture `json:"architecture"`
+	Parameters   int64                   `json:"parameters"`
+	Bytes        int64                   `json:"bytes"` // of tensors
+	Quantized    bool                    `json:"quantized"`
+	DTypes       map[string]int64        `json:"dtypes"` // bytes of each element type
+	Metadata     map[string]string       `json:"metadata"`
+	Files        []source.File           `json:"files"`
+	SideFiles    []source.File           `json:"side_files"`
+	Tensors      []inspectedTensor       `json:"tensors"`
+}
+
+type inspectedTensor struct {
+	Name   string     `json:"name"`
+	DType  dtype.Type `json:"dtype"`
+	Shape  []int64    `json:"shape"`
+	File   string     `json:"file"`
+	Offset int64      `json:"offset"`
+	Bytes  int64      `json:"bytes"`
+}
+
+func (a *app) inspectCommand() *cobra.Command {
+	var tensors bool
+	cmd := &cobra.Command{
+		Use:     "inspect MODEL",
+		Short:   "Show what a checkpoint holds, from its headers alone",
+		Example: "  gantry inspect ./model --tensors\n  gantry inspect model.safetensors --json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ix, err := openIndex(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			in := inspect(ix)
+			return a.print(in, func(w io.Writer) error { return in.write(w, tensors) })
+		},
+	}
+	cmd.Flags().BoolVar(&tensors, "tensors", false, "list every tensor")
+	return cmd
+}
+
+// openIndex reads the headers of the checkpoint at uri.
+func openIndex(ctx context.Context, uri string) (*checkpoint.Index, error) {
+	src, err := source.Open(ctx, uri, source.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	return checkpoint.Open(ctx, src)
+}
+
+func inspect(ix *checkpoint.Index) inspection {
+	in := inspection{
+		Format: ix.Format, Architecture: ix.Architecture, Parameters: ix.Architecture.Parameters,
+		Quantized: quantized(ix), DTypes: map[string]int64{}, Metadata: ix.Metadata,
+		Files: nonNil(ix.Files), SideFiles: nonNil(ix.SideFiles), Tensors: []inspectedTensor{},
+	}
+	if in.Metadata == nil {
+		in.Metadata = map[string]string{}
+	}
+	for _, t := range ix.Tensors {
+		in.Bytes += t.Bytes
+		in.DTypes[t.DType.String()] += t.Bytes
+		in.Tensors = append(in.Tensors, inspectedTensor{t.Name, t.DType, nonNil(t.Shape), ix.Files[t.File].Name, t.Offset, t.Bytes})
+	}
+	return in
+}
+
+// quantized reports whether the checkpoint's config says that its weights
+// are quantized already.
+func quantized(ix *checkpoint.Index) bool {
+	var c struct {
+		Quantization json.RawMessage `json:"quantization_config"`
+	}
+	return json.Unmarshal(ix.Config, &c) == nil && len(c.Quantization) > 0 && string(c.Quantization) != "null"
+}
+
+func (in inspection) write(w io.Writer, tensors bool) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	arch := in.Architecture.Name
+	if arch == "" {
+		arch = "unknown"
+	}
+	fmt.Fprintf(tw, "format\t%s in %s\n", in.Format, plural(len(in.Files), "file"))
+	fmt.Fprintf(tw, "architecture\t%s\n", arch)
+	if c := in.Architecture; c.Layers > 0 {
+		fmt.Fprintf(tw, "dimensions\t%d layers, hidden %d, intermediate %d, %d heads, %d kv heads, vocabulary %d\n",
+			c.Layers, c.Hidden, c.Intermediate, c.Heads, c.KVHeads, c.Vocab)
+	}
+	fmt.Fprintf(tw, "parameters\t%d\n", in.Parameters)
+	fmt.Fprintf(tw, "bytes\t%s\n", size.Format(in.Bytes))
+	var types []string
+	for name, n := range in.DTypes {
+		types = append(types, fmt.Sprintf("%s %s", name, size.Format(n)))
+	}
+	slices.Sort(types)
+	fmt.Fprintf(tw, "element types\t%s\n", strings.Join(types, ", "))
+	fmt.Fprintf(tw, "quantized\t%v\n", in.Quantized)
+	fmt.Fprintf(tw, "tensors\t%d\n", len(in.Tensors))
+	if err := tw.Flush(); err != nil || !tensors {
+		return err
+	}
+	fmt.Fprintln(w)
+	return table(w, "TENSOR\tDTYPE\tSHAPE\tFILE\tOFFSET\tBYTES", len(in.Tensors), func(tw io.Writer, i int) {
+		t := in.Tensors[i]
+		fmt.Fprintf(tw, "%s\t%s\t%v\t%s\t%d\t%d\n", printable(t.Name), t.DType, t.Shape, t.File, t.Offset, t.Bytes)
+	})
+}
+
+// printable is a tensor name without what would move a terminal's cursor: a
+// name is data from a file.
+func printable(name string) string {
+	if q := fmt.Sprintf("%q", name); q[1:len(q)-1] != name {
+		return q
+	}
+	return name
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/spf13/cobra"
+)
+
+// loadFlags are the flags of load besides those that shape the plan.
+type loadFlags struct {
+	request   messages.LoadRequest
+	limitRate size.Bytes
+	staging   size.Bytes
+	workers   int
+	detach    bool
+	memcpy    bool
+	inject    []string
+}
+
+func (a *app) loadCommand() *cobra.Command {
+	f := loadFlags{staging: 256 << 20}
+	cmd := &cobra.Command{
+		Use:   "load MODEL",
+		Short: "Load a checkpoint: plan, read once, transform, place, validate, report",
+		Long: `Load a checkpoint. With --server a running cluster does it and the model stays
+there; the command waits for the end, or returns at once with --detach. Without
+--server everything happens in this process, no port is opened, and the model
+is gone when the command ends.`,
+		Example: `  gantry load ./model --tp 2 --quant q8_0 --once
+  gantry load /models/llama --name prod --tp 4 --server nats://127.0.0.1:4222
+  gantry load ./model --quant int8 --json | jq .read_amplification`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.request.URI = args[0]
+			return a.load(cmd.Context(), f)
+		},
+	}
+	flags := cmd.Flags()
+	planFlags(flags, &f.request.Options)
+	flags.StringVar(&f.request.Options.Scheme, "quant", "none", "what weights become: "+schemeNames())
+	flags.BoolVar(&f.request.Options.KeepOriginal, "keep-original", false, "keep the stored elements beside what they become")
+	flags.StringVar(&f.request.Name, "name", "", "the model's name (default: that of its folder or file)")
+	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto, cpu, cuda:N, or a list")
+	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
+	flags.BoolVar(&f.request.Validate, "validate", false, "look for NaN and Inf in every placed tensor too")
+	flags.BoolVar(&f.request.Once, "once", false, "unload when it is ready: load, validate, report")
+	flags.Var(&f.limitRate, "limit-rate", "read at most so many bytes a second, each worker")
+	flags.Var(&f.staging, "staging", "staging memory of each worker in this process")
+	flags.IntVar(&f.workers, "workers", 1, "workers in this process (without --server)")
+	flags.BoolVar(&f.detach, "detach", false, "print the job's id and return (with --server)")
+	flags.BoolVar(&f.memcpy, "memcpy", false, "measure memcpy afterwards and compare the load's rate with it")
+	flags.StringArrayVar(&f.inject, "inject", nil, "inject a fault into the source, for tests")
+	if err := flags.MarkHidden("inject"); err != nil {
+		panic(err) // the flag was defined above
+	}
+	return cmd
+}
+
+// schemeNames lists the schemes for help texts.
+func schemeNames() string { return strings.Join(quant.Names(), ", ") }
+
+func (f *loadFlags) check(server bool) error {
+	switch {
+	case f.detach && !server:
+		return usagef("--detach needs --server: without one the model lives in this process only")
+	case f.workers < 1 || f.workers > 64:
+		return usagef("--workers %d: want 1 to 64", f.workers)
+	case server && (f.workers != 1 || len(f.inject) > 0):
+		return usagef("--workers and --inject are for loads in this process, not with --server")
+	}
+	if _, err := recovery.Parse(f.request.Recovery); err != nil {
+		return err
+	}
+	_, err := quant.Parse(f.request.Options.Scheme)
+	return err
+}
+
+// load submits a job, shows its progress, and prints its report.
+func (a *app) load(ctx context.Context, f loadFlags) error {
+	if err := f.check(a.server != ""); err != nil {
+		return err
+	}
+	q := f.request
+	q.Job, q.LimitRate = newJobID(), int64(f.limitRate)
+	if !strings.Contains(q.URI, "://") {
+		abs, err := filepath.Abs(q.URI) // a worker has another working folder
+		if err != nil {
+			return err
+		}
+		q.URI = abs
+	}
+	client, stop, err := a.cluster(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := stop(); err != nil {
+			fmt.Fprintln(a.stderr, "gantry:", err)
+		}
+	}()
+	if f.detach {
+		j, err := client.Load(ctx, q)
+		if err != nil {
+			return err
+		}
+		return a.print(j, func(w io.Writer) error { _, err := fmt.Fprintln(w, j.Job); return err })
+	}
+	j, err := a.follow(ctx, client, q)
+	if err != nil {
+		return err
+	}
+	if err := a.report(j, f.memcpy); err != nil {
+		return err
+	}
+	return outcome(j)
+}
+
+// cancelPatience is how long an interrupted load may take to end.
+const cancelPatience = 10 * time.Second
+
+// follow submits a load and shows its progress until it has ended. When ctx
+// is done it cancels the job, and still waits for its end.
+func (a *app) follow(ctx context.Context, client *cluster.Client, q messages.LoadRequest) (messages.Job, error) {
+	j, err := client.Load(ctx, q)
+	if err != nil {
+		return j, err
+	}
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	notices, err := client.WatchJob(watching, j.Job)
+	if err != nil {
+		return j, err
+	}
+	view := a.newView()
+	defer view.close()
+	done := ctx.Done()
+	for {
+		select {
+		case <-done:
+			done = nil
+			var giveUp context.CancelFunc
+			watching, giveUp = context.WithTimeout(watching, cancelPatience)
+			defer giveUp()
+			if _, err := client.Cancel(watching, j.Job, "interrupted"); err != nil {
+				return j, err
+			}
+			context.AfterFunc(watching, stop)
+		case n, ok := <-notices:
+			if !ok {
+				return j, recovery.Errorf(recovery.ClusterLost, "job %s: lost sight of it before its end", j.Job)
+			}
+			switch {
+			case n.Err != nil:
+				return j, n.Err
+			case n.Event != nil:
+				view.event(*n.Event)
+			case n.Progress != nil:
+				view.update(*n.Progress)
+			case n.Job != nil:
+				j = *n.Job
+				view.job(j)
+				if j.State.Final() {
+					return j, nil
+				}
+			}
+		}
+	}
+}
+
+// report prints a job's end, and how its rate compares with memcpy's.
+func (a *app) report(j messages.Job, memcpy bool) error {
+	if !memcpy || j.State != messages.StateReady {
+		return a.print(j, func(w io.Writer) error { return writeReport(w, j) })
+	}
+	limit, err := memcpyRate()
+	if err != nil {
+		return err
+	}
+	rate := float64(j.BytesRead) / loadSeconds(j)
+	withLimit := struct {
+		messages.Job
+		Memcpy float64 `json:"memcpy_bytes_per_s"`
+		Ratio  float64 `json:"rate_to_memcpy"`
+	}{j, limit, rate / limit}
+	return a.print(withLimit, func(w io.Writer) error {
+		if err := writeReport(w, j); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "\nmemcpy on all cores does %s/s; the load phase read %s/s, %.2f of it\n", size.Format(int64(limit)), size.Format(int64(rate)), rate/limit)
+		return err
+	})
+}
+
+// outcome is the error that a job's end stands for.
+func outcome(j messages.Job) error {
+	switch j.State {
+	case messages.StateReady:
+		return nil
+	case messages.StateCancelled:
+		return &recovery.Error{Class: recovery.Cancelled, Op: "job " + j.Job, Err: errors.New(orElse(j.Why, "cancelled"))}
+	}
+	return &recovery.Error{Class: j.Class, Op: "load " + j.URI, Err: errors.New(orElse(j.Why, "failed"))}
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// newJobID returns an id that no other job has: the time, so that ids sort,
+// and 40 random bits.
+func newJobID() string {
+	var b [5]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // never on Linux
+	}
+	return time.Now().UTC().Format("20060102-150405-") + hex.EncodeToString(b[:])
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/gantry-ml/gantry/cmd/internal/node"
+	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/device"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) upCommand() *cobra.Command {
+	cfg := node.LocalConfig{Workers: 1}
+	staging, memory := size.Bytes(256<<20), size.Bytes(0)
+	var devices string
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run coordinator, worker and NATS on this machine, until stopped",
+		Long: `Run a whole cluster in this process: an embedded NATS server, the coordinator
+and a worker. It prints one line when it is ready and ends on SIGINT. Without
+--state-dir it forgets its jobs when it ends.`,
+		Example: `  gantry up &
+  gantry load ./model --quant q8_0 --server nats://127.0.0.1:4222
+  nats sub 'gantry.v1.>'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			ctx := cmd.Context()
+			if cfg.Devices, err = device.Parse(devices); err != nil {
+				return err
+			}
+			cfg.Staging, cfg.Memory = int64(staging), int64(memory)
+			if cfg.Telemetry, err = a.telemetry(ctx); err != nil {
+				return err
+			}
+			l, err := node.StartLocal(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, l.Close()) }()
+			fmt.Fprintf(a.stderr, "gantry up ready: pid=%d %s\n", os.Getpid(), l.Line())
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-l.Ended():
+				return l.Err()
+			}
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.NATSListen, "nats-listen", "127.0.0.1:4222", "where NATS clients connect")
+	flags.StringVar(&cfg.HTTP, "http", "127.0.0.1:8080", "where /healthz, /readyz and /metrics are served")
+	flags.StringVar(&cfg.StateDir, "state-dir", "", "folder for jobs and events (default: a temporary one)")
+	flags.IntVar(&cfg.Workers, "workers", 1, "workers in this process")
+	flags.StringVar(&devices, "devices", "auto", "devices to place on: auto, cpu, or a list")
+	flags.Var(&memory, "memory", "memory for arenas (default: what is free)")
+	flags.Var(&staging, "staging", "staging memory of each worker")
+	return cmd
+}
