@@ -1,0 +1,192 @@
+package integration
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
+)
+
+// slow is a load that takes about two seconds on two workers: 1 MiB at a
+// rate, in chunks of 64 KiB.
+func slow(t *testing.T, id string, tp int) messages.LoadRequest {
+	q := stories(t, "hf-f32", id, tp)
+	q.Options.ChunkBytes = 64 << 10
+	q.LimitRate = 256 << 10
+	return q
+}
+
+// events lists what the event stream says of a job that has ended.
+func events(t *testing.T, c *Cluster, id string) map[progress.Kind][]progress.Event {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	notices, err := c.Client.WatchJob(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[progress.Kind][]progress.Event{}
+	for n := range notices {
+		if n.Event != nil {
+			out[n.Event.Kind] = append(out[n.Event.Kind], *n.Event)
+		}
+	}
+	return out
+}
+
+// TestWorkerKilled: a worker that is killed in the middle of a load costs what
+// it held and no more, and the events say so.
+func TestWorkerKilled(t *testing.T) {
+	c := StartCluster(t, bin, 3)
+	want := c.Load(stories(t, "hf-f32", "calm", 2))
+	if want.State != messages.StateReady {
+		t.Fatal(want.Why)
+	}
+	j := c.Submit(slow(t, "killed", 2))
+	var victim string
+	c.Until("something is placed", func() bool {
+		s := c.Status(j.Job)
+		if s.Counters.ChunksDone < 2 || s.State.Final() {
+			return s.State.Final()
+		}
+		victim = s.Ranks[0].Worker
+		return true
+	})
+	if victim == "" {
+		t.Fatal("the load ended before a worker could be killed")
+	}
+	c.Workers[victim].Kill()
+	end := c.Await(j.Job)
+	if end.State != messages.StateReady {
+		t.Fatalf("%s: %s", end.State, end.Why)
+	}
+	for i, r := range end.Ranks {
+		if r.Worker == victim {
+			t.Errorf("rank %d is still at %s", i, victim)
+		}
+		if r.Digest == "" {
+			t.Errorf("rank %d has no digest", i)
+		}
+	}
+	if end.ReadAmplification <= 1 || end.ReadAmplification > 2 {
+		t.Errorf("read amplification %.2f, want some and not all read again", end.ReadAmplification)
+	}
+	got := events(t, c, j.Job)
+	for _, k := range []progress.Kind{progress.Submitted, progress.Planned, progress.Started, progress.WorkerLost, progress.RankMoved, progress.RankSealed, progress.ReadyEvent} {
+		if len(got[k]) == 0 {
+			t.Errorf("no event %s", k)
+		}
+	}
+	if e := got[progress.WorkerLost]; len(e) > 0 && e[0].Worker != victim {
+		t.Errorf("lost is %s, killed was %s", e[0].Worker, victim)
+	}
+}
+
+// TestReadFailsTwice: a read that fails twice and then works is two retries.
+func TestReadFailsTwice(t *testing.T) {
+	c := StartCluster(t, bin, 1, "--inject", "read model.safetensors [500000,500100) fail unavailable times=2")
+	j := c.Load(stories(t, "hf-f32", "twice", 1))
+	if j.State != messages.StateReady || j.Retries != 2 {
+		t.Errorf("%s with %d retries: %s", j.State, j.Retries, j.Why)
+	}
+}
+
+// TestReadAlwaysFails: one line says file, tensor, bytes and cause.
+func TestReadAlwaysFails(t *testing.T) {
+	c := StartCluster(t, bin, 2, "--inject", "read model.safetensors [500000,500100) fail unavailable")
+	q := stories(t, "hf-f32", "never", 2)
+	q.Recovery = "retry(1)"
+	j := c.Load(q)
+	if j.State != messages.StateFailed || j.Class != recovery.Unavailable {
+		t.Fatalf("%s, class %s: %s", j.State, j.Class, j.Why)
+	}
+	for _, part := range []string{"model.safetensors", "tensor \"", "bytes [", "unavailable"} {
+		if !strings.Contains(j.Why, part) || strings.Contains(j.Why, "\n") {
+			t.Errorf("%q is not one line with %q in it", j.Why, part)
+		}
+	}
+}
+
+// TestErrorsKeepTheirClass from the worker's source to the client.
+func TestErrorsKeepTheirClass(t *testing.T) {
+	c := StartCluster(t, bin, 1)
+	q := stories(t, "no-such-folder", "missing", 1)
+	if j := c.Load(q); j.Class != recovery.NotFound {
+		t.Errorf("missing: class %s: %s", j.Class, j.Why)
+	}
+	q = stories(t, "hf-f32", "wide", 3)
+	if j := c.Load(q); j.State != messages.StateFailed || j.Class != recovery.Usage {
+		t.Errorf("tp 3: class %s: %s", j.Class, j.Why)
+	}
+	q = stories(t, "hf-f32", "gpu", 1)
+	q.Device = "cuda:7"
+	if j := c.Load(q); j.Class != recovery.OutOfCapacity || j.BytesRead != 0 {
+		t.Errorf("no such device: class %s: %s", j.Class, j.Why)
+	}
+}
+
+// TestCancel: a cancelled job frees what it placed.
+func TestCancel(t *testing.T) {
+	c := StartCluster(t, bin, 2)
+	j := c.Submit(slow(t, "cancelled", 2))
+	c.Until("it loads", func() bool { return c.Status(j.Job).Counters.ChunksDone > 0 })
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := c.Client.Cancel(ctx, j.Job, "no longer needed"); err != nil {
+		t.Fatal(err)
+	}
+	if end := c.Await(j.Job); end.State != messages.StateCancelled {
+		t.Errorf("%s: %s", end.State, end.Why)
+	}
+	for _, w := range c.MustWorkers() {
+		if d := w.Devices[0]; d.Free != 256<<20 {
+			t.Errorf("worker %s has %d bytes free, want all", w.Name, d.Free)
+		}
+	}
+	// What is free can be loaded again.
+	if again := c.Load(stories(t, "hf-f32", "again", 2)); again.State != messages.StateReady {
+		t.Errorf("%s: %s", again.State, again.Why)
+	}
+}
+
+// TestUnload frees a resident model.
+func TestUnload(t *testing.T) {
+	c := StartCluster(t, bin, 2)
+	if j := c.Load(stories(t, "hf-f32", "a", 2)); j.State != messages.StateReady {
+		t.Fatal(j.Why)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := c.Client.Unload(ctx, "m-a"); err != nil {
+		t.Fatal(err)
+	}
+	if models, err := c.Client.Models(ctx); err != nil || len(models) != 0 {
+		t.Errorf("models %v, %v", models, err)
+	}
+	for _, w := range c.MustWorkers() {
+		if w.Devices[0].Free != 256<<20 {
+			t.Errorf("worker %s has not all of its memory", w.Name)
+		}
+	}
+}
+
+// TestStopIsClean: a worker that is told to stop gives its lease back at once.
+func TestStopIsClean(t *testing.T) {
+	c := StartCluster(t, bin, 2)
+	start := time.Now()
+	if code := c.Workers["w2"].Stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	c.Until("the worker is gone", func() bool { return len(c.MustWorkers()) == 1 })
+	if d := time.Since(start); d > cluster.DefaultLeaseTTL {
+		t.Errorf("the lease lasted %s", d)
+	}
+	if code := c.Coordinator.Stop(); code != 0 {
+		t.Errorf("coordinator: exit code %d", code)
+	}
+}
