@@ -26,9 +26,8 @@ func (n *Node) Load(ctx context.Context, jobID string, ref job.Ref, dests []Dest
 		return nil, 0, err
 	}
 	defer j.leave()
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := j.within(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(j.ctx, func() { cancel(context.Cause(j.ctx)) })()
 
 	l := &chunkLoad{node: n, job: j, ref: ref, epoch: j.currentEpoch(), stop: cancel}
 	defer l.release()

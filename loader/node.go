@@ -111,6 +111,8 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 		return err
 	}
 	defer j.leave()
+	ctx, cancel := j.within(ctx)
+	defer cancel(nil)
 	return j.place(ctx, h, n.opts.NewArena)
 }
 

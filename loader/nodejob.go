@@ -83,6 +83,16 @@ func (j *nodeJob) enter() bool {
 
 func (j *nodeJob) leave() { j.busy.Done() }
 
+// within returns a context that ends with ctx or when the job is closed.
+func (j *nodeJob) within(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(j.ctx, func() { cancel(context.Cause(j.ctx)) })
+	return ctx, func(cause error) {
+		stop()
+		cancel(cause)
+	}
+}
+
 // raise accepts an epoch that is not older than the highest seen.
 func (j *nodeJob) raise(epoch uint64) error {
 	j.mu.Lock()
@@ -115,9 +125,9 @@ func (j *nodeJob) place(ctx context.Context, h job.Hold, newArena func(string, i
 		}
 	}
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
-	r, err := newRank(ctx, h, j.spec.Plan, newArena)
+	r, err := newRank(ctx, j.spec.ID, h, j.spec.Plan, newArena)
 	if err != nil {
 		return err
 	}

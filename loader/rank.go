@@ -16,6 +16,7 @@ import (
 // rank is one arena being filled: which of its pieces are placed, and who is
 // writing the others. Each piece has at most one writer at a time.
 type rank struct {
+	job   string
 	hold  job.Hold
 	plan  *shard.Plan
 	arena device.Arena
@@ -51,7 +52,7 @@ type writer struct {
 }
 
 // newRank makes and prefaults the arena of a hold.
-func newRank(ctx context.Context, h job.Hold, plan *shard.Plan, newArena func(string, int64) (device.Arena, error)) (*rank, error) {
+func newRank(ctx context.Context, jobID string, h job.Hold, plan *shard.Plan, newArena func(string, int64) (device.Arena, error)) (*rank, error) {
 	a, err := newArena(h.Device, plan.Ranks[h.Rank].ArenaBytes)
 	if err != nil {
 		return nil, err
@@ -63,7 +64,7 @@ func newRank(ctx context.Context, h job.Hold, plan *shard.Plan, newArena func(st
 	if err := a.Prefault(ctx, 0); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
-	r := &rank{hold: h, plan: plan, arena: a, placed: map[int][16]byte{}, writers: map[int]*writer{}}
+	r := &rank{job: jobID, hold: h, plan: plan, arena: a, placed: map[int][16]byte{}, writers: map[int]*writer{}}
 	for i := range plan.Chunks {
 		if _, err := piece(plan, i, h.Rank); err == nil {
 			r.wanted++
@@ -81,7 +82,7 @@ func (r *rank) begin(ctx context.Context, chunk int, o order) (*writer, [16]byte
 		r.mu.Lock()
 		if r.closed {
 			r.mu.Unlock()
-			return nil, [16]byte{}, staleHold("", r.hold)
+			return nil, [16]byte{}, staleHold(r.job, r.hold)
 		}
 		if d, ok := r.placed[chunk]; ok {
 			r.mu.Unlock()
@@ -153,7 +154,7 @@ func (r *rank) use() (release func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return nil, staleHold("", r.hold)
+		return nil, staleHold(r.job, r.hold)
 	}
 	r.users.Add(1)
 	return r.users.Done, nil
@@ -207,7 +208,7 @@ func (r *rank) detach() (device.Arena, error) {
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
-		return nil, staleHold("", r.hold)
+		return nil, staleHold(r.job, r.hold)
 	}
 	r.closed = true
 	r.mu.Unlock()

@@ -29,7 +29,7 @@ func (n *Node) Receive(t transfer.Ticket) (transfer.Landing, error) {
 	if p.Bytes != t.Bytes {
 		return nil, recovery.Errorf(recovery.Usage, "chunk %d of rank %d has %d bytes here and %d at its sender: their plans differ", t.Chunk, t.Rank, p.Bytes, t.Bytes)
 	}
-	w, digest, err := r.begin(j.ctx, t.Chunk, order{t.Epoch, t.Attempt})
+	w, digest, err := r.begin(r.ctx, t.Chunk, order{t.Epoch, t.Attempt})
 	switch {
 	case err != nil:
 		return nil, err

@@ -26,6 +26,8 @@ func (n *Node) Seal(ctx context.Context, jobID string, h job.Hold) (SealReport, 
 		return SealReport{}, err
 	}
 	defer j.leave()
+	ctx, cancel := j.within(ctx)
+	defer cancel(nil)
 	r, err := j.hold(h)
 	if err != nil {
 		return SealReport{}, err

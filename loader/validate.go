@@ -19,7 +19,8 @@ const (
 	validateRows   = 4096
 	validateValues = 4 << 20
 	// decodedRows is how many rows are decoded first where ONNX Runtime has no
-	// operator for the scheme.
+	// operator for the scheme; fewer where they would take more than half of
+	// the staging budget.
 	decodedRows = 32
 	// tolerance bounds |y - y'| relative to the largest |y|. Both sums run
 	// over the same values; ONNX Runtime's in float32 and an order of its own,
@@ -47,7 +48,7 @@ func (c *checker) validate(ctx context.Context) (Validation, error) {
 	w, ok := c.weight(s, rows)
 	if !ok {
 		v.Method = "decoded"
-		rows.Stop = min(rows.Stop, decodedRows)
+		rows.Stop = min(rows.Stop, decodedRows, max(c.staging.budget/(8*cols)-1, 1))
 	}
 	v.Rows = rows.Len()
 	x := probe(int(cols))
