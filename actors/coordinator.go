@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -59,7 +60,7 @@ func (s *System) StartCoordinator(ctx context.Context, o CoordinatorOptions) (*C
 	a := &coordinator{
 		o: o, system: s, ctx: life, cancel: cancel, ledger: &ledger{},
 		members: map[string]*member{}, jobs: map[string]*jobEntry{}, models: map[string]*StoredModel{},
-		stored: jobs,
+		stored: jobs, busy: &sync.WaitGroup{},
 	}
 	for i := range models {
 		a.models[models[i].Name] = &models[i]
@@ -76,11 +77,13 @@ func (s *System) StartCoordinator(ctx context.Context, o CoordinatorOptions) (*C
 	return &Coordinator{system: s, pid: pid, state: a}, nil
 }
 
-// Stop ends the coordinator's actors. Its jobs stay as they are: the workers
+// Stop ends the coordinator's actors and waits for what they have under way. Its jobs stay as they are: the workers
 // keep what they have, and the records are in the store.
 func (c *Coordinator) Stop() error {
 	c.state.cancel()
-	return c.system.stop(c.pid)
+	err := c.system.stop(c.pid)
+	c.state.busy.Wait()
+	return err
 }
 
 // MemberUp tells of a worker whose lease is there, or says something new.
@@ -104,6 +107,7 @@ type coordinator struct {
 	models  map[string]*StoredModel
 	stored  []StoredJob // of the store, until started
 	ticking bool
+	busy    *sync.WaitGroup // goroutines of the coordinator and its jobs
 }
 
 // member is a worker with a lease.
@@ -176,7 +180,7 @@ func (a *coordinator) started(c actor.Context) {
 	if !a.ticking {
 		a.ticking = true
 		self, tick := c.Self(), time.NewTicker(helloEvery)
-		go func() { // ends with the coordinator, by ctx
+		a.busy.Go(func() {
 			defer tick.Stop()
 			for {
 				select {
@@ -186,7 +190,7 @@ func (a *coordinator) started(c actor.Context) {
 					return
 				}
 			}
-		}()
+		})
 	}
 	for _, s := range a.stored {
 		if s.State.Final() || s.Request == nil {

@@ -26,7 +26,7 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 	ctx, span := tracer().Start(ctx, "load", trace.WithAttributes(
 		attribute.String("gantry.job", rec.Job), attribute.String("gantry.model", rec.Model), attribute.String("gantry.scheme", req.Options.Scheme)))
 	j := &jobActor{
-		o: a.o, system: a.system, ledger: a.ledger, id: rec.Job, req: req, strategy: strategy,
+		o: a.o, system: a.system, ledger: a.ledger, busy: a.busy, id: rec.Job, req: req, strategy: strategy,
 		ctx: ctx, cancel: cancel, span: span, workers: map[string]*jobWorker{},
 		rec: recorder{job: rec, revision: revision},
 	}
@@ -74,7 +74,7 @@ func (a *coordinator) jobCrashed(c actor.Context, e *jobEntry) {
 	}
 	a.event(e.job.Job, e.job.Model, progress.Failed, e.job.Why)
 	rec, revision, base := e.job, e.revision, a.ctx
-	go func() { // ends by its time limit
+	a.busy.Go(func() {
 		ctx, cancel := context.WithTimeout(base, storeLimit)
 		defer cancel()
 		// The job's own last write may have moved the revision.
@@ -88,7 +88,7 @@ func (a *coordinator) jobCrashed(c actor.Context, e *jobEntry) {
 		if _, err := a.o.Store.PutJob(ctx, rec, revision); err != nil {
 			a.o.Log.Error("record of a crashed job was not written", "job", rec.Job, "err", err)
 		}
-	}()
+	})
 	a.tellJobs(c, roomsChanged{})
 }
 
@@ -107,7 +107,7 @@ func (a *coordinator) unload(c actor.Context, model *StoredModel, answer chan<- 
 		at = append(at, m.Worker)
 	}
 	self := c.Self()
-	go func() { // ends by the time limits of what it asks
+	a.busy.Go(func() {
 		err := a.closeAt(at, model.Job)
 		if err == nil {
 			ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
@@ -115,7 +115,7 @@ func (a *coordinator) unload(c actor.Context, model *StoredModel, answer chan<- 
 			err = a.o.Store.DeleteModel(ctx, model.Name, model.Revision)
 		}
 		a.system.root.Send(self, unloaded{model, err, answer})
-	}()
+	})
 }
 
 // closeAt has workers free what they hold for a job, all at once.
@@ -123,9 +123,7 @@ func (a *coordinator) closeAt(workers []messages.Worker, jobID string) error {
 	errs := make([]error, len(workers))
 	var all sync.WaitGroup
 	for i, w := range workers {
-		all.Add(1)
-		go func() {
-			defer all.Done()
+		all.Go(func() {
 			answer, err := a.system.ask(a.ctx, workerPID(w), &control.CloseJob{Header: commandHeader(jobID, a.o.Epoch, w), Reason: "unload"}, 10*time.Second)
 			switch m := answer.(type) {
 			case *control.JobClosed:
@@ -134,7 +132,7 @@ func (a *coordinator) closeAt(workers []messages.Worker, jobID string) error {
 				err = m.GetError().Recover()
 			}
 			errs[i] = err
-		}()
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
@@ -166,11 +164,11 @@ func (a *coordinator) loseModel(c actor.Context, model *StoredModel, reason stri
 
 // dropModel deletes a model's record.
 func (a *coordinator) dropModel(model *StoredModel) {
-	go func() { // ends by its time limit
+	a.busy.Go(func() {
 		ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
 		defer cancel()
 		if err := a.o.Store.DeleteModel(ctx, model.Name, model.Revision); err != nil {
 			a.o.Log.Error("record of a lost model was not deleted", "model", model.Name, "err", err)
 		}
-	}()
+	})
 }

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -33,6 +34,7 @@ type jobActor struct {
 	o        CoordinatorOptions
 	system   *System
 	ledger   *ledger
+	busy     *sync.WaitGroup // the coordinator's: it waits for the goroutines
 	id       string
 	req      messages.LoadRequest
 	strategy recovery.Strategy
@@ -136,7 +138,7 @@ func (a *jobActor) started(c actor.Context) {
 	self, root := c.Self(), a.system.root
 	stop := a.ctx.Done()
 	tick := time.NewTicker(jobTick)
-	go func() { // ends with the actor, by ctx
+	a.busy.Go(func() {
 		defer tick.Stop()
 		for {
 			select {
@@ -146,7 +148,7 @@ func (a *jobActor) started(c actor.Context) {
 				return
 			}
 		}
-	}()
+	})
 	a.emit(job.Emit{Kind: progress.Submitted, Reason: "load of " + a.req.URI + " as " + a.rec.job.Model, Rank: -1, Chunk: -1})
 	a.record(c)
 	a.beginPlan(c)
@@ -182,9 +184,7 @@ func (a *jobActor) beginPlan(c actor.Context) {
 	self, root := c.Self(), a.system.root
 	p := planner{a.system, a.o.Plans, a.o.Epoch}
 	ctx, id, uri, options := a.ctx, a.id, a.req.URI, a.req.Options
-	go func() { // ends with ctx; its answer to a stopped actor is dropped
-		root.Send(self, p.plan(ctx, id, uri, options, ask))
-	}()
+	a.busy.Go(func() { root.Send(self, p.plan(ctx, id, uri, options, ask)) })
 }
 
 // havePlan goes on to opening the job at every worker. A plan that failed for

@@ -61,7 +61,7 @@ func (a *jobActor) record(c actor.Context) {
 	model, out := a.model(), recorded{revision: a.rec.revision, modelRevision: a.rec.modelRevision, final: a.phase == phaseEnding}
 	self, root, store := c.Self(), a.system.root, a.o.Store
 	base := context.WithoutCancel(a.ctx)
-	go func() { // ends by its time limit
+	a.busy.Go(func() {
 		ctx, cancel := context.WithTimeout(base, storeLimit)
 		defer cancel()
 		if model != nil && out.final {
@@ -74,7 +74,7 @@ func (a *jobActor) record(c actor.Context) {
 			}
 		}
 		root.Send(self, out)
-	}()
+	})
 }
 
 // model is what stays resident, nil where nothing does.

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -137,6 +138,9 @@ func (s *System) Close() {
 	s.actors.Shutdown()
 }
 
+// abandoned answers a question that nobody waits for any more.
+type abandoned struct{}
+
 // ask sends m to pid and waits for its answer. An address that cannot be
 // reached is class worker_lost, no answer in time class timeout.
 func (s *System) ask(ctx context.Context, pid *actor.PID, m any, limit time.Duration) (any, error) {
@@ -144,10 +148,16 @@ func (s *System) ask(ctx context.Context, pid *actor.PID, m any, limit time.Dura
 		limit = min(limit, time.Until(d))
 	}
 	if err := ctx.Err(); err != nil || limit <= 0 {
-		return nil, recovery.Errorf(recovery.Timeout, "ask %s: %v", pid.Id, context.Cause(ctx))
+		return nil, recovery.Errorf(recovery.ClassOf(cmp.Or(err, context.DeadlineExceeded)), "ask %s: %w", pid.Id, cmp.Or(err, context.DeadlineExceeded))
 	}
 	root := s.root.Copy().WithSenderMiddleware(s.refuseLarge, injectTrace(ctx))
-	answer, err := root.RequestFuture(pid, m, limit).Result()
+	future := root.RequestFuture(pid, m, limit)
+	stop := context.AfterFunc(ctx, func() { s.root.Send(future.PID(), abandoned{}) })
+	defer stop()
+	answer, err := future.Result()
+	if _, ok := answer.(abandoned); ok {
+		return nil, recovery.Errorf(recovery.ClassOf(ctx.Err()), "ask %s: %v", pid.Id, context.Cause(ctx))
+	}
 	switch {
 	case errors.Is(err, actor.ErrDeadLetter):
 		return nil, recovery.Errorf(recovery.WorkerLost, "%s at %s is not there", pid.Id, pid.Address)

@@ -7,7 +7,7 @@ type Stage string
 
 // The stages, with their weights in Counters.Overall.
 const (
-	Initializing   Stage = "Initializing"   // 5 %: opened and planned
+	Initializing   Stage = "Initializing"   // 5 %: opened, planned, arenas made
 	LoadingWeights Stage = "LoadingWeights" // 70 %: stored bytes read
 	Processing     Stage = "Processing"     // 20 %: bytes transformed and placed
 	Validating     Stage = "Validating"     // 4 %: ranks checked and sealed
@@ -19,7 +19,7 @@ var Stages = []Stage{Initializing, LoadingWeights, Processing, Validating, Compl
 
 // Counters is what a load has done so far. Totals are zero until planned.
 type Counters struct {
-	Planned        bool  `json:"planned"`
+	Planned        bool  `json:"planned"`    // and every rank has had an arena
 	BytesRead      int64 `json:"bytes_read"` // stored bytes, of chunks whose read is done
 	BytesToRead    int64 `json:"bytes_to_read"`
 	BytesPlaced    int64 `json:"bytes_placed"` // arena bytes, of pieces placed

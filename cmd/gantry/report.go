@@ -27,7 +27,7 @@ func writeReport(w io.Writer, j messages.Job) error {
 	if j.Why != "" {
 		row("why", "%s", j.Why)
 	}
-	if j.Counters.Planned {
+	if j.Counters.RanksTotal > 0 {
 		row("read", "%s in %s, read amplification %.2f, retries %d", size.Format(j.BytesRead), plural(j.Counters.ChunksTotal, "chunk"), j.ReadAmplification, j.Retries)
 		row("placed", "%s as %s", size.Format(j.BytesPlaced), scheme(j))
 		row("staging", "%s at most", size.Format(j.PeakStagingBytes))

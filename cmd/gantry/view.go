@@ -35,7 +35,7 @@ type barView struct {
 }
 
 func (v *barView) job(j messages.Job) {
-	if !j.Counters.Planned {
+	if j.Counters.RanksTotal == 0 {
 		return
 	}
 	if v.total == nil {

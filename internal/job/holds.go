@@ -156,6 +156,7 @@ func (j *Job) placed(e Placed) {
 		return
 	}
 	r.placed, r.due, r.fails = true, time.Time{}, 0
+	j.counters.Planned = j.counters.Planned || !slices.ContainsFunc(j.ranks, func(r rank) bool { return !r.placed })
 	j.open(r)
 	j.askSeal(r) // a rank without pieces is whole at once
 }

@@ -144,7 +144,6 @@ func (j *Job) lay() error {
 			j.counters.BytesToRead += c.bytes
 		}
 	}
-	j.counters.Planned = true
 	j.counters.RanksTotal = len(j.ranks)
 	return nil
 }

@@ -128,7 +128,11 @@ func (l *Local) await(ctx context.Context, n int) error {
 	}
 }
 
-// Close ends the workers, which frees what they hold, and then the rest.
+// Close ends the coordinator, the workers, which frees what they hold, and
+// then the rest.
 func (l *Local) Close() error {
+	if l.leader != nil {
+		l.leader.stop()
+	}
 	return errors.Join(l.closer.close(), l.Coordinator.Close())
 }
