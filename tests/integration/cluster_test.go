@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/gantry-ml/gantry/device/ort"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -22,6 +23,15 @@ func TestMain(m *testing.M) {
 		}
 		defer done()
 		bin = dir
+		// The binaries lie in a temporary folder, away from what make ort fetched.
+		lib, err := ort.Find()
+		if err == nil {
+			err = os.Setenv("GANTRY_ORT_LIB", lib)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		return m.Run()
 	}())
 }

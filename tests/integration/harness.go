@@ -40,7 +40,8 @@ func Build() (dir string, done func(), err error) {
 		return "", nil, err
 	}
 	done = func() { os.RemoveAll(dir) }
-	out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/gantry-ml/gantry/cmd/coordinator", "github.com/gantry-ml/gantry/cmd/worker").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/gantry-ml/gantry/cmd/gantry",
+		"github.com/gantry-ml/gantry/cmd/coordinator", "github.com/gantry-ml/gantry/cmd/worker").CombinedOutput()
 	if err != nil {
 		done()
 		return "", nil, fmt.Errorf("build the daemons: %w\n%s", err, out)
