@@ -105,7 +105,10 @@ func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *
 		return nil, nil, err
 	}
 	plan, err := shard.Build(ix, shard.Options{Layout: l.opts.layout, Scheme: scheme, ChunkBytes: l.opts.chunkBytes, KeepOriginal: l.opts.keep})
-	return ix, plan, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return ix, plan, model.CheckTransforms(plan, l.opts.transform)
 }
 
 // place carries the plan out.
@@ -140,7 +143,7 @@ func (l *Loader) place(ctx context.Context, uri, name string, started time.Time,
 	}
 	rep := d.report(started, reports)
 	rep.URI = uri
-	return handOver(node, d.job.Ranks(), model.Parts{Name: name, Index: ix, Plan: plan, Report: rep})
+	return handOver(node, d.job.Ranks(), model.Parts{Name: name, Index: ix, Plan: plan, Report: rep, Transforms: l.opts.transform})
 }
 
 // handOver takes the arenas from the node and makes them a model.

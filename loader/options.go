@@ -6,6 +6,7 @@ import (
 
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
@@ -30,6 +31,7 @@ type options struct {
 	limitRate int64
 	validate  bool
 	keep      bool // the originals
+	transform []model.Transform
 
 	// What tests set.
 	chunkBytes int64
@@ -83,6 +85,10 @@ func WithValidate(on bool) Option { return func(o *options) { o.validate = on } 
 // WithKeepOriginal keeps the stored elements of each tensor beside what it
 // becomes: model.Tensor's Original gives them. Both are resident.
 func WithKeepOriginal(on bool) Option { return func(o *options) { o.keep = on } }
+
+// WithTransforms changes how the model's Vars shows tensors, by patterns of
+// their names. It costs nothing until such a tensor is asked for.
+func WithTransforms(t ...model.Transform) Option { return func(o *options) { o.transform = t } }
 
 // validated checks options against each other.
 func (o *options) validated() error {

@@ -19,6 +19,8 @@ type Parts struct {
 	Plan   *shard.Plan
 	Arenas []device.Arena // by rank
 	Report Report
+	// Transforms change how Vars shows tensors. Export writes what is kept.
+	Transforms []Transform
 }
 
 // Model is a resident model. Its methods may be called from several
@@ -27,7 +29,8 @@ type Parts struct {
 type Model struct {
 	parts   Parts
 	schemes []quant.Scheme // by tensor of the plan
-	byName  map[string]int // index of the tensor in the plan
+	views   []view         // by tensor of the plan
+	byName  map[string]int // index in the plan, by the name that is shown
 
 	mu     sync.Mutex
 	closed bool
@@ -45,6 +48,10 @@ func New(p Parts) (*Model, error) {
 		}
 	}
 	m := &Model{parts: p, byName: make(map[string]int, len(p.Plan.Tensors))}
+	var err error
+	if m.views, err = views(p.Plan, p.Transforms); err != nil {
+		return nil, err
+	}
 	for i := range p.Plan.Tensors {
 		t := &p.Plan.Tensors[i]
 		s, err := quant.Parse(t.Scheme)
@@ -52,7 +59,7 @@ func New(p Parts) (*Model, error) {
 			return nil, fmt.Errorf("model: tensor %q: %w", t.Name, err)
 		}
 		m.schemes = append(m.schemes, s)
-		m.byName[t.Name] = i
+		m.byName[m.views[i].name] = i
 	}
 	return m, nil
 }

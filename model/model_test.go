@@ -155,6 +155,66 @@ func TestAsEqualsLoadedCast(t *testing.T) {
 	}
 }
 
+// Transforms change what Vars shows and nothing else.
+func TestTransforms(t *testing.T) {
+	path := stories(t, "hf-f32")
+	plain := load(t, path, "int8", 1)
+	m, err := loader.New(loader.WithLayout(shard.Layout{TP: 2}), loader.WithQuantization(quant.Config{Scheme: "int8"}),
+		loader.WithTransforms(
+			model.Transform{Match: `model\.layers\.(\d+)\.mlp\.up_proj\.weight`, Rename: "h.$1.up", Transpose: true, Scale: .5},
+			model.Transform{Match: `model\.norm\.weight`, DType: dtype.BF16},
+			model.Transform{Match: `.*`, Rename: "$0"},
+		)).Load(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if len(m.Vars().Names()) != len(plain.Vars().Names()) {
+		t.Error("tensors were lost")
+	}
+	a, err1 := plain.Vars().Tensor("model.layers.3.mlp.up_proj.weight")
+	b, err2 := m.Vars().Sub("h.3").Tensor("up")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	x, err1 := a.Float32()
+	y, err2 := b.Float32()
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	rows, cols := a.Shape()[0], a.Shape()[1]
+	if !slices.Equal(b.Shape(), []int64{cols, rows}) || b.DType() != dtype.F32 || b.Name() != "h.3.up" {
+		t.Errorf("shown as %s %s of %v", b.Name(), b.DType(), b.Shape())
+	}
+	for r := range rows {
+		for c := range cols {
+			if y[c*rows+r] != x[r*cols+c]*.5 {
+				t.Fatalf("value %d, %d: %g, want half of %g", r, c, y[c*rows+r], x[r*cols+c])
+			}
+		}
+	}
+	n, err1 := m.Vars().Tensor("model.norm.weight")
+	o, err2 := plain.Vars().Tensor("model.norm.weight")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	u, err1 := n.Bytes()
+	v, err2 := o.As(dtype.BF16)
+	if err := errors.Join(err1, err2); err != nil || n.DType() != dtype.BF16 || !bytes.Equal(u, v) {
+		t.Errorf("cast by a transform: %s, %v", n.DType(), err)
+	}
+	for name, x := range map[string]model.Transform{
+		"malformed":             {Match: "("},
+		"cast to integers":      {Match: ".*", DType: dtype.I8},
+		"a vector to transpose": {Match: ".*norm.*", Transpose: true},
+		"one name for all":      {Match: ".*", Rename: "x"},
+	} {
+		if _, err := loader.New(loader.WithTransforms(x)).Load(t.Context(), path); recovery.ClassOf(err) != recovery.Usage {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // With the originals kept, both forms are there, and neither is changed by the
 // other.
 func TestOriginals(t *testing.T) {

@@ -17,11 +17,12 @@ type Tensor struct {
 	index  int
 	plan   *shard.Tensor
 	scheme quant.Scheme
+	view   view
 	whole  *shard.Part // where it lies whole in one arena, else nil
 }
 
 func newTensor(m *Model, i int) *Tensor {
-	t := &Tensor{m: m, index: i, plan: &m.parts.Plan.Tensors[i], scheme: m.schemes[i]}
+	t := &Tensor{m: m, index: i, plan: &m.parts.Plan.Tensors[i], scheme: m.schemes[i], view: m.views[i]}
 	if cover := m.parts.Plan.Cover(i); len(cover) == 1 {
 		if s := cover[0].Slice; s.Rows.Len() == t.plan.Rows && s.Held.Len() == t.plan.Cols {
 			t.whole = &cover[0]
@@ -30,31 +31,54 @@ func newTensor(m *Model, i int) *Tensor {
 	return t
 }
 
-// Name returns the full name.
-func (t *Tensor) Name() string { return t.plan.Name }
+// Name returns the full name, as it is shown.
+func (t *Tensor) Name() string { return t.view.name }
 
 // Shape returns the dimensions, outermost first.
-func (t *Tensor) Shape() []int64 { return slices.Clone(t.plan.Shape) }
+func (t *Tensor) Shape() []int64 {
+	shape := slices.Clone(t.plan.Shape)
+	if t.view.as != nil && t.view.as.Transpose {
+		slices.Reverse(shape)
+	}
+	return shape
+}
 
 // Scheme returns how the tensor is kept, such as "none" or "q8_0".
 func (t *Tensor) Scheme() string { return t.plan.Scheme }
 
 // DType returns the element type of Bytes: of the tensor itself where it was
-// kept or cast, I8 of int8, U8 of blocks.
-func (t *Tensor) DType() dtype.Type { return t.plan.Layout.Planes[0].DType }
+// kept or cast, I8 of int8, U8 of blocks; of the transform where one changes
+// its values.
+func (t *Tensor) DType() dtype.Type {
+	kept := t.plan.Layout.Planes[0].DType
+	switch x := t.view.as; {
+	case x == nil:
+		return kept
+	case x.DType != dtype.Invalid:
+		return x.DType
+	case castSchemes[kept] != "":
+		return kept
+	}
+	return dtype.F32
+}
 
 // Bytes returns the tensor's first plane, row-major and little-endian: its
 // elements, or its blocks. It is a view into the arena where the tensor lies
 // whole in one rank, to be read only and not after the model is closed; else
-// a copy, joined from the ranks.
-func (t *Tensor) Bytes() ([]byte, error) { return t.Plane(0) }
+// a copy, joined from the ranks or worked out by a transform.
+func (t *Tensor) Bytes() ([]byte, error) {
+	if t.view.as != nil {
+		return t.As(t.DType())
+	}
+	return t.Plane(0)
+}
 
 // Original returns the elements as they were stored, where the load was asked
 // to keep them or did not change them, as Bytes does, and their type. Else it
 // is of class not_found.
 func (t *Tensor) Original() ([]byte, dtype.Type, error) {
 	last := t.Planes() - 1
-	if !quant.HasOriginal(t.scheme) && t.DType() != t.plan.DType {
+	if !quant.HasOriginal(t.scheme) && t.plan.Layout.Planes[0].DType != t.plan.DType {
 		return nil, dtype.Invalid, &recovery.Error{Class: recovery.NotFound, Op: "find original", Tensor: t.plan.Name,
 			Err: fmt.Errorf("it was turned into %s and not kept", t.plan.Scheme), Hint: "load with the originals kept"}
 	}
@@ -66,7 +90,8 @@ func (t *Tensor) Original() ([]byte, dtype.Type, error) {
 // its scales, F32 by row. The original, where it is kept, is the last.
 func (t *Tensor) Planes() int { return len(t.plan.Layout.Planes) }
 
-// Plane returns a plane as Bytes does.
+// Plane returns a plane as it is kept, whatever transform there is: a view
+// where the tensor lies whole in one rank, else a copy.
 func (t *Tensor) Plane(i int) ([]byte, error) {
 	if i < 0 || i >= t.Planes() {
 		return nil, recovery.Errorf(recovery.Usage, "model: tensor %q has no plane %d", t.plan.Name, i)
@@ -103,48 +128,51 @@ func (t *Tensor) rows(rows shard.Span) ([][]byte, error) {
 // stepValues is how many values are decoded or cast at once.
 const stepValues = 1 << 20
 
-// Float32 decodes the tensor, row-major. A tensor that is not made of numbers
-// that can be cast to F32 is of class unsupported.
+// Float32 decodes the tensor, row-major, and applies its transform. A tensor
+// that is not made of numbers that can be cast to F32 is of class unsupported.
 func (t *Tensor) Float32() ([]float32, error) {
 	if err := t.checkFloat(); err != nil {
 		return nil, err
 	}
 	out := make([]float32, t.plan.Rows*t.plan.Cols)
-	return out, t.each(func(rows shard.Span, planes [][]byte) {
+	err := t.each(func(rows shard.Span, planes [][]byte) {
 		t.decode(out[rows.Start*t.plan.Cols:rows.Stop*t.plan.Cols], planes, rows)
 	})
+	if err == nil && t.view.as != nil {
+		out = t.view.as.change(out, t.plan.Rows, t.plan.Cols)
+	}
+	return out, err
 }
 
 // As returns the tensor's values in another float type, row-major and
 // little-endian: F32, F16 or BF16, rounded to nearest even. Where it is kept
-// in that type already this is Bytes.
+// in that type already and no transform changes it this is Bytes.
 func (t *Tensor) As(to dtype.Type) ([]byte, error) {
 	if err := t.checkFloat(); err != nil {
 		return nil, err
 	}
-	if t.DType() == to && to.Float() {
+	if castSchemes[to] == "" {
+		return nil, recovery.Errorf(recovery.Unsupported, "model: tensor %q: no cast to %s: want F32, F16 or BF16", t.Name(), to)
+	}
+	if t.view.as == nil && t.DType() == to {
 		return t.Bytes()
 	}
-	var cast quant.Scheme
-	for name, typ := range map[string]dtype.Type{"f32": dtype.F32, "f16": dtype.F16, "bf16": dtype.BF16} {
-		if typ == to {
-			var err error
-			if cast, err = quant.Parse(name); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if cast == nil {
-		return nil, recovery.Errorf(recovery.Unsupported, "model: tensor %q: no cast to %s: want F32, F16 or BF16", t.plan.Name, to)
+	s, err := quant.Parse(castSchemes[to])
+	if err != nil {
+		return nil, err
 	}
 	size, cols := int64(to.Size()), t.plan.Cols
 	out := make([]byte, t.plan.Rows*cols*size)
+	if t.view.as != nil {
+		values, err := t.Float32()
+		s.Encode([][]byte{out}, littleEndian(values), dtype.F32, 1, len(values))
+		return out, err
+	}
 	values := make([]float32, t.step()*cols)
 	return out, t.each(func(rows shard.Span, planes [][]byte) {
 		part := values[:rows.Len()*cols]
 		t.decode(part, planes, rows)
-		dst := [][]byte{out[rows.Start*cols*size : rows.Stop*cols*size]}
-		cast.Encode(dst, littleEndian(part), dtype.F32, int(rows.Len()), int(cols))
+		s.Encode([][]byte{out[rows.Start*cols*size : rows.Stop*cols*size]}, littleEndian(part), dtype.F32, int(rows.Len()), int(cols))
 	})
 }
 
