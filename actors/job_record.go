@@ -200,6 +200,16 @@ func (a *jobActor) sayStage() {
 	}
 }
 
+// endStage notes how long the stage took that ends now.
+func (a *jobActor) endStage(now time.Time) {
+	r := &a.report
+	if r.stageAt.IsZero() {
+		r.stageAt = a.since
+	}
+	a.rec.job.Stages = append(a.rec.job.Stages, messages.StageTime{Stage: r.stage, Seconds: now.Sub(r.stageAt).Seconds()})
+	r.stageAt = now
+}
+
 // update publishes the job's progress under the coordinator's name, and each
 // worker's part of it under its own, where there is something new.
 func (a *jobActor) update(always bool) {
@@ -212,11 +222,8 @@ func (a *jobActor) update(always bool) {
 		return
 	}
 	if stage := counters.Stage(); stage != r.stage {
-		if r.stageAt.IsZero() {
-			r.stage, r.stageAt = progress.Initializing, a.since
-		}
-		a.rec.job.Stages = append(a.rec.job.Stages, messages.StageTime{Stage: r.stage, Seconds: now.Sub(r.stageAt).Seconds()})
-		r.stage, r.stageAt = stage, now
+		a.endStage(now)
+		r.stage = stage
 	}
 	if dt := now.Sub(r.at).Seconds(); !r.at.IsZero() && dt > 0.05 {
 		rate := float64(max(counters.BytesRead-r.counters.BytesRead, 0)) / dt

@@ -1,0 +1,92 @@
+package integration
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/progress"
+)
+
+// TestWorkerFrozen: a worker that is stopped and not killed keeps its
+// connection, and is found out by its lease. When it thaws it is of use again.
+func TestWorkerFrozen(t *testing.T) {
+	c := StartCluster(t, bin, 3)
+	j := c.Submit(slow(t, "frozen", 2))
+	var victim string
+	c.Until("something is placed", func() bool {
+		s := c.Status(j.Job)
+		if s.Counters.ChunksDone < 2 || s.State.Final() {
+			return s.State.Final()
+		}
+		victim = s.Ranks[0].Worker
+		return true
+	})
+	if victim == "" {
+		t.Fatal("the load ended before a worker could be frozen")
+	}
+	frozen := c.Workers[victim].cmd.Process
+	if err := frozen.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	end := c.Await(j.Job)
+	if err := frozen.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if end.State != messages.StateReady {
+		t.Fatalf("%s: %s", end.State, end.Why)
+	}
+	for _, r := range end.Ranks {
+		if r.Worker == victim {
+			t.Errorf("rank %d is at the frozen worker", r.Rank)
+		}
+	}
+	c.Until("the worker is back", func() bool { return len(c.MustWorkers()) == 3 })
+	if again := c.Load(stories(t, "hf-f32", "again", 4)); again.State != messages.StateReady {
+		t.Errorf("%s: %s", again.State, again.Why)
+	}
+}
+
+// TestCoordinatorRestarted: the job that a killed coordinator leaves is
+// brought to its end by the next one on the same state.
+func TestCoordinatorRestarted(t *testing.T) {
+	state := t.TempDir()
+	args := []string{"--name", "c1", "--nats-listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--state-dir", state}
+	c := &Cluster{t: t, bin: bin, Workers: map[string]*Process{}}
+	start := func() {
+		c.Coordinator = Launch(t, filepath.Join(bin, "coordinator"), "coordinator", args...)
+		c.URL = c.Coordinator.Ready["nats"]
+		var err error
+		if c.Conn, err = cluster.Connect(c.URL, ""); err != nil {
+			t.Fatal(err)
+		}
+		c.Client = cluster.NewClient(c.Conn)
+	}
+	start()
+	args[3] = strings.TrimPrefix(c.URL, "nats://") // the workers know this port
+	c.StartWorker("w1")
+	c.StartWorker("w2")
+	kept := c.Load(stories(t, "hf-f32", "kept", 2))
+	if kept.State != messages.StateReady {
+		t.Fatal(kept.Why)
+	}
+	j := c.Submit(slow(t, "left", 2))
+	c.Until("it loads", func() bool { return c.Status(j.Job).Counters.ChunksDone > 0 })
+	c.Coordinator.Kill()
+	c.Conn.Close()
+	start()
+	defer func() { c.Conn.Close() }()
+	end := c.Await(j.Job)
+	if end.State != messages.StateReady || end.Epoch <= kept.Epoch {
+		t.Fatalf("%s of epoch %d: %s", end.State, end.Epoch, end.Why)
+	}
+	if got := events(t, c, j.Job); len(got[progress.CoordinatorChanged]) != 1 {
+		t.Errorf("%d events coordinator_changed", len(got[progress.CoordinatorChanged]))
+	}
+	if models, err := c.Client.Models(t.Context()); err != nil || len(models) != 2 {
+		t.Errorf("models %v, %v", models, err)
+	}
+}
