@@ -28,7 +28,7 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 	j := &jobActor{
 		o: a.o, system: a.system, ledger: a.ledger, busy: a.busy, id: rec.Job, req: req, strategy: strategy,
 		ctx: ctx, cancel: cancel, span: span, workers: map[string]*jobWorker{},
-		rec: recorder{job: rec, revision: revision},
+		rec: recorder{job: rec, revision: revision}, report: reporter{stage: progress.Initializing},
 	}
 	for _, m := range a.members {
 		j.workers[m.Name] = &jobWorker{Worker: m.Worker, up: m.up}

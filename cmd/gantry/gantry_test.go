@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
 	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/progress"
 )
 
 // testdata is the shared test data's folder.
@@ -163,6 +165,13 @@ func TestLoadReports(t *testing.T) {
 					t.Errorf("rank %d: %+v, want method %q", r.Rank, r, want)
 				}
 			}
+			var stages []progress.Stage
+			for _, s := range j.Stages {
+				stages = append(stages, s.Stage)
+			}
+			if !slices.Contains(stages, progress.Initializing) || !slices.Contains(stages, progress.Validating) || !slices.IsSorted(order(stages)) {
+				t.Errorf("stages %v", j.Stages)
+			}
 			for _, r := range j.Ranks {
 				if r.Digest == "" || r.BytesDone != r.BytesTotal || r.Worker == "" || r.Device != "cpu" {
 					t.Errorf("rank %+v", r)
@@ -170,6 +179,15 @@ func TestLoadReports(t *testing.T) {
 			}
 		})
 	}
+}
+
+// order returns the stages' places in the order of a load.
+func order(stages []progress.Stage) []int {
+	out := make([]int, len(stages))
+	for i, s := range stages {
+		out[i] = slices.Index(progress.Stages, s)
+	}
+	return out
 }
 
 // TestFaultsInTheSource: a read that fails twice and then works costs two
