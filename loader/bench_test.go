@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"context"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
 )
 
 // synth writes a Llama-shaped BF16 checkpoint of the given number of layers,
@@ -104,21 +106,26 @@ func BenchmarkLoad(b *testing.B) {
 		})
 	}
 	// The load phase alone: arenas are there, nothing is validated.
-	b.Run("phase-q8_0-tp2", func(b *testing.B) {
-		plan := build(b, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: "q8_0"})
-		b.SetBytes(stored)
-		for b.Loop() {
-			b.StopTimer()
-			m := newTeam(b, dir, plan, 1, NodeOptions{})
-			b.StartTimer()
-			m.chunks(b.Context())
-			b.StopTimer()
-			if err := m.nodes[0].Close("j"); err != nil {
-				b.Fatal(err)
+	for _, mode := range []source.Mode{source.ModePread, source.ModeMmap} {
+		b.Run("phase-q8_0-tp2-"+string(mode), func(b *testing.B) {
+			plan := build(b, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: "q8_0"})
+			o := NodeOptions{Open: func(ctx context.Context, uri string) (source.Source, error) {
+				return source.Open(ctx, uri, source.Options{Mode: mode})
+			}}
+			b.SetBytes(stored)
+			for b.Loop() {
+				b.StopTimer()
+				m := newTeam(b, dir, plan, 1, o)
+				b.StartTimer()
+				m.chunks(b.Context())
+				b.StopTimer()
+				if err := m.nodes[0].Close("j"); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
 			}
-			b.StartTimer()
-		}
-	})
+		})
+	}
 	b.Run("pread", func(b *testing.B) {
 		b.SetBytes(stored)
 		for b.Loop() {

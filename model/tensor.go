@@ -165,8 +165,11 @@ func (t *Tensor) As(to dtype.Type) ([]byte, error) {
 	out := make([]byte, t.plan.Rows*cols*size)
 	if t.view.as != nil {
 		values, err := t.Float32()
+		if err != nil {
+			return nil, err
+		}
 		s.Encode([][]byte{out}, littleEndian(values), dtype.F32, 1, len(values))
-		return out, err
+		return out, nil
 	}
 	values := make([]float32, t.step()*cols)
 	return out, t.each(func(rows shard.Span, planes [][]byte) {
