@@ -58,8 +58,26 @@ func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 	if m.model != nil {
 		a.models[m.model.Name] = &StoredModel{Model: *m.model, Revision: m.modelRevision}
 	}
+	a.forgetOldest()
 	a.o.Log.Info("job is over", "job", m.id, "state", m.job.State, "seconds", m.job.Seconds, "why", m.job.Why)
 	a.tellJobs(c, roomsChanged{})
+}
+
+// keptJobs is how many jobs a coordinator remembers; the records of older ones
+// stay in the store for as long as it keeps them.
+const keptJobs = 1000
+
+// forgetOldest keeps the list of ended jobs within bounds.
+func (a *coordinator) forgetOldest() {
+	var oldest *jobEntry
+	for _, e := range a.jobs {
+		if e.pid == nil && (oldest == nil || e.job.Submitted.Before(oldest.job.Submitted)) {
+			oldest = e
+		}
+	}
+	if len(a.jobs) > keptJobs && oldest != nil {
+		delete(a.jobs, oldest.job.Job)
+	}
 }
 
 // jobCrashed ends a job whose actor panicked: its state is not to be trusted

@@ -223,7 +223,7 @@ func testIndex(n int) *checkpoint.Index {
 
 // world is a coordinator and workers in one process.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	system  *System
 	mem     *memory
 	co      *Coordinator
@@ -231,10 +231,11 @@ type world struct {
 	nodes   []*fakeNode
 	members []messages.Worker
 	openErr error
+	tensors int
 }
 
 // newWorld starts a coordinator with n workers.
-func newWorld(t *testing.T, n int) *world {
+func newWorld(t testing.TB, n int) *world {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	if testing.Verbose() {
@@ -244,16 +245,16 @@ func newWorld(t *testing.T, n int) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, system: system, mem: newMemory()}
+	w := &world{t: t, system: system, mem: newMemory(), tensors: 20}
 	for i := range n {
 		node := &fakeNode{loads: map[int]int{}, open: map[string]uint64{}, holds: map[job.Hold]bool{}}
 		m := messages.Worker{
 			Name: fmt.Sprintf("w%d", i), Incarnation: 1, Address: system.Address(), Staging: 1 << 20,
-			Devices: []messages.Device{{ID: "cpu", Total: 64 << 20, Free: 64 << 20}},
+			Devices: []messages.Device{{ID: "cpu", Total: 4 << 30, Free: 4 << 30}},
 		}
 		worker, err := system.StartWorker(WorkerOptions{
 			Member: m, Node: node, Plans: w.mem, Log: log,
-			Open: func(context.Context, string) (*checkpoint.Index, error) { return testIndex(20), w.openErr },
+			Open: func(context.Context, string) (*checkpoint.Index, error) { return testIndex(w.tensors), w.openErr },
 		})
 		if err != nil {
 			t.Fatal(err)

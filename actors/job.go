@@ -2,7 +2,6 @@ package actors
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -164,123 +163,6 @@ func (a *jobActor) stopping() {
 	a.span.End()
 }
 
-// beginPlan asks the workers that are there for a plan.
-func (a *jobActor) beginPlan(c actor.Context) {
-	if a.phase != phasePlanning || a.report.planning {
-		return
-	}
-	var ask []messages.Worker
-	for _, w := range a.inOrder() {
-		if w.up {
-			ask = append(ask, w.Worker)
-		}
-	}
-	if len(ask) == 0 {
-		a.setState(messages.StateWaiting, "no worker has joined yet")
-		return
-	}
-	a.report.planning = true
-	a.setState(messages.StatePlanning, "")
-	self, root := c.Self(), a.system.root
-	p := planner{a.system, a.o.Plans, a.o.Epoch}
-	ctx, id, uri, options := a.ctx, a.id, a.req.URI, a.req.Options
-	a.busy.Go(func() { root.Send(self, p.plan(ctx, id, uri, options, ask)) })
-}
-
-// havePlan goes on to opening the job at every worker. A plan that failed for
-// now is asked for again at the next tick, as often as the strategy allows.
-func (a *jobActor) havePlan(c actor.Context, m planned) {
-	if a.phase != phasePlanning {
-		return
-	}
-	if m.err != nil {
-		a.planFails++
-		if a.strategy.ActionFor(m.err, a.planFails) == recovery.ActionRetry {
-			a.report.planning = false
-			return
-		}
-		a.end(c, job.Failed, m.err)
-		return
-	}
-	a.planned = m
-	a.phase = phaseOpening
-	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Patience: a.o.Patience})
-	a.rec.planned(m.plan)
-	a.emit(job.Emit{Kind: progress.Planned, Rank: -1, Chunk: -1, Reason: planText(m.plan)})
-	a.setState(messages.StateWaiting, "")
-	a.record(c)
-	a.openAll(c)
-}
-
-// openAll asks every worker that has not done so to open the job.
-func (a *jobActor) openAll(c actor.Context) {
-	if a.planned.plan == nil || a.phase > phaseDriving {
-		return
-	}
-	for _, w := range a.inOrder() {
-		if !w.up || w.opened || w.err != nil || time.Since(w.asked) < openAgain {
-			continue
-		}
-		w.asked = time.Now()
-		a.send(c, w, &control.OpenJob{
-			Header: commandHeader(a.id, a.o.Epoch, w.Worker), Uri: a.req.URI, IndexDigest: a.planned.index,
-			Options: control.FromOptions(a.req.Options), PlanDigest: a.planned.plan.Digest(),
-			Strategy: control.FromStrategy(a.strategy), LimitRate: a.req.LimitRate, Validate: a.req.Validate,
-		})
-	}
-}
-
-// jobOpened counts a worker in, or out.
-func (a *jobActor) jobOpened(c actor.Context, w *jobWorker, m *control.JobOpened) {
-	if w.opened || a.phase > phaseDriving {
-		return
-	}
-	if err := m.GetError().Recover(); err != nil {
-		w.err = err
-		a.o.Log.Warn("worker cannot open the job", "job", a.id, "worker", w.Name, "err", err)
-	} else {
-		w.opened = true
-		if a.opened.IsZero() {
-			a.opened = time.Now()
-		}
-	}
-	if a.phase == phaseDriving && w.opened {
-		a.drive(c, job.WorkerUp{Worker: lifeOf(w.Worker)})
-		return
-	}
-	a.maybeStart(c)
-}
-
-// maybeStart starts the machine when every worker that is up has opened the
-// job, or has had the time to.
-func (a *jobActor) maybeStart(c actor.Context) {
-	if a.phase != phaseOpening {
-		return
-	}
-	var failed error
-	waiting, opened := 0, 0
-	for _, w := range a.workers {
-		switch {
-		case w.opened:
-			opened++
-		case w.err != nil:
-			failed = w.err
-		case w.up:
-			waiting++
-		}
-	}
-	if waiting > 0 && (opened == 0 || time.Since(a.opened) < openWait) {
-		return
-	}
-	switch {
-	case opened > 0:
-		a.phase = phaseDriving
-		a.drive(c, nil)
-	case failed != nil:
-		a.end(c, job.Failed, failed)
-	}
-}
-
 // drive steps the machine by an event, nil to start it, and carries out what
 // it asks for. Rooms are asked for and reserved under one lock.
 func (a *jobActor) drive(c actor.Context, e job.Event) {
@@ -329,12 +211,6 @@ func (a *jobActor) machineUp(w *jobWorker) job.WorkerUp {
 		Rooms:  a.ledger.rooms(a.id, w.Worker, a.wants),
 		Window: window(w.Staging),
 	}
-}
-
-// wants reports whether a device is of the kind that was asked for.
-func (a *jobActor) wants(device string) bool {
-	d := a.req.Device
-	return d == "" || d == "auto" || d == device || d == "cuda" && strings.HasPrefix(device, "cuda:")
 }
 
 // window is how many stored bytes a worker is given at once: enough to keep it
