@@ -16,7 +16,7 @@ import (
 type feed struct {
 	load    *chunkLoad
 	reader  source.Reader
-	mapper  source.Mapper // nil where the source is read into a slab
+	mapper  source.Mapper // nil where the chunk is read into a slab
 	batches [][]span
 	slab    int64 // bytes
 	scratch int64 // bytes
@@ -29,7 +29,9 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 	if f.reader, err = l.job.reader(ctx, l.chunk.File); err != nil {
 		return nil, err
 	}
-	f.mapper, _ = f.reader.(source.Mapper)
+	if m, ok := f.reader.(source.Mapper); ok && m.Warm(l.chunk.Offset, l.chunk.Bytes) {
+		f.mapper = m
+	}
 	// Two slabs of every chunk in work must fit the budget, or little else
 	// would: the smaller the budget, the smaller the reads.
 	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.node.slots))))

@@ -166,8 +166,8 @@ func (s *local) Open(ctx context.Context, name string) (Reader, error) {
 		return nil, fileError("open", full, err)
 	}
 	p := &pread{file: describe(name, info), path: full, f: f}
-	if s.mode == ModeMmap && mappable(f) {
-		return mapFile(p)
+	if s.mode != ModePread && mappable(f) {
+		return mapFile(p, s.mode == ModeMmap)
 	}
 	return p, nil
 }

@@ -220,7 +220,7 @@ func TestURI(t *testing.T) {
 // TestChanged writes to, cuts and replaces a file while it is open.
 func TestChanged(t *testing.T) {
 	text := strings.Repeat("0123456789abcdef", 1024)
-	for _, mode := range []source.Mode{source.ModePread, source.ModeMmap} {
+	for _, mode := range []source.Mode{source.ModeAuto, source.ModePread, source.ModeMmap} {
 		for name, c := range map[string]struct {
 			change func(path string) error
 			want   recovery.Class

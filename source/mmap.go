@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"runtime/debug"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,12 +14,13 @@ import (
 // mapped is a local file in memory.
 type mapped struct {
 	*pread
-	data []byte // nil for an empty file, which cannot be mapped
+	data  []byte // nil for an empty file, which cannot be mapped
+	asked bool   // for a mapping, so that nothing is read with pread
 }
 
 // mapFile maps what p opened, and owns it from then on.
-func mapFile(p *pread) (Reader, error) {
-	m := &mapped{pread: p}
+func mapFile(p *pread, asked bool) (Reader, error) {
+	m := &mapped{pread: p, asked: asked}
 	if p.file.Size > 0 {
 		data, err := unix.Mmap(int(p.f.Fd()), 0, int(p.file.Size), unix.PROT_READ, unix.MAP_SHARED)
 		if err != nil {
@@ -45,6 +47,29 @@ func mappable(f *os.File) bool {
 	return true
 }
 
+// Warm implements Mapper. The kernel may take pages back right after; then
+// Range faults them in again, which is slow and no error.
+func (m *mapped) Warm(off, n int64) bool {
+	if m.asked || n == 0 {
+		return true
+	}
+	page := int64(os.Getpagesize())
+	start := off / page * page
+	if off < 0 || n < 0 || off+n > int64(len(m.data)) {
+		return false
+	}
+	pages := make([]byte, (off+n-start+page-1)/page)
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m.data[start])), uintptr(off+n-start), uintptr(unsafe.Pointer(&pages[0]))); errno != 0 {
+		return false
+	}
+	for _, p := range pages {
+		if p&1 == 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Range implements Mapper.
 func (m *mapped) Range(off, n int64) ([]byte, error) {
 	if err := m.check(context.Background(), off, n); err != nil {
@@ -53,9 +78,12 @@ func (m *mapped) Range(off, n int64) ([]byte, error) {
 	return m.data[off : off+n : off+n], nil
 }
 
-// ReadAt copies out of the mapping. A page that is gone because the file
-// shrank is an error, not a crash.
+// ReadAt copies out of the mapping where one was asked for. A page that is
+// gone because the file shrank is an error, not a crash.
 func (m *mapped) ReadAt(ctx context.Context, p []byte, off int64) (err error) {
+	if !m.asked {
+		return m.pread.ReadAt(ctx, p, off)
+	}
 	if err := m.check(ctx, off, int64(len(p))); err != nil {
 		return err
 	}

@@ -13,8 +13,9 @@ type Mode string
 
 // The modes.
 const (
-	// ModeAuto is pread: into a buffer that is used again and again it is
-	// faster than faulting a mapping in, page by page.
+	// ModeAuto maps what is in the page cache, which saves a copy, and reads
+	// the rest with pread, which asks the device for more at once than faults
+	// do, page by page.
 	ModeAuto  Mode = "auto"
 	ModePread Mode = "pread"
 	// ModeMmap maps files, so that readers are Mappers. On a network file
@@ -23,8 +24,7 @@ const (
 	ModeMmap Mode = "mmap"
 )
 
-// Options says how a source is opened. The zero value reads any local file
-// with pread.
+// Options says how a source is opened. The zero value reads any local file.
 type Options struct {
 	Mode Mode // "" is ModeAuto
 	// Roots are the folders that a server may read. What lies outside all of

@@ -48,6 +48,9 @@ type Reader interface {
 // debug.SetPanicOnFault and report source_changed. ReadAt needs no such care.
 type Mapper interface {
 	Reader
+	// Warm reports whether to use Range rather than ReadAt: always where a
+	// mapping was asked for, else where all n bytes from off are in memory.
+	Warm(off, n int64) bool
 	// Range returns n bytes from off, valid until Close and not to be written.
 	Range(off, n int64) ([]byte, error)
 	// Verify fails with class source_changed where the file is no longer the
