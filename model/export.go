@@ -33,7 +33,7 @@ const (
 // Errors: usage where safetensors has no layout for the scheme, or another
 // model's config.json lies there; and those of writing.
 func (m *Model) Export(ctx context.Context, path string) error {
-	if err := m.exportable(); err != nil {
+	if err := Exportable(m.parts.Plan); err != nil {
 		return err
 	}
 	dir := filepath.Dir(path)
@@ -70,9 +70,10 @@ func (m *Model) exported(tensor int) []quant.Plane {
 	return planes
 }
 
-// exportable refuses schemes that safetensors cannot say.
-func (m *Model) exportable() error {
-	for _, t := range m.parts.Plan.Tensors {
+// Exportable says, with class usage, why Export would refuse what a plan makes:
+// for some scheme safetensors has no layout.
+func Exportable(p *shard.Plan) error {
+	for _, t := range p.Tensors {
 		switch scheme, _, _ := strings.Cut(t.Scheme, "+"); scheme {
 		case "none", "f32", "f16", "bf16", "int8":
 		default:

@@ -36,10 +36,9 @@ start() {
   exit 1
 }
 
-if [ ! -f "$model/config.json" ]; then
-  say "gantry synth $model --size $size --shards 4"
-  bin/gantry synth "$model" --size "$size" --shards 4
-fi
+say "gantry synth $model --size $size --shards 4"
+rm -rf "$model"
+bin/gantry synth "$model" --size "$size" --shards 4
 
 say 'one coordinator with an embedded NATS, two workers'
 start coordinator bin/coordinator --name demo --nats-listen 127.0.0.1:0 --http 127.0.0.1:0

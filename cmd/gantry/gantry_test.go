@@ -92,6 +92,8 @@ func TestExitCodes(t *testing.T) {
 		{"folder without a model", []string{"plan", t.TempDir()}, exit.Source, ""},
 		{"does not fit", []string{"load", sparse(t, 1<<28), "--once"}, exit.Capacity, ""}, // 1 TiB
 		{"no such device", []string{"load", stories, "--device", "cuda:0", "--once"}, exit.Capacity, "cuda:0"},
+		{"no layout in safetensors", []string{"quantize", stories, "--to", "q8_0", "--out", filepath.Join(t.TempDir(), "x.safetensors")}, exit.Usage, "q8_0"},
+		{"no such container", []string{"quantize", stories, "--to", "int8", "--out", "x.bin"}, exit.Usage, "x.bin"},
 		{"no cluster", []string{"workers", "--server", "nats://127.0.0.1:1"}, exit.Cluster, "127.0.0.1:1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -221,5 +223,32 @@ func TestInspect(t *testing.T) {
 	in := mustJSON[inspection](t, "inspect", filepath.Join(testdata(t), "stories260K", "hf-bf16"))
 	if in.Format != "safetensors" || in.Architecture.Name != "llama" || in.Parameters != 260032 || in.Bytes != 2*260032 || in.Quantized || len(in.Tensors) != 47 {
 		t.Errorf("%+v", in)
+	}
+}
+
+// TestQuantize: what is written opens as a checkpoint, and the layout changes
+// no byte of it.
+func TestQuantize(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "hf-f32")
+	for _, scheme := range []string{"none", "bf16", "int8"} {
+		var first []byte
+		for _, tp := range []string{"1", "2", "4"} {
+			out := filepath.Join(t.TempDir(), "model.safetensors")
+			if code, _, stderr := gantry(t, "quantize", stories, "--to", scheme, "--tp", tp, "--out", out); code != exit.Done {
+				t.Fatalf("%s tp %s: exit %d: %s", scheme, tp, code, stderr)
+			}
+			got, err := os.ReadFile(out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == nil {
+				first = got
+			} else if !bytes.Equal(first, got) {
+				t.Errorf("%s: tp %s changes the file", scheme, tp)
+			}
+			if in := mustJSON[inspection](t, "inspect", out); in.Quantized != (scheme == "int8") || in.Architecture.Name != "llama" {
+				t.Errorf("%s: %+v", scheme, in)
+			}
+		}
 	}
 }

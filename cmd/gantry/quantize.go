@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/loader"
+	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
@@ -33,9 +34,17 @@ usage.`,
 				return usagef("--out %s: want a name that ends in .safetensors", out)
 			}
 			ctx := cmd.Context()
-			bar := a.bytesBar("loading " + args[0])
+			var bar *bytesBar
 			l := loader.New(loader.WithQuantization(quant.Config{Scheme: o.Scheme}), loader.WithLayout(o.Layout),
 				loader.WithProgress(func(u progress.Update) { bar.set(u.BytesDone, u.BytesTotal) }))
+			plan, err := l.Plan(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if err := model.Exportable(plan); err != nil {
+				return err
+			}
+			bar = a.bytesBar("loading " + args[0])
 			m, err := l.Load(ctx, args[0])
 			bar.done(err)
 			if err != nil {
