@@ -262,3 +262,47 @@ func TestChanged(t *testing.T) {
 		}
 	}
 }
+
+// TestWarm: what was just written is in memory; what the kernel was told to
+// forget is not, and a range outside the file never is.
+func TestWarm(t *testing.T) {
+	dir := tree(t, map[string]string{"f": strings.Repeat("0123456789abcdef", 1<<16)})
+	s := open(t, dir, source.Options{})
+	defer s.Close()
+	r, err := s.Open(context.Background(), "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	m := r.(source.Mapper)
+	if !m.Warm(0, 1<<20) || !m.Warm(12345, 678) {
+		t.Error("a file that was just written is not warm")
+	}
+	if m.Warm(-1, 10) || m.Warm(1<<20-5, 10) {
+		t.Error("a range that leaves the file is warm")
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "f"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type == unix.TMPFS_MAGIC { // memory is all it has
+		t.Log("the temporary folder is in memory: nothing can be dropped")
+	} else if m.Warm(0, 1<<20) {
+		t.Error("a file that the kernel dropped is warm")
+	}
+	p := make([]byte, 16)
+	if err := r.ReadAt(context.Background(), p, 1<<20-16); err != nil || string(p) != "0123456789abcdef" {
+		t.Errorf("read %q, %v", p, err)
+	}
+}

@@ -49,7 +49,8 @@ type Reader interface {
 type Mapper interface {
 	Reader
 	// Warm reports whether to use Range rather than ReadAt: always where a
-	// mapping was asked for, else where all n bytes from off are in memory.
+	// mapping was asked for, else where the n bytes from off seem to be in
+	// memory already.
 	Warm(off, n int64) bool
 	// Range returns n bytes from off, valid until Close and not to be written.
 	Range(off, n int64) ([]byte, error)
