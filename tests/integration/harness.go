@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/internal/invariants"
 	"github.com/gantry-ml/gantry/messages"
 )
 
@@ -29,8 +30,9 @@ const (
 	jobLimit   = 60 * time.Second // for a job to end
 )
 
-// Build builds the commands into a folder that done removes. GANTRY_BIN names
-// a folder where they are built already.
+// Build builds the commands into a folder that done removes, with the race
+// detector where the test has it too. GANTRY_BIN names a folder where they are
+// built already.
 func Build() (dir string, done func(), err error) {
 	if dir := os.Getenv("GANTRY_BIN"); dir != "" {
 		return dir, func() {}, nil
@@ -40,13 +42,26 @@ func Build() (dir string, done func(), err error) {
 		return "", nil, err
 	}
 	done = func() { os.RemoveAll(dir) }
-	out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/gantry-ml/gantry/cmd/gantry",
-		"github.com/gantry-ml/gantry/cmd/coordinator", "github.com/gantry-ml/gantry/cmd/worker").CombinedOutput()
-	if err != nil {
+	if err := build(dir, invariants.Enabled, "gantry", "coordinator", "worker"); err != nil {
 		done()
-		return "", nil, fmt.Errorf("build the daemons: %w\n%s", err, out)
+		return "", nil, err
 	}
 	return dir, done, nil
+}
+
+// build builds commands into a folder.
+func build(dir string, race bool, names ...string) error {
+	args := []string{"build", "-o", dir + "/"}
+	if race {
+		args = append(args, "-race")
+	}
+	for _, n := range names {
+		args = append(args, "github.com/gantry-ml/gantry/cmd/"+n)
+	}
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("build %v: %w\n%s", names, err, out)
+	}
+	return nil
 }
 
 // Testdata returns the folder of the shared test data: GANTRY_TESTDATA, or
@@ -132,6 +147,9 @@ func Begin(t testing.TB, bin, name string, args ...string) *Process {
 	}()
 	t.Cleanup(func() {
 		p.Kill()
+		if p.find("DATA RACE") != "" {
+			t.Errorf("%s has a data race", name)
+		}
 		if t.Failed() {
 			t.Logf("%s said:\n  %s", name, strings.Join(p.log, "\n  "))
 		}
