@@ -83,8 +83,8 @@ func parameters(ix *Index) (n int64) {
 
 // elements counts by bytes, which have been checked against the file.
 func (t Tensor) elements() int64 {
-	bits := int64(t.DType.Bits())
-	return t.Bytes/bits*8 + t.Bytes%bits*8/bits
+	elements, bytes := t.DType.Block()
+	return t.Bytes / bytes * elements
 }
 
 // names is what the tensors' names tell.

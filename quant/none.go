@@ -10,7 +10,7 @@ type none struct{}
 func (none) Name() string { return "none" }
 
 func (s none) Layout(from dtype.Type, cols int64) (Layout, error) {
-	per, unit := packing(from)
+	per, unit := from.Block()
 	if per == 0 {
 		return Layout{}, checkFloat(s, from)
 	}
@@ -20,21 +20,6 @@ func (s none) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return Layout{Align: per, Planes: []Plane{{DType: from, Cols: per, Unit: unit}}}, nil
 }
 
-// packing returns the smallest number of elements that fill whole bytes, and
-// those bytes: 1 and the element's size for most types.
-func packing(t dtype.Type) (elements, bytes int64) {
-	switch bits := t.Bits(); {
-	case bits == 0:
-		return 0, 0
-	case bits%8 == 0:
-		return 1, int64(bits / 8)
-	case bits%4 == 0:
-		return 2, int64(bits * 2 / 8)
-	default:
-		return 4, int64(bits * 4 / 8)
-	}
-}
-
 func (none) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 	n := rowsBytes(from, rows, cols)
 	copy(dst[0][:n], src[:n])
@@ -42,7 +27,7 @@ func (none) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 
 // rowsBytes returns the bytes of rows × cols packed elements.
 func rowsBytes(t dtype.Type, rows, cols int) int {
-	per, unit := packing(t)
+	per, unit := t.Block()
 	if per == 0 {
 		return 0
 	}

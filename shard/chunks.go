@@ -39,12 +39,13 @@ func (b *builder) segments(tensor int) {
 		return
 	}
 	// Columns that are encoded together are whole bytes, of any type.
-	bits, align := int64(t.DType.Bits()), cutAlign(t.Layout)
-	step := limit * 8 / bits / align * align
+	elements, bytes := t.DType.Block()
+	align := cutAlign(t.Layout)
+	step := limit / bytes * elements / align * align
 	for r := range t.Rows {
 		for c := int64(0); c < t.Cols; c += step {
 			cols := Span{c, min(c+step, t.Cols)}
-			start, stop := c*bits/8, cols.Stop*bits/8
+			start, stop := c/elements*bytes, cols.Stop/elements*bytes
 			b.segment(tensor, t.Offset+r*row+start, stop-start, Span{r, r + 1}, cols)
 		}
 	}

@@ -22,7 +22,8 @@ const (
 var scopes = map[string]scope{
 	"none": stored,
 	"f32":  floats, "f16": floats, "bf16": floats,
-	"q8_0": pure,
+	"q8_0": pure, "q4_0": pure, "q4_1": pure, "q5_0": pure, "q5_1": pure,
+	"iq4_nl": pure, "mxfp4": pure,
 }
 
 // policy decides what each tensor becomes. It looks at the tensor and the
@@ -110,7 +111,8 @@ func cause(err error) string {
 
 // rowBytes returns the stored bytes of one row, which are whole.
 func rowBytes(t *Tensor) int64 {
-	return t.Cols/8*int64(t.DType.Bits()) + t.Cols%8*int64(t.DType.Bits())/8
+	elements, bytes := t.DType.Block()
+	return t.Cols / elements * bytes
 }
 
 // wholeRow says that rows must not be encoded in parts.

@@ -64,10 +64,11 @@ func (b *builder) valid(t *checkpoint.Tensor) error {
 		return invalid(t.Name, "%w", err)
 	}
 	size, err := t.DType.Bytes(n)
+	elements, _ := t.DType.Block()
 	switch {
 	case err != nil:
 		return invalid(t.Name, "%w", err)
-	case t.DType.Bits() == 0:
+	case elements == 0:
 		return invalid(t.Name, "it has no element type")
 	case size != t.Bytes:
 		return invalid(t.Name, "%d bytes are listed, its shape takes %d", t.Bytes, size)
@@ -136,7 +137,7 @@ func (b *builder) tensor(p *part) (Tensor, error) {
 			t.Cols *= d
 		}
 	}
-	if t.Cols%8*int64(t.DType.Bits())%8 != 0 {
+	if elements, _ := t.DType.Block(); t.Cols%elements != 0 {
 		// A row ends inside a byte: no row can be read without its neighbour.
 		t.Rows, t.Cols = 1, t.Rows*t.Cols
 		if t.Rule != Replicated {
