@@ -217,7 +217,7 @@ func TestTopologyDoesNotChangeBytes(t *testing.T) {
 	for _, dir := range []string{"hf-f32", "hf-bf16", "hf-f16", "hf-sharded"} {
 		path := filepath.Join(testdata(t, "stories260K"), dir)
 		src, ix := open(t, path)
-		for _, scheme := range []string{"none", "f32", "f16", "bf16", "int8", "q8_0"} {
+		for _, scheme := range quant.Names() {
 			for _, tp := range []int{1, 2, 4} {
 				for _, nodes := range []int{1, 3} {
 					t.Run(fmt.Sprintf("%s/%s/tp%d/nodes%d", dir, scheme, tp, nodes), func(t *testing.T) {
@@ -313,9 +313,11 @@ func longRows(t testing.TB) string {
 func TestLongRowsAndStraddles(t *testing.T) {
 	path := longRows(t)
 	src, ix := open(t, path)
-	for _, scheme := range []string{"none", "f16", "int8", "q8_0"} {
+	for _, scheme := range quant.Names() {
 		plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme, ChunkBytes: shard.MinChunkBytes})
-		if (scheme == "q8_0") != (len(plan.Straddles) > 0) {
+		if s, err := quant.Parse(scheme); err != nil {
+			t.Fatal(err)
+		} else if l, err := s.Layout(dtype.F32, 1024); err != nil || (l.Align > 1) != (len(plan.Straddles) > 0) {
 			t.Errorf("%s: straddles %v", scheme, plan.Straddles)
 		}
 		for _, nodes := range []int{1, 2} {

@@ -82,16 +82,36 @@ func TestGolden(t *testing.T) {
 			}
 			src := readGolden(t, g.Input+".f32")
 			got := encode(t, s, src, dtype.F32, 1, g.N)
-			want := readGolden(t, g.Bytes)
+			want, dequant := readGolden(t, g.Bytes), readGolden(t, g.Dequant)
+			if g.Type == "iq4_nl" {
+				setUnset(src, want, dequant)
+			}
 			if i := firstDiff(got[0], want); i >= 0 {
 				t.Fatalf("encoded byte %d differs from the reference", i)
 			}
 			dec := make([]float32, g.N)
 			s.Decode(dec, got, dtype.F32, 1, g.N)
-			if i := firstDiff(f32Bytes(dec...), readGolden(t, g.Dequant)); i >= 0 {
+			if i := firstDiff(f32Bytes(dec...), dequant); i >= 0 {
 				t.Fatalf("decoded value %d differs from the reference: %g", i/4, dec[i/4])
 			}
 		})
+	}
+}
+
+// setUnset gives the blocks of zeros in an iq4_nl vector the bytes that today's
+// reference gives them. The release that made the vectors left their levels
+// unset: they are what lay in memory, times a scale of 0.
+func setUnset(src, blocks, dequant []byte) {
+	for i := range len(blocks) / iq4Bytes {
+		var x [blockLen]float32
+		loadBlock(&x, src, i, dtype.F32)
+		if _, most := signedMax(x[:]); most >= groupEpsilon {
+			continue
+		}
+		clear(blocks[i*iq4Bytes:][:iq4Bytes])
+		for j := range blockLen {
+			copy(dequant[4*(i*blockLen+j):], f32Bytes(float32(math.Copysign(0, -1))))
+		}
 	}
 }
 

@@ -16,6 +16,12 @@ var schemes = []Scheme{
 	cast{dtype.BF16},
 	rowInt8{},
 	q8_0{},
+	q4_0{},
+	q4_1{},
+	q5_0{},
+	q5_1{},
+	iq4_nl{},
+	mxfp4{},
 }
 
 // Parse returns the scheme that --quant calls name, or that a plan calls name

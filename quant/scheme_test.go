@@ -51,6 +51,14 @@ func TestLayout(t *testing.T) {
 		{scheme: "q8_0", from: dtype.F16, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 34)}},
 		{scheme: "q8_0", from: dtype.F16, cols: 172, fails: true},
 		{scheme: "q8_0", from: dtype.Bool, cols: 64, fails: true},
+		{scheme: "q4_0", from: dtype.BF16, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 18)}},
+		{scheme: "q4_1", from: dtype.F32, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 20)}},
+		{scheme: "q5_0", from: dtype.F32, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 22)}},
+		{scheme: "q5_1", from: dtype.F32, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 24)}},
+		{scheme: "q5_1", from: dtype.F32, cols: 172, fails: true},
+		{scheme: "iq4_nl", from: dtype.F64, cols: 32, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 18)}},
+		{scheme: "mxfp4", from: dtype.F32, cols: 32, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 17)}},
+		{scheme: "mxfp4", from: dtype.F8E4M3, cols: 32, fails: true},
 	} {
 		s, err := Parse(c.scheme)
 		if err != nil {
@@ -116,6 +124,34 @@ func absmax(row []float32) (most float64) {
 	return most
 }
 
+// signedBound is the bound of a scheme with one F16 scale, absmax / steps.
+func signedBound(steps float64) func(float32, []float32) float64 {
+	return func(_ float32, row []float32) float64 {
+		d := absmax(row) / steps
+		return (d + steps*max(d*0x1p-11, 0x1p-25)) * (1 + 0x1p-14)
+	}
+}
+
+// rangeBound is the bound of a scheme with an F16 scale, (max - min) / steps,
+// and an F16 minimum.
+func rangeBound(steps float64) func(float32, []float32) float64 {
+	return func(_ float32, row []float32) float64 {
+		least, most := bounds(row)
+		d := (float64(most) - float64(least)) / steps
+		m := max(math.Abs(float64(least))*0x1p-11, 0x1p-25)
+		return (d/2 + steps*max(d*0x1p-11, 0x1p-25) + m) * (1 + 0x1p-14)
+	}
+}
+
+// overflows16 says that s stores an F16 about as large as the largest value.
+func overflows16(s Scheme) bool {
+	switch s.Name() {
+	case "f16", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl":
+		return true
+	}
+	return false
+}
+
 // TestErrorBounds holds that no value decodes further from what it was than
 // its scheme's doc comment says.
 func TestErrorBounds(t *testing.T) {
@@ -134,6 +170,15 @@ func TestErrorBounds(t *testing.T) {
 			d := absmax(row) / q8Range
 			return (d/2 + 127*max(d*0x1p-11, 0x1p-25)) * relative
 		},
+		"q4_0": signedBound(8),
+		"q4_1": rangeBound(15),
+		"q5_0": signedBound(16),
+		"q5_1": rangeBound(31),
+		"iq4_nl": func(_ float32, row []float32) float64 {
+			most := absmax(row)
+			return most/7 + 127*max(most*0x1p-17, 0x1p-25)
+		},
+		"mxfp4": func(_ float32, row []float32) float64 { return absmax(row) / 4 },
 	}
 	for _, s := range schemes {
 		bound, ok := bounds[s.Name()]
@@ -142,8 +187,12 @@ func TestErrorBounds(t *testing.T) {
 		}
 		t.Run(s.Name(), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
-				row := rowValues(rt, q8Block)
-				if s.Name() == "f16" && absmax(row) > 65504 {
+				l, err := s.Layout(dtype.F32, superLen)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				row := rowValues(rt, max(int(l.Align), blockLen))
+				if overflows16(s) && absmax(row) > 65504 {
 					return
 				}
 				got := make([]float32, len(row))
@@ -165,7 +214,10 @@ func TestPieces(t *testing.T) {
 		t.Run(s.Name(), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				from := rapid.SampledFrom(floats).Draw(rt, "from")
-				rows, cols := rapid.IntRange(1, 5).Draw(rt, "rows"), 32*rapid.IntRange(1, 4).Draw(rt, "blocks")
+				rows, cols := rapid.IntRange(1, 5).Draw(rt, "rows"), blockLen*rapid.IntRange(1, 4).Draw(rt, "blocks")
+				if l, err := s.Layout(from, superLen); err == nil && l.Align == superLen {
+					cols *= superLen / blockLen
+				}
 				src := randomFloats(rapid.Uint64().Draw(rt, "seed"), from, rows*cols)
 				whole := encode(t, s, src, from, rows, cols)
 				l, err := s.Layout(from, int64(cols))
@@ -265,7 +317,7 @@ func TestExtremes(t *testing.T) {
 
 // TestAllocs holds that encoding and decoding allocate nothing.
 func TestAllocs(t *testing.T) {
-	const rows, cols = 4, 96
+	const rows, cols = 4, superLen
 	for _, s := range schemes {
 		for _, from := range floats {
 			src := randomFloats(1, from, rows*cols)

@@ -1,0 +1,95 @@
+package quant
+
+import (
+	"math"
+
+	"github.com/gantry-ml/gantry/dtype"
+)
+
+// mxfp4 is ggml's block_mxfp4, the OCP Microscaling format MXFP4: 32 values in
+// 17 bytes, an exponent e and 16 bytes, each with the FP4 (E2M1) of value j in
+// its low and of value j+16 in its high four bits.
+//
+//	e = floor(log2(absmax)) - 2 + 127, with log2 rounded to F32; 0 for zeros
+//	q = the FP4 nearest to x / 2^(e-127), the first in the table of two as near
+//	x ≈ 2^(e-127) × FP4(q), off by at most absmax / 4
+//
+// The largest FP4 is 6, and absmax is under 8 × 2^(e-127): the bound is what
+// is cut off there. The table holds twice the FP4 values, so that they are
+// whole numbers, and the scale is half of 2^(e-127).
+//
+// What the reference leaves open: below 2⁻¹²⁵ e wraps around to 232 and above,
+// as x86's conversion does, with zeros, which decode to zeros. A block that
+// holds a NaN or an infinity gets e = 255 and sixes: OCP's readers take that
+// for NaN, and ggml's, which knows no NaN here, for infinities, as Decode does.
+// Reference: quantize_row_mxfp4_ref, dequantize_row_mxfp4, kvalues_mxfp4;
+// OCP Microscaling Formats (MX) Specification 1.0, 5.2 and 5.4.
+type mxfp4 struct{}
+
+const mxfp4Bytes = 1 + blockLen/2
+
+var mxfp4Values = [16]float32{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
+
+func (mxfp4) Name() string { return "mxfp4" }
+
+func (s mxfp4) Layout(from dtype.Type, cols int64) (Layout, error) {
+	return blockLayout(s, from, cols, blockLen, mxfp4Bytes)
+}
+
+func (mxfp4) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	var x [blockLen]float32
+	for i := range rows * cols / blockLen {
+		out := (*[mxfp4Bytes]byte)(dst[0][i*mxfp4Bytes:])
+		if !loadBlock(&x, src, i, from) {
+			out[0] = 0xff
+			for j := range out[1:] {
+				out[1+j] = 0x77
+			}
+			continue
+		}
+		e := mxfp4Exponent(math.Float32frombits(tileAbsmax(&x)))
+		out[0] = e
+		d := mxfp4Scale(e)
+		for j := range out[1:] {
+			out[1+j] = mxfp4Nearest(x[j], d) | mxfp4Nearest(x[j+blockLen/2], d)<<4
+		}
+	}
+}
+
+func mxfp4Exponent(absmax float32) uint8 {
+	if absmax == 0 {
+		return 0
+	}
+	log := float32(math.Log2(float64(absmax)))
+	return uint8(int32(math.Floor(float64(log))) - 2 + 127)
+}
+
+// mxfp4Scale returns half of 2^(e-127).
+func mxfp4Scale(e uint8) float32 {
+	if e < 2 {
+		return math.Float32frombits(0x00200000 << e) // denormal
+	}
+	return math.Float32frombits(uint32(e-1) << 23)
+}
+
+func mxfp4Nearest(x, d float32) (best uint8) {
+	least := abs(x)
+	for q, v := range mxfp4Values[1:] {
+		if off := abs(float32(v*d) - x); off < least {
+			best, least = uint8(q+1), off
+		}
+	}
+	return best
+}
+
+func (mxfp4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
+	for i := range rows * cols / blockLen {
+		b := (*[mxfp4Bytes]byte)(src[0][i*mxfp4Bytes:])
+		out := (*[blockLen]float32)(dst[i*blockLen:])
+		d := mxfp4Scale(b[0])
+		for j, q := range b[1:] {
+			out[j] = float32(mxfp4Values[q&15] * d)
+			out[j+blockLen/2] = float32(mxfp4Values[q>>4] * d)
+		}
+	}
+}
