@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-
-	"github.com/gantry-ml/gantry/recovery"
 )
 
 // local is a folder on this machine, or one file and what lies beside it.
@@ -148,8 +146,7 @@ func (s *local) Open(ctx context.Context, name string) (Reader, error) {
 		return nil, err
 	}
 	if !ValidName(name) {
-		return nil, &recovery.Error{Class: recovery.NotAllowed, Op: "open", File: s.dir,
-			Err: fmt.Errorf("the name %q leaves the folder", name)}
+		return nil, leaves(s.dir, name)
 	}
 	full := filepath.Join(s.dir, name)
 	f, err := s.open(name)

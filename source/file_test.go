@@ -181,7 +181,7 @@ func TestOpenErrors(t *testing.T) {
 		{"file://" + dir + "/%00", recovery.Usage},
 		{"file://host/model", recovery.Usage},
 		{"file://", recovery.Usage},
-		{"https://user:secret@example.com/model?token=secret", recovery.Unsupported},
+		{"https://user:secret@example.com/model?token=secret", recovery.Usage},
 		{"s3://bucket/model", recovery.Unsupported},
 		{"hf://org/model", recovery.Unsupported},
 		{"file://" + dir, ""},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -31,7 +32,20 @@ type Options struct {
 	// them once links are resolved is refused as not_allowed. None: anything
 	// that this process may read.
 	Roots []string
+	// Hosts are those that a server may read from: names, addresses, or
+	// *.domain. None: any, if there are no Roots either, but link-local and
+	// metadata addresses, and private ones that the URI does not name itself.
+	Hosts []string
+	// Names are looked for in a folder on a web server; nil is those of a
+	// Hugging Face folder.
+	Names []string
+	// Stall is how long a server may send nothing; 0 is 30 s.
+	Stall time.Duration
+	Retry RetryPolicy // of remote sources
 }
+
+// requestsAtOnce is how many requests a remote source has under way.
+const requestsAtOnce = 16
 
 // Validate reports what is wrong with the options, with class usage.
 func (o Options) Validate() error {
@@ -42,7 +56,9 @@ func (o Options) Validate() error {
 	return recovery.Errorf(recovery.Usage, "unknown read mode %q: want auto, pread or mmap", o.Mode)
 }
 
-// Open opens a path or file:// URI that names a file or a folder.
+// Open opens a path, a file:// URI, or an http:// or https:// URI; that of a
+// folder on a web server ends with '/'. Remote sources are asked again, as
+// Options.Retry says, and reached only when they are used.
 // Errors: not_found, not_allowed, unsupported (other schemes), usage.
 func Open(ctx context.Context, uri string, o Options) (Source, error) {
 	if err := o.Validate(); err != nil {
@@ -51,12 +67,24 @@ func Open(ctx context.Context, uri string, o Options) (Source, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if scheme, _, found := strings.Cut(uri, "://"); found {
+		if open, remote := remotes[strings.ToLower(scheme)]; remote {
+			s, err := open(uri, o)
+			if err != nil {
+				return nil, err
+			}
+			return Retry(Concurrent(s, requestsAtOnce), o.Retry), nil
+		}
+	}
 	path, err := localPath(uri)
 	if err != nil {
 		return nil, err
 	}
 	return openLocal(path, o)
 }
+
+// remotes are the ways to open by scheme.
+var remotes = map[string]func(uri string, o Options) (Source, error){"http": openHTTP, "https": openHTTP}
 
 // localPath returns the path that a plain path or a file:// URI names.
 func localPath(uri string) (string, error) {

@@ -34,10 +34,12 @@ func faults(t testing.TB, rules string) *source.Faults {
 // TestSources runs every kind of source and decorator through the contract.
 func TestSources(t *testing.T) {
 	for name, wrap := range map[string]func(s source.Source) source.Source{
-		"bare":   func(s source.Source) source.Source { return s },
-		"limit":  func(s source.Source) source.Source { return source.Limit(s, 1<<30) },
-		"count":  func(s source.Source) source.Source { return source.Count(s, new(source.Counter)) },
-		"inject": func(s source.Source) source.Source { return source.Inject(s, faults(t, "read * delay 1us")) },
+		"bare":       func(s source.Source) source.Source { return s },
+		"limit":      func(s source.Source) source.Source { return source.Limit(s, 1<<30) },
+		"count":      func(s source.Source) source.Source { return source.Count(s, new(source.Counter)) },
+		"retry":      func(s source.Source) source.Source { return source.Retry(s, source.RetryPolicy{}) },
+		"concurrent": func(s source.Source) source.Source { return source.Concurrent(s, 2) },
+		"inject":     func(s source.Source) source.Source { return source.Inject(s, faults(t, "read * delay 1us")) },
 	} {
 		for _, mode := range []source.Mode{source.ModeAuto, source.ModePread, source.ModeMmap} {
 			t.Run(name+"/"+string(mode), func(t *testing.T) {

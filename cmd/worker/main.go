@@ -36,7 +36,7 @@ func flags(f *pflag.FlagSet) {
 	f.String("memory", "", "memory for arenas on the CPU, such as 8GiB (default: what is free)")
 	f.String("staging", "256MiB", "budget for staging memory")
 	f.StringArray("model-root", nil, "folder that models may be read from; may be given several times (default: any)")
-	f.StringArray("allow-host", nil, "host that remote models may be read from; may be given several times")
+	f.StringArray("allow-host", nil, "host that remote models may be read from, a name, an address or *.domain; may be given several times (default: none with --model-root, else any but link-local ones)")
 	f.String("http", "127.0.0.1:0", "where /healthz, /readyz and /metrics are served; empty for nowhere")
 	f.String("inject", "", "faults to inject into sources, for tests")
 	if err := f.MarkHidden("inject"); err != nil {
@@ -47,7 +47,7 @@ func flags(f *pflag.FlagSet) {
 func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
 	cfg := node.WorkerConfig{
 		Name: s.String("name"), NATS: s.String("nats"), Listen: s.String("listen"), HTTP: s.String("http"),
-		Resources: node.Resources{CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root")},
+		Resources: node.Resources{CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host")},
 		Security:  s.Security(), Telemetry: t,
 	}
 	if cfg.NATS == "" {
@@ -73,9 +73,6 @@ func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daem
 			return nil, err
 		}
 		slog.Warn("injecting faults into every source", "rules", rules)
-	}
-	if hosts := s.Strings("allow-host"); len(hosts) > 0 {
-		slog.Warn("this build reads local files only: --allow-host has no effect", "hosts", hosts)
 	}
 	return node.StartWorker(ctx, cfg)
 }

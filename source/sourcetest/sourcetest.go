@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -26,6 +27,9 @@ func content() map[string][]byte {
 	}
 	return map[string][]byte{"model.safetensors": big, "config.json": []byte("{}\n"), "empty": {}, "ünï código.txt": []byte("x")}
 }
+
+// Names are those of the files of Run's folder, for sources that cannot list.
+func Names() []string { return slices.Collect(maps.Keys(content())) }
 
 // Run opens sources on a folder with open, which must end the test where it
 // cannot, and holds them to the contract of source.Source.

@@ -29,7 +29,8 @@ type Resources struct {
 	CPURanks   int              // at most so many ranks on the CPU; 0 is as many as fit
 	Memory     int64            // for arenas on the CPU, bytes; 0 is what is free
 	Staging    int64            // budget for staging memory, bytes; 0 is loader.DefaultStaging
-	ModelRoots []string         // folders that it may read; none is any
+	ModelRoots []string         // folders that it may read
+	AllowHosts []string         // hosts that it may read from; without any of the two lists, any
 	Inject     *source.Faults   // faults for tests; nil is none
 }
 
@@ -173,7 +174,7 @@ func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
 
 // open opens a source that this worker may read.
 func (r Resources) open(ctx context.Context, uri string) (source.Source, error) {
-	s, err := source.Open(ctx, uri, source.Options{Roots: r.ModelRoots})
+	s, err := source.Open(ctx, uri, source.Options{Roots: r.ModelRoots, Hosts: r.AllowHosts})
 	if err != nil || r.Inject == nil {
 		return s, err
 	}
