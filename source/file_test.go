@@ -183,7 +183,8 @@ func TestOpenErrors(t *testing.T) {
 		{"file://", recovery.Usage},
 		{"https://user:secret@example.com/model?token=secret", recovery.Usage},
 		{"s3://bucket/model", recovery.Unsupported},
-		{"hf://org/model", recovery.Unsupported},
+		{"hf://model", recovery.Usage},
+		{"hf://org/model@../x", recovery.Usage},
 		{"file://" + dir, ""},
 		{"file://localhost" + dir + "/model.safetensors", ""},
 	} {

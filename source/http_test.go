@@ -86,16 +86,18 @@ func TestHTTPFaults(t *testing.T) {
 		times int64 // so many requests after the stat
 		want  recovery.Class
 	}{
-		"503, then fine":      {status(503), 2, ""},
-		"429, then fine":      {status(429), 1, ""},
-		"always 503":          {status(503), 99, recovery.Unavailable},
-		"404":                 {status(404), 99, recovery.NotFound},
-		"401":                 {status(401), 99, recovery.NotAllowed},
-		"403":                 {status(403), 99, recovery.NotAllowed},
-		"416":                 {status(416), 99, recovery.SourceChanged},
-		"another version":     {func(w http.ResponseWriter, r *http.Request) { content(w, r, `"b"`) }, 99, recovery.SourceChanged},
-		"too many redirects":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, 99, recovery.NotAllowed},
-		"redirect to a file:": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "ftp://127.0.0.1/f", http.StatusFound) }, 99, recovery.NotAllowed},
+		"503, then fine":     {status(503), 2, ""},
+		"429, then fine":     {status(429), 1, ""},
+		"always 503":         {status(503), 99, recovery.Unavailable},
+		"404":                {status(404), 99, recovery.NotFound},
+		"401":                {status(401), 99, recovery.NotAllowed},
+		"403":                {status(403), 99, recovery.NotAllowed},
+		"416":                {status(416), 99, recovery.SourceChanged},
+		"another version":    {func(w http.ResponseWriter, r *http.Request) { content(w, r, `"b"`) }, 99, recovery.SourceChanged},
+		"too many redirects": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, 99, recovery.NotAllowed},
+		"redirect to a file:": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "ftp://127.0.0.1/f", http.StatusFound)
+		}, 99, recovery.NotAllowed},
 		"redirect to metadata": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://169.254.169.254/latest/meta-data", http.StatusFound)
 		}, 99, recovery.NotAllowed},

@@ -56,8 +56,8 @@ func (o Options) Validate() error {
 	return recovery.Errorf(recovery.Usage, "unknown read mode %q: want auto, pread or mmap", o.Mode)
 }
 
-// Open opens a path, a file:// URI, or an http:// or https:// URI; that of a
-// folder on a web server ends with '/'. Remote sources are asked again, as
+// Open opens a path, a file:// URI, an http:// or https:// URI (that of a
+// folder on a web server ends with '/'), or hf://org/name[@rev]. Remote sources are asked again, as
 // Options.Retry says, and reached only when they are used.
 // Errors: not_found, not_allowed, unsupported (other schemes), usage.
 func Open(ctx context.Context, uri string, o Options) (Source, error) {
@@ -73,6 +73,9 @@ func Open(ctx context.Context, uri string, o Options) (Source, error) {
 			if err != nil {
 				return nil, err
 			}
+			if _, cached := s.(*local); cached {
+				return s, nil
+			}
 			return Retry(Concurrent(s, requestsAtOnce), o.Retry), nil
 		}
 	}
@@ -84,7 +87,9 @@ func Open(ctx context.Context, uri string, o Options) (Source, error) {
 }
 
 // remotes are the ways to open by scheme.
-var remotes = map[string]func(uri string, o Options) (Source, error){"http": openHTTP, "https": openHTTP}
+var remotes = map[string]func(uri string, o Options) (Source, error){
+	"http": openHTTP, "https": openHTTP, "hf": openHub,
+}
 
 // localPath returns the path that a plain path or a file:// URI names.
 func localPath(uri string) (string, error) {

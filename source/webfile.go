@@ -59,7 +59,7 @@ func (f *webFile) ReadAt(ctx context.Context, p []byte, off int64) error {
 	a, err := f.ask(ctx, u, off, n, validator)
 	if direct && err == nil && a.StatusCode/100 == 4 {
 		a.Close()
-		f.forget()
+		f.forget(u)
 		direct = false
 		a, err = f.ask(ctx, f.url, off, n, "")
 	}
@@ -67,7 +67,7 @@ func (f *webFile) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return f.at(off, n, err)
 	}
 	defer a.Close()
-	return f.at(off, n, f.fill(a, p, off, direct))
+	return f.at(off, n, f.fill(a, p, off, validator, direct))
 }
 
 func (f *webFile) ask(ctx context.Context, u *url.URL, off, n int64, validator string) (*answer, error) {
@@ -78,8 +78,9 @@ func (f *webFile) ask(ctx context.Context, u *url.URL, off, n int64, validator s
 	return f.web.get(ctx, u, h)
 }
 
-// fill checks an answer and reads p from it.
-func (f *webFile) fill(a *answer, p []byte, off int64, direct bool) error {
+// fill checks an answer and reads p from it. A direct one must have the
+// validator that was known when it was asked for.
+func (f *webFile) fill(a *answer, p []byte, off int64, known string, direct bool) error {
 	n := int64(len(p))
 	skip := int64(0)
 	switch a.StatusCode {
@@ -100,7 +101,7 @@ func (f *webFile) fill(a *answer, p []byte, off int64, direct bool) error {
 		return a.refusal()
 	}
 	validator := validatorOf(a)
-	if direct && validator != f.remembered() || !direct && !f.same(a) {
+	if direct && validator != known || !direct && !f.same(a) {
 		return f.changed("the server has another version of it now")
 	}
 	if a.StatusCode == http.StatusOK && n != f.file.Size && f.file.Size > wholeLimit {
@@ -132,12 +133,6 @@ func (f *webFile) target() (u *url.URL, validator string, direct bool) {
 	return f.url, f.validator, false
 }
 
-func (f *webFile) remembered() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.validator
-}
-
 func (f *webFile) remember(a *answer, validator string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -147,10 +142,13 @@ func (f *webFile) remember(a *answer, validator string) {
 	}
 }
 
-func (f *webFile) forget() {
+// forget gives the end of a redirect up, unless it was replaced meanwhile.
+func (f *webFile) forget(refused *url.URL) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.direct, f.validator = nil, ""
+	if f.direct == refused {
+		f.direct, f.validator = nil, ""
+	}
 }
 
 // stat asks for the first byte, which tells size and version, and works where
