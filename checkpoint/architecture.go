@@ -55,7 +55,7 @@ func describe(ctx context.Context, src source.Source, ix *Index, whole bool) err
 			return err
 		}
 		n.fill(ix, a, whole)
-		if err := n.checkLayers(*a, whole); err != nil {
+		if err := n.checkLayers(configName, *a, whole); err != nil {
 			return err
 		}
 		// Packed weights have shapes of their own.

@@ -9,7 +9,7 @@ import (
 
 // Index is everything a checkpoint says about itself, validated.
 type Index struct {
-	Format       string            `json:"format"`  // "safetensors"
+	Format       string            `json:"format"`  // "safetensors" or "gguf"
 	Files        []source.File     `json:"files"`   // those that hold tensors, in shard order
 	Tensors      []Tensor          `json:"tensors"` // by file, then offset
 	Architecture Architecture      `json:"architecture"`
@@ -18,7 +18,9 @@ type Index struct {
 	SideFiles    []source.File     `json:"side_files,omitempty"` // config, tokenizer, generation files
 }
 
-// Tensor is one named array. Its bytes are row-major and little-endian.
+// Tensor is one named array. Its bytes are row-major and little-endian. In a
+// GGUF file of the Llama family it has the name that Hugging Face gives it,
+// but the rows of query and key projections stay in ggml's order.
 type Tensor struct {
 	Name   string     `json:"name"`
 	DType  dtype.Type `json:"dtype"`
@@ -28,10 +30,10 @@ type Tensor struct {
 	Bytes  int64      `json:"bytes"`
 }
 
-// Architecture is what names and config.json tell about the model. Zero means
-// unknown.
+// Architecture is what names and config.json, or a GGUF file's metadata, tell
+// about the model. Zero means unknown.
 type Architecture struct {
-	Name           string  `json:"name"` // "llama", or "" where the names fit nothing known
+	Name           string  `json:"name"` // "llama"; "" where the names fit nothing known; what a GGUF file says
 	Layers         int64   `json:"layers,omitempty"`
 	Hidden         int64   `json:"hidden,omitempty"`
 	Intermediate   int64   `json:"intermediate,omitempty"`

@@ -18,9 +18,16 @@ import (
 const (
 	singleName     = "model.safetensors"
 	indexSuffix    = ".safetensors.index.json"
+	ggufSuffix     = ".gguf"
 	configName     = "config.json"
 	maxIndexBytes  = safetensors.MaxHeaderBytes
 	maxConfigBytes = 4 << 20
+)
+
+// The formats that Index.Format names.
+const (
+	FormatSafetensors = "safetensors"
+	FormatGGUF        = "gguf"
 )
 
 // sideNames are the files that engines expect beside the weights.
@@ -32,8 +39,10 @@ var sideNames = []string{
 
 // Open reads the headers of the checkpoint that src names and checks every
 // claim in them. The source's entry decides where it names a file: one
-// .safetensors file, or the index of a sharded checkpoint. In a folder it is
-// model.safetensors, else the one index, else the one .safetensors file.
+// .safetensors file, the index of a sharded checkpoint, or a .gguf file, with
+// the other parts where it is one of a split model. In a folder it is
+// model.safetensors, else the one index, else the one .safetensors file, else
+// the one GGUF model.
 //
 // Errors: invalid_checkpoint with file and, where it is known, tensor and
 // bytes; unsupported for other formats; not_found where there is nothing to
@@ -47,7 +56,19 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	ix := &Index{Format: "safetensors", Tensors: []Tensor{}} // [], not null, where there are none
+	ix := &Index{Format: FormatSafetensors, Tensors: []Tensor{}} // [], not null, where there are none
+	for _, f := range files {
+		if slices.Contains(sideNames, f.Name) {
+			ix.SideFiles = append(ix.SideFiles, f)
+		}
+	}
+	if strings.HasSuffix(name, ggufSuffix) {
+		ix.Format = FormatGGUF
+		if err := openGGUF(ctx, src, files, ix, name); err != nil {
+			return nil, err
+		}
+		return ix, nil
+	}
 	sharded := strings.HasSuffix(name, indexSuffix)
 	if sharded {
 		err = openShards(ctx, src, ix, name)
@@ -56,11 +77,6 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 	}
 	if err != nil {
 		return nil, err
-	}
-	for _, f := range files {
-		if slices.Contains(sideNames, f.Name) {
-			ix.SideFiles = append(ix.SideFiles, f)
-		}
 	}
 	// A single file that the user named may be one shard of a model: layers
 	// may be missing from it. From a checkpoint they may not.
@@ -74,12 +90,13 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 // choose returns the file that a checkpoint is opened by.
 func choose(src source.Source, files []source.File) (string, error) {
 	if entry := src.Entry(); entry != "" {
-		if strings.HasSuffix(entry, ".safetensors") || strings.HasSuffix(entry, indexSuffix) {
+		if strings.HasSuffix(entry, ".safetensors") || strings.HasSuffix(entry, indexSuffix) || strings.HasSuffix(entry, ggufSuffix) {
 			return entry, nil
 		}
 		return "", unsupported(src, entry)
 	}
 	var indexes, tensors, others []string
+	ggufs := map[ggufSet]string{} // a file of each
 	for _, f := range files {
 		switch {
 		case f.Name == singleName:
@@ -88,6 +105,9 @@ func choose(src source.Source, files []source.File) (string, error) {
 			indexes = append(indexes, f.Name)
 		case strings.HasSuffix(f.Name, ".safetensors"):
 			tensors = append(tensors, f.Name)
+		case strings.HasSuffix(f.Name, ggufSuffix):
+			set, _ := ggufSetOf(f.Name)
+			ggufs[set] = f.Name
 		case slices.Contains(otherFormats, path.Ext(f.Name)):
 			others = append(others, f.Name)
 		}
@@ -102,15 +122,22 @@ func choose(src source.Source, files []source.File) (string, error) {
 	case len(indexes)+len(tensors) > 0:
 		return "", &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: src.URI(),
 			Err: errors.New("several safetensors files, but no model.safetensors and no one index"), Hint: "name the file to open"}
+	case len(ggufs) == 1:
+		for _, name := range ggufs {
+			return name, nil
+		}
+	case len(ggufs) > 1:
+		return "", &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: src.URI(),
+			Err: fmt.Errorf("%d GGUF models in one folder", len(ggufs)), Hint: "name the file to open"}
 	case len(others) > 0:
 		return "", unsupported(src, others[0])
 	}
 	return "", &recovery.Error{Class: recovery.NotFound, Op: "open", File: src.URI(),
-		Err: errors.New("no checkpoint in this folder"), Hint: "it should hold model.safetensors, or model.safetensors.index.json and its shards"}
+		Err: errors.New("no checkpoint in this folder"), Hint: "it should hold model.safetensors, model.safetensors.index.json and its shards, or a .gguf file"}
 }
 
 // otherFormats are endings of checkpoints that this version does not read.
-var otherFormats = []string{".gguf", ".onnx", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+var otherFormats = []string{".onnx", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 
 func unsupported(src source.Source, name string) error {
 	e := &recovery.Error{Class: recovery.Unsupported, Op: "open", File: name,
@@ -118,7 +145,7 @@ func unsupported(src source.Source, name string) error {
 		Hint: "convert the checkpoint to safetensors"}
 	if !slices.Contains(otherFormats, path.Ext(name)) {
 		e.Err = errors.New("not a checkpoint by its name")
-		e.Hint = "name a .safetensors file, an index or their folder"
+		e.Hint = "name a .safetensors file, an index, a .gguf file or their folder"
 	}
 	return e
 }
@@ -152,12 +179,17 @@ func (ix *Index) add(file source.File, h *safetensors.Header) {
 	// Shards may say the same thing each; what they contradict each other in
 	// counts as the first says.
 	for k, v := range h.Metadata {
-		if ix.Metadata == nil {
-			ix.Metadata = map[string]string{}
-		}
-		if _, ok := ix.Metadata[k]; !ok {
-			ix.Metadata[k] = v
-		}
+		ix.say(k, v)
+	}
+}
+
+// say adds what a file says to the metadata, unless one before it did.
+func (ix *Index) say(key, value string) {
+	if ix.Metadata == nil {
+		ix.Metadata = map[string]string{}
+	}
+	if _, ok := ix.Metadata[key]; !ok {
+		ix.Metadata[key] = value
 	}
 }
 

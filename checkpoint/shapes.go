@@ -4,12 +4,13 @@ import "slices"
 
 // checkLayers checks that the layers are there: a plan over missing ones would
 // place a model that cannot run. In part of a checkpoint some may be missing.
-func (n names) checkLayers(a Architecture, whole bool) error {
+// file is the one that says how many there are.
+func (n names) checkLayers(file string, a Architecture, whole bool) error {
 	switch {
 	case n.layers > a.Layers:
-		return invalid(configName, "the model has %d layers, but there are tensors of layer %d", a.Layers, n.layers-1)
+		return invalid(file, "the model has %d layers, but there are tensors of layer %d", a.Layers, n.layers-1)
 	case whole && n.count < a.Layers:
-		return invalid(configName, "the model has %d layers, but there are tensors of %d of them only: it is incomplete", a.Layers, n.count)
+		return invalid(file, "the model has %d layers, but there are tensors of %d of them only: it is incomplete", a.Layers, n.count)
 	}
 	return nil
 }

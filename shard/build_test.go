@@ -42,6 +42,10 @@ func TestBuildInvalid(t *testing.T) {
 	if _, err := shard.Build(huge, shard.Options{}); recovery.ClassOf(err) != recovery.Unsupported {
 		t.Errorf("huge: %v, want an error of class unsupported", err)
 	}
+	gguf := &checkpoint.Index{Format: checkpoint.FormatGGUF, Files: files, Tensors: []checkpoint.Tensor{good}}
+	if _, err := shard.Build(gguf, shard.Options{}); recovery.ClassOf(err) != recovery.Unsupported {
+		t.Errorf("GGUF: %v, want an error of class unsupported", err)
+	}
 }
 
 // wide is a Llama of the given size.

@@ -226,6 +226,27 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// TestGGUF: a GGUF file is shown, and refused by what would load it.
+func TestGGUF(t *testing.T) {
+	file := filepath.Join(testdata(t), "stories260K", "gguf", "stories260K-q8_0.gguf")
+	in := mustJSON[inspection](t, "inspect", file)
+	if in.Format != "gguf" || in.Architecture.Name != "llama" || in.Parameters != 260032 || !in.Quantized || len(in.Tensors) != 47 || in.DTypes["Q8_0"] == 0 {
+		t.Errorf("%+v", in)
+	}
+	code, stdout, _ := gantry(t, "inspect", file)
+	for _, line := range []string{"tokenizer      llama", "context        512 tokens", "quantized      true"} {
+		if code != exit.Done || !strings.Contains(stdout, line) {
+			t.Errorf("exit %d, no %q in\n%s", code, line, stdout)
+		}
+	}
+	for _, args := range [][]string{{"plan", file}, {"load", file, "--once"}, {"quantize", file, "--to", "int8", "--out", filepath.Join(t.TempDir(), "m.safetensors")}} {
+		code, _, stderr := gantry(t, args...)
+		if code != exit.Checkpoint || !strings.Contains(lastLine(stderr), "GGUF") {
+			t.Errorf("%s: exit %d: %s", args[0], code, stderr)
+		}
+	}
+}
+
 // TestQuantize: what is written opens as a checkpoint, and the layout changes
 // no byte of it.
 func TestQuantize(t *testing.T) {

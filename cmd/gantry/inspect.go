@@ -44,7 +44,7 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "inspect MODEL",
 		Short:   "Show what a checkpoint holds, from its headers alone",
-		Example: "  gantry inspect ./model --tensors\n  gantry inspect model.safetensors --json",
+		Example: "  gantry inspect ./model --tensors\n  gantry inspect model.gguf --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ix, err := openIndex(cmd.Context(), args[0])
@@ -86,9 +86,12 @@ func inspect(ix *checkpoint.Index) inspection {
 	return in
 }
 
-// quantized reports whether the checkpoint's config says that its weights
-// are quantized already.
+// quantized reports whether weights are quantized already: stored in blocks,
+// or said to be by the checkpoint's config.
 func quantized(ix *checkpoint.Index) bool {
+	if slices.ContainsFunc(ix.Tensors, func(t checkpoint.Tensor) bool { return t.DType.Quantized() }) {
+		return true
+	}
 	var c struct {
 		Quantization json.RawMessage `json:"quantization_config"`
 	}
@@ -102,10 +105,16 @@ func (in inspection) write(w io.Writer, tensors bool) error {
 		arch = "unknown"
 	}
 	fmt.Fprintf(tw, "format\t%s in %s\n", in.Format, plural(len(in.Files), "file"))
-	fmt.Fprintf(tw, "architecture\t%s\n", arch)
+	fmt.Fprintf(tw, "architecture\t%s\n", printable(arch))
 	if c := in.Architecture; c.Layers > 0 {
 		fmt.Fprintf(tw, "dimensions\t%d layers, hidden %d, intermediate %d, %d heads, %d kv heads, vocabulary %d\n",
 			c.Layers, c.Hidden, c.Intermediate, c.Heads, c.KVHeads, c.Vocab)
+	}
+	if n := in.Architecture.Context; n > 0 {
+		fmt.Fprintf(tw, "context\t%d tokens\n", n)
+	}
+	if kind := in.Metadata["tokenizer.ggml.model"]; kind != "" {
+		fmt.Fprintf(tw, "tokenizer\t%s\n", printable(kind))
 	}
 	fmt.Fprintf(tw, "parameters\t%d\n", in.Parameters)
 	fmt.Fprintf(tw, "bytes\t%s\n", size.Format(in.Bytes))
@@ -127,8 +136,8 @@ func (in inspection) write(w io.Writer, tensors bool) error {
 	})
 }
 
-// printable is a tensor name without what would move a terminal's cursor: a
-// name is data from a file.
+// printable is a name without what would move a terminal's cursor: a name is
+// data from a file.
 func printable(name string) string {
 	if q := fmt.Sprintf("%q", name); q[1:len(q)-1] != name {
 		return q
