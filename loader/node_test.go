@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -218,6 +219,9 @@ func TestTopologyDoesNotChangeBytes(t *testing.T) {
 		path := filepath.Join(testdata(t, "stories260K"), dir)
 		src, ix := open(t, path)
 		for _, scheme := range quant.Names() {
+			if strings.HasSuffix(scheme, "_K") && dir != "hf-f32" {
+				continue // no row here divides by 256: they are F16, as with f16
+			}
 			for _, tp := range []int{1, 2, 4} {
 				for _, nodes := range []int{1, 3} {
 					t.Run(fmt.Sprintf("%s/%s/tp%d/nodes%d", dir, scheme, tp, nodes), func(t *testing.T) {
@@ -276,11 +280,9 @@ func TestPiecesOverTCP(t *testing.T) {
 	}
 }
 
-// longRows writes a checkpoint of matrices whose rows are longer than a chunk and
-// whose columns, cut in two, fall inside a block.
-func longRows(t testing.TB) string {
+// longRows writes a checkpoint of matrices with rows of cols elements.
+func longRows(t testing.TB, cols int64) string {
 	t.Helper()
-	const cols = 32 * 1251
 	var list []safetensors.Tensor
 	for i, name := range []string{"self_attn.o_proj", "mlp.down_proj", "self_attn.q_proj"} {
 		list = append(list, safetensors.Tensor{Name: "model.layers.0." + name + ".weight", DType: dtype.F32, Shape: []int64{int64(4 + 2*i), cols}})
@@ -311,9 +313,14 @@ func longRows(t testing.TB) string {
 
 // Rows that take several chunks, and cuts inside blocks, change no byte.
 func TestLongRowsAndStraddles(t *testing.T) {
-	path := longRows(t)
-	src, ix := open(t, path)
+	// Longer than a chunk; half of a row is no whole number of blocks.
+	for32, for256 := longRows(t, 32*1251), longRows(t, 256*157)
 	for _, scheme := range quant.Names() {
+		path := for32
+		if strings.HasSuffix(scheme, "_K") {
+			path = for256
+		}
+		src, ix := open(t, path)
 		plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme, ChunkBytes: shard.MinChunkBytes})
 		if s, err := quant.Parse(scheme); err != nil {
 			t.Fatal(err)

@@ -9,14 +9,15 @@ import "github.com/gantry-ml/gantry/dtype"
 //	m = the value of the largest magnitude
 //	q = the level nearest to x / (m / -127), the higher one of two as near
 //	d = Σ x²·v(q)·x / Σ x²·v(q)², the least squares fit, stored as F16
-//	x ≈ d × v(q), off by at most absmax / 7
+//	x ≈ d × v(q)
 //
-// The bound is half of the widest gap, 24 of 127, or the 14 steps by which the
-// highest level falls short, and what the fit moves beyond that. Where absmax
-// is under 1e-15 all bytes of the block are 0, which decodes to -0: so today's
-// reference has it, where older ones kept what lay in memory as the levels. A d
-// that is NaN, since sums overflow (from about 1e10 on), is stored as 0xfe00,
-// as x86 does. See blocks.go for input that is not finite.
+// No value is off by more than a quarter of absmax: half of the widest gap
+// between levels is 12 of 127, the highest level ends 14 short of 127, and the
+// fit may stretch d by as much. Where absmax is under 1e-15 all bytes of the
+// block are 0, which decodes to -0: so today's reference has it, where older
+// ones kept what lay in memory as the levels. A d that is NaN, since both
+// sums overflow (from about 1e17 on), is stored as 0xfe00, as x86 does. See
+// blocks.go for input that is not finite.
 // Reference: quantize_row_iq4_nl_ref (not ggml_quantize_chunk, which searches
 // further), dequantize_row_iq4_nl, kvalues_iq4nl.
 type iq4_nl struct{}

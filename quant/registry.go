@@ -20,6 +20,11 @@ var schemes = []Scheme{
 	q4_1{},
 	q5_0{},
 	q5_1{},
+	q2K{},
+	q3K{},
+	q4K{},
+	q5K{},
+	q6K{},
 	iq4_nl{},
 	mxfp4{},
 }

@@ -56,6 +56,12 @@ func TestLayout(t *testing.T) {
 		{scheme: "q5_0", from: dtype.F32, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 22)}},
 		{scheme: "q5_1", from: dtype.F32, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 24)}},
 		{scheme: "q5_1", from: dtype.F32, cols: 172, fails: true},
+		{scheme: "q2_K", from: dtype.F32, cols: 512, want: Layout{Align: 256, Planes: weight(dtype.U8, 256, 84)}},
+		{scheme: "q3_K", from: dtype.F32, cols: 256, want: Layout{Align: 256, Planes: weight(dtype.U8, 256, 110)}},
+		{scheme: "q4_K", from: dtype.BF16, cols: 256, want: Layout{Align: 256, Planes: weight(dtype.U8, 256, 144)}},
+		{scheme: "q5_K", from: dtype.F32, cols: 256, want: Layout{Align: 256, Planes: weight(dtype.U8, 256, 176)}},
+		{scheme: "q6_K", from: dtype.F32, cols: 256, want: Layout{Align: 256, Planes: weight(dtype.U8, 256, 210)}},
+		{scheme: "q6_K", from: dtype.F32, cols: 64, fails: true},
 		{scheme: "iq4_nl", from: dtype.F64, cols: 32, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 18)}},
 		{scheme: "mxfp4", from: dtype.F32, cols: 32, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 17)}},
 		{scheme: "mxfp4", from: dtype.F8E4M3, cols: 32, fails: true},
@@ -143,13 +149,22 @@ func rangeBound(steps float64) func(float32, []float32) float64 {
 	}
 }
 
-// overflows16 says that s stores an F16 about as large as the largest value.
+// searchBound is the bound of a K type: a part of the block's range, zero
+// included, or of its absmax, and what F16 makes of a small d.
+func searchBound(ofRange, ofAbsmax, small float64) func(float32, []float32) float64 {
+	return func(_ float32, row []float32) float64 {
+		least, most := bounds(row)
+		return ofRange*(float64(max(most, 0))-float64(min(least, 0))) + ofAbsmax*absmax(row) + small
+	}
+}
+
+// overflows16 says that s may store an F16 about as large as the largest value.
 func overflows16(s Scheme) bool {
 	switch s.Name() {
-	case "f16", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl":
-		return true
+	case "none", "f32", "bf16", "int8", "q8_0", "mxfp4":
+		return false
 	}
-	return false
+	return true
 }
 
 // TestErrorBounds holds that no value decodes further from what it was than
@@ -175,9 +190,13 @@ func TestErrorBounds(t *testing.T) {
 		"q5_0": signedBound(16),
 		"q5_1": rangeBound(31),
 		"iq4_nl": func(_ float32, row []float32) float64 {
-			most := absmax(row)
-			return most/7 + 127*max(most*0x1p-17, 0x1p-25)
+			return absmax(row)/4 + 127*0x1p-25
 		},
+		"q2_K":  searchBound(1, 0, 0x1p-18),
+		"q3_K":  searchBound(0, 0.5, 0x1p-18),
+		"q4_K":  searchBound(1./7, 0, 0x1p-14),
+		"q5_K":  searchBound(1./14, 0, 0x1p-13),
+		"q6_K":  searchBound(0, 1./16, 0x1p-13),
 		"mxfp4": func(_ float32, row []float32) float64 { return absmax(row) / 4 },
 	}
 	for _, s := range schemes {

@@ -23,6 +23,7 @@ var scopes = map[string]scope{
 	"none": stored,
 	"f32":  floats, "f16": floats, "bf16": floats,
 	"q8_0": pure, "q4_0": pure, "q4_1": pure, "q5_0": pure, "q5_1": pure,
+	"q2_K": pure, "q3_K": pure, "q4_K": pure, "q5_K": pure, "q6_K": pure,
 	"iq4_nl": pure, "mxfp4": pure,
 }
 
