@@ -1,8 +1,10 @@
 package loader
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,25 +17,65 @@ import (
 	"github.com/gantry-ml/gantry/source"
 )
 
-// TestLoadOverHTTP places the same bytes as from files, and reads each once.
-func TestLoadOverHTTP(t *testing.T) {
+// hub serves a folder as the model org/name of a hub.
+func hub(t *testing.T, dir string) http.Handler {
+	const commit = "0123456789abcdef0123456789abcdef01234567"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type sibling struct {
+		Name string `json:"rfilename"`
+		Size int64  `json:"size"`
+		Blob string `json:"blobId"`
+	}
+	var siblings []sibling
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		siblings = append(siblings, sibling{e.Name(), info.Size(), "blob-" + e.Name()})
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/api/models/org/name/revision/main", func(w http.ResponseWriter, _ *http.Request) {
+		if err := json.NewEncoder(w).Encode(map[string]any{"sha": commit, "siblings": siblings}); err != nil {
+			t.Error(err)
+		}
+	})
+	mux.HandleFunc("/org/name/resolve/"+commit+"/{file}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"blob-`+r.PathValue("file")+`"`)
+		http.ServeFile(w, r, filepath.Join(dir, r.PathValue("file")))
+	})
+	return mux
+}
+
+// TestLoadRemote places the same bytes as from files, and reads each once.
+func TestLoadRemote(t *testing.T) {
 	for _, dir := range []string{"hf-f32", "hf-sharded"} {
 		path := filepath.Join(testdata(t, "stories260K"), dir)
 		server := httptest.NewServer(http.FileServer(http.Dir(path)))
 		defer server.Close()
+		models := httptest.NewServer(hub(t, path))
+		defer models.Close()
+		t.Setenv("HF_ENDPOINT", models.URL)
+		t.Setenv("HF_HUB_OFFLINE", "")
 		layout := WithLayout(shard.Layout{TP: 2})
-		local, remote := load(t, path, layout), load(t, server.URL+"/", layout)
 		digests := func(m *model.Model) (d [][16]byte) {
 			for _, r := range m.Report().Ranks {
 				d = append(d, r.Digest)
 			}
 			return d
 		}
-		if l, r := digests(local), digests(remote); len(l) != 2 || !slices.Equal(l, r) {
-			t.Errorf("%s: ranks %v from files, %v over HTTP", dir, l, r)
-		}
-		if a := remote.Report().ReadAmplification(); a != 1 {
-			t.Errorf("%s: read amplification %g", dir, a)
+		want := digests(load(t, path, layout))
+		for _, uri := range []string{server.URL + "/", "hf://org/name"} {
+			m := load(t, uri, layout)
+			if got := digests(m); len(got) != 2 || !slices.Equal(got, want) {
+				t.Errorf("%s from %s: ranks %x, from files %x", dir, uri, got, want)
+			}
+			if a := m.Report().ReadAmplification(); a != 1 {
+				t.Errorf("%s from %s: read amplification %g", dir, uri, a)
+			}
 		}
 	}
 }

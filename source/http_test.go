@@ -95,7 +95,7 @@ func TestHTTPFaults(t *testing.T) {
 		"416":                {status(416), 99, recovery.SourceChanged},
 		"another version":    {func(w http.ResponseWriter, r *http.Request) { content(w, r, `"b"`) }, 99, recovery.SourceChanged},
 		"too many redirects": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, 99, recovery.NotAllowed},
-		"redirect to a file:": {func(w http.ResponseWriter, r *http.Request) {
+		"redirect to another scheme": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "ftp://127.0.0.1/f", http.StatusFound)
 		}, 99, recovery.NotAllowed},
 		"redirect to metadata": {func(w http.ResponseWriter, r *http.Request) {

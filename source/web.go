@@ -172,6 +172,7 @@ func (a *answer) failure(err error) error {
 		own     *recovery.Error
 		dns     *net.DNSError
 		timeout net.Error
+		dial    *net.OpError
 	)
 	if errors.As(err, &ue) {
 		err = ue.Err
@@ -190,6 +191,8 @@ func (a *answer) failure(err error) error {
 		e.Class, e.Err = recovery.Reset, fmt.Errorf("the connection broke off: %w", err)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		e.Class = recovery.Timeout
+	case errors.As(err, &dial) && dial.Op == "dial":
+		e.Hint = "check that the server runs and is reached from here"
 	case strings.Contains(err.Error(), "certificate"): // there are many types of it
 		e.Class, e.Hint = recovery.NotAllowed, "add the authority to the system's certificates"
 	}
