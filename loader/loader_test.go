@@ -114,11 +114,13 @@ func TestQuantizedLogits(t *testing.T) {
 	}
 }
 
-// q8_0 continues as llama.cpp does with its own q8_0 file of the model.
-func TestQ8MatchesLlamaCPP(t *testing.T) {
-	want := expectation(t, "expected_gguf.json", "stories260K-q8_0.gguf")
-	m := load(t, filepath.Join(testdata(t, "stories260K"), "hf-f32"), WithLayout(shard.Layout{TP: 2}), WithQuantization(quant.Config{Scheme: "q8_0"}))
-	if got, _ := speak(t, m, want.Prompt, len(want.LlamaCPP)); !slices.Equal(got, want.LlamaCPP) {
-		t.Errorf("%v, want %v", got, want.LlamaCPP)
+// q8_0 and q4_0 continue as llama.cpp does with its own files of the model.
+func TestGGMLMatchesLlamaCPP(t *testing.T) {
+	for _, scheme := range []string{"q8_0", "q4_0"} {
+		want := expectation(t, "expected_gguf.json", "stories260K-"+scheme+".gguf")
+		m := load(t, filepath.Join(testdata(t, "stories260K"), "hf-f32"), WithLayout(shard.Layout{TP: 2}), WithQuantization(quant.Config{Scheme: scheme}))
+		if got, _ := speak(t, m, want.Prompt, len(want.LlamaCPP)); !slices.Equal(got, want.LlamaCPP) {
+			t.Errorf("%s: %v, want %v", scheme, got, want.LlamaCPP)
+		}
 	}
 }
