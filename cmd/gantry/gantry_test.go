@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
@@ -32,9 +33,28 @@ func testdata(t *testing.T) string {
 // gantry runs a command line in this process.
 func gantry(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	var out, errs bytes.Buffer
+	var out, errs buffer
 	code = run(args, &out, &errs)
 	return code, out.String(), errs.String()
+}
+
+// buffer may be written to while it is read: the process's logger goes on
+// writing what a server has to say while it stops.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 // mustJSON runs a command line that must succeed and reads its --json.
