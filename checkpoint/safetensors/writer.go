@@ -1,16 +1,13 @@
 package safetensors
 
 import (
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"syscall"
 	"unicode/utf8"
 
+	"github.com/gantry-ml/gantry/checkpoint/outfile"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -102,17 +99,13 @@ func encode(tensors []Tensor, metadata map[string]string) ([]byte, error) {
 	return head, nil
 }
 
-// Writer writes one file under a temporary name beside its own, so that
-// nobody ever sees part of it. Its bytes may be written in any order and from
-// several goroutines; then call Commit, or Abort to leave nothing behind.
-// A file whose process dies is never under its own name; a machine that dies
-// may lose what was committed shortly before, since nothing waits for the
-// disk.
+// Writer writes one file as package outfile does: it appears under its name
+// whole or not at all. Its bytes may be written in any order and from several
+// goroutines; then call Commit, or Abort to leave nothing behind.
 type Writer struct {
-	path    string
 	tensors []Tensor
 	size    int64
-	f       *os.File
+	out     *outfile.File
 }
 
 // Create lays out a file and writes its header. The file has its whole size at
@@ -122,30 +115,14 @@ func Create(path string, tensors []Tensor, metadata map[string]string) (*Writer,
 	if err != nil {
 		return nil, err
 	}
-	f, err := createBeside(path)
+	out, err := outfile.Create(path, size)
 	if err != nil {
-		return nil, writeError(path, err)
+		return nil, err
 	}
-	w := &Writer{path: path, tensors: placed, size: size, f: f}
-	if _, err = f.WriteAt(head, 0); err == nil {
-		err = f.Truncate(size)
+	if err := out.WriteAt(head, 0); err != nil {
+		return nil, errors.Join(err, out.Abort())
 	}
-	if err != nil {
-		return nil, also(writeError(path, err), w.Abort())
-	}
-	return w, nil
-}
-
-// createBeside creates a file of a name that no other writer has, with the
-// permissions that a new file has (os.CreateTemp would hide it from others).
-func createBeside(path string) (*os.File, error) {
-	for i := 0; ; i++ {
-		name := fmt.Sprintf("%s.%d-%d.tmp", path, os.Getpid(), i)
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
-		if !errors.Is(err, os.ErrExist) {
-			return f, err
-		}
-	}
+	return &Writer{tensors: placed, size: size, out: out}, nil
 }
 
 // Tensors are the file's tensors with their places.
@@ -160,51 +137,12 @@ func (w *Writer) WriteTensor(i int, p []byte, off int64) error {
 	if off < 0 || off > t.Bytes || int64(len(p)) > t.Bytes-off {
 		return recovery.Errorf(recovery.Usage, "safetensors: write %d bytes at %d of tensor %q, which has %d", len(p), off, t.Name, t.Bytes)
 	}
-	if _, err := w.f.WriteAt(p, t.Offset+off); err != nil {
-		return writeError(w.path, err)
-	}
-	return nil
+	return w.out.WriteAt(p, t.Offset+off)
 }
 
-// Commit gives the file its name, in place of one that had it.
-func (w *Writer) Commit() error {
-	name := w.f.Name()
-	if err := w.f.Close(); err != nil {
-		return also(writeError(w.path, err), os.Remove(name))
-	}
-	if err := os.Rename(name, w.path); err != nil {
-		return also(writeError(w.path, err), os.Remove(name))
-	}
-	return nil
-}
+// Commit gives the file its name, in place of one that had it, when its bytes
+// are on the disk.
+func (w *Writer) Commit() error { return w.out.Commit() }
 
 // Abort removes what was written. It must not follow Commit.
-func (w *Writer) Abort() error {
-	return also(w.f.Close(), os.Remove(w.f.Name()))
-}
-
-// writeError classifies what the system said about writing path.
-func writeError(path string, err error) error {
-	e := &recovery.Error{Class: recovery.Unavailable, Op: "write", File: filepath.Clean(path), Err: err}
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		e.Err = pe.Err // the temporary name would only puzzle
-	}
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		e.Class, e.Hint = recovery.NotFound, "create the folder first"
-	case errors.Is(err, os.ErrPermission):
-		e.Class = recovery.NotAllowed
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		e.Class, e.Hint = recovery.OutOfCapacity, "free space, or write elsewhere"
-	}
-	return e
-}
-
-// also adds an error of cleaning up to the one that made it necessary.
-func also(err, cleaning error) error {
-	if err == nil || cleaning == nil {
-		return cmp.Or(err, cleaning)
-	}
-	return fmt.Errorf("%w; and then: %w", err, cleaning)
-}
+func (w *Writer) Abort() error { return w.out.Abort() }
