@@ -1,10 +1,11 @@
-// Package gguf reads the header of the GGUF container, versions 2 and 3, that
-// llama.cpp stores models in. It reads no tensor byte, believes no count or
-// length before it is checked against the file's size, and accepts and refuses
-// what libggml does when it loads a file (the verdicts of which are in the
-// test data). Besides it refuses element counts that overflow, and tensor
-// names that are not UTF-8 or have a NUL, which no JSON or C text would give
-// back. checkpoint calls it.
+// Package gguf reads and writes the GGUF container that llama.cpp stores models
+// in: it reads versions 2 and 3 and writes 3. Read reads the header only,
+// believes no count or length before it is checked against the file's size, and
+// accepts and refuses what libggml does when it loads a file (the verdicts of
+// which are in the test data). Besides it refuses element counts that overflow,
+// and tensor names that are not UTF-8 or have a NUL, which no JSON or C text
+// would give back. A Writer writes what Read takes: the same input gives the
+// same bytes. checkpoint reads, model writes.
 //
 // The format, little-endian: "GGUF", version u32, tensor count u64, key count
 // u64; the keys, each a string, a type u32 and a value; the tensors, each a

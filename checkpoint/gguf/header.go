@@ -62,11 +62,16 @@ func (h *Header) Find(key string) (Value, bool) {
 // and the source's.
 func Read(ctx context.Context, r source.Reader) (*Header, error) {
 	h, err := Parse(readerAt{ctx, r}, r.File().Size)
+	return h, inFile(err, r)
+}
+
+// inFile names the file in an error of the parser, which does not know it.
+func inFile(err error, r source.Reader) error {
 	var e *recovery.Error
 	if errors.As(err, &e) && e.File == "" {
 		e.Op, e.File = "open", r.File().Name
 	}
-	return h, err
+	return err
 }
 
 // readerAt is a source's file as the standard library reads it.
@@ -86,17 +91,8 @@ func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
 // Errors: invalid_checkpoint, unsupported, and those of r.
 func Parse(r io.ReaderAt, size int64) (*Header, error) {
 	p := parser{window: window{r: r, size: size}, h: &Header{}}
-	keys, tensors, err := p.counts()
+	tensors, err := p.metadata()
 	if err != nil {
-		return nil, err
-	}
-	for range keys {
-		p.h.Metadata = room(p.h.Metadata, keys)
-		if err := p.key(); err != nil {
-			return nil, err
-		}
-	}
-	if err := p.uniqueKeys(); err != nil {
 		return nil, err
 	}
 	if err := p.alignment(); err != nil {
@@ -130,6 +126,24 @@ type parser struct {
 	window
 	h    *Header
 	dims []int64 // backs the shapes
+	// said hears of each key where its value lies in the file, behind its
+	// type; nil hears nothing.
+	said func(kv KV, offset, bytes int64)
+}
+
+// metadata reads up to the first tensor and returns the tensors' number.
+func (p *parser) metadata() (tensors uint64, err error) {
+	keys, tensors, err := p.counts()
+	if err != nil {
+		return 0, err
+	}
+	for range keys {
+		p.h.Metadata = room(p.h.Metadata, keys)
+		if err := p.key(); err != nil {
+			return 0, err
+		}
+	}
+	return tensors, p.uniqueKeys()
 }
 
 // Bytes that a key and a tensor take at the least.
@@ -194,8 +208,12 @@ func (p *parser) key() error {
 	if err != nil {
 		return err
 	}
+	at := p.off
 	v, err := p.value(t)
 	p.h.Metadata = append(p.h.Metadata, KV{key, v})
+	if err == nil && p.said != nil {
+		p.said(KV{key, v}, at, p.off-at)
+	}
 	return err
 }
 
