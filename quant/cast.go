@@ -1,6 +1,7 @@
 package quant
 
 import (
+	"math"
 	"strings"
 
 	"github.com/gantry-ml/gantry/dtype"
@@ -19,6 +20,8 @@ type cast struct {
 }
 
 func (c cast) Name() string { return strings.ToLower(c.to.String()) }
+
+func (cast) Target() Target { return Floats }
 
 func (c cast) Layout(from dtype.Type, cols int64) (Layout, error) {
 	if err := checkFloat(c, from); err != nil {
@@ -47,4 +50,18 @@ func convert(dst, src []byte, to, from dtype.Type) {
 
 func (c cast) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 	decodeFloats(dst[:rows*cols], src[0], c.to)
+}
+
+func (c cast) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], 1, func(x []float32) float64 {
+		switch m := absmax(x); {
+		case c.to == dtype.F32:
+			return 0
+		case c.to == dtype.BF16 && m < 0x1.ffp127: // halfway between BF16's largest and 2¹²⁸
+			return max(m*0x1p-8, 0x1p-134)
+		case c.to == dtype.F16 && m < maxHalf:
+			return max(m*0x1p-11, 0x1p-25)
+		}
+		return math.Inf(1)
+	})
 }

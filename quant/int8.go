@@ -38,6 +38,8 @@ const (
 
 func (rowInt8) Name() string { return "int8" }
 
+func (rowInt8) Target() Target { return Linear }
+
 func (s rowInt8) Layout(from dtype.Type, cols int64) (Layout, error) {
 	if err := checkFloat(s, from); err != nil {
 		return Layout{}, err
@@ -45,9 +47,9 @@ func (s rowInt8) Layout(from dtype.Type, cols int64) (Layout, error) {
 	if err := checkCols(s, cols, 1); err != nil {
 		return Layout{}, err
 	}
-	return Layout{Align: 1, WholeRow: true, Planes: []Plane{
+	return Layout{Align: 1, Scope: Row, Planes: []Plane{
 		{DType: dtype.I8, Cols: 1, Unit: 1},
-		{Suffix: "_scale", DType: dtype.F32, Cols: 0, Unit: 4},
+		{Role: Scales, Suffix: "_scale", DType: dtype.F32, Cols: 0, Unit: 4},
 	}}, nil
 }
 
@@ -85,4 +87,10 @@ func (rowInt8) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int)
 			row[i] = float32(float32(int8(q[i])) * scale)
 		}
 	}
+}
+
+func (rowInt8) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], cols, func(row []float32) float64 {
+		return max(absmax(row)/int8Range, int8MinScale) / 2 * rounded
+	})
 }

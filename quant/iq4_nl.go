@@ -33,6 +33,8 @@ var iq4Levels = [16]float32{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25,
 
 func (iq4_nl) Name() string { return "iq4_nl" }
 
+func (iq4_nl) Target() Target { return Matrices }
+
 func (s iq4_nl) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, blockLen, iq4Bytes)
 }
@@ -92,4 +94,8 @@ func (iq4_nl) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) 
 			out[j+blockLen/2] = float32(d * iq4Levels[q>>4])
 		}
 	}
+}
+
+func (iq4_nl) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], blockLen, searchBound(0, 1./4, 127*0x1p-25))
 }

@@ -32,6 +32,8 @@ var mxfp4Values = [16]float32{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8
 
 func (mxfp4) Name() string { return "mxfp4" }
 
+func (mxfp4) Target() Target { return Matrices }
+
 func (s mxfp4) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, blockLen, mxfp4Bytes)
 }
@@ -92,4 +94,14 @@ func (mxfp4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			out[j+blockLen/2] = float32(mxfp4Values[q>>4] * d)
 		}
 	}
+}
+
+func (mxfp4) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], blockLen, func(block []float32) float64 {
+		m := absmax(block)
+		if m < 0x1p-125 { // e wraps around
+			return m
+		}
+		return m / 4
+	})
 }

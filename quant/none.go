@@ -9,6 +9,8 @@ type none struct{}
 
 func (none) Name() string { return "none" }
 
+func (none) Target() Target { return Nothing }
+
 func (s none) Layout(from dtype.Type, cols int64) (Layout, error) {
 	per, unit := from.Block()
 	if per == 0 {
@@ -39,4 +41,8 @@ func rowsBytes(t dtype.Type, rows, cols int) int {
 // packed bits), so they decode to NaN, which nothing takes for a weight.
 func (none) Decode(dst []float32, src [][]byte, from dtype.Type, rows, cols int) {
 	decodeFloats(dst[:rows*cols], src[0], from)
+}
+
+func (none) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], 1, func([]float32) float64 { return 0 })
 }

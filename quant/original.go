@@ -36,7 +36,7 @@ func (o original) Layout(from dtype.Type, cols int64) (Layout, error) {
 		return Layout{}, err
 	}
 	p := kept.Planes[0]
-	p.Suffix = originalSuffix
+	p.Role, p.Suffix = Original, originalSuffix
 	l.Planes = append(l.Planes[:len(l.Planes):len(l.Planes)], p)
 	return l, nil
 }

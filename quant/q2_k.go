@@ -25,6 +25,8 @@ var q2KSearch = rangeSearch{steps: 3, first: -0.5, stride: 0.1, last: 15, absolu
 
 func (q2K) Name() string { return "q2_K" }
 
+func (q2K) Target() Target { return Matrices }
+
 func (s q2K) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, superLen, q2KBytes)
 }
@@ -116,4 +118,8 @@ func (q2K) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			}
 		}
 	}
+}
+
+func (q2K) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], superLen, searchBound(1, 0, 0x1p-18))
 }

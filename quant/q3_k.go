@@ -25,6 +25,8 @@ const (
 
 func (q3K) Name() string { return "q3_K" }
 
+func (q3K) Target() Target { return Matrices }
+
 func (s q3K) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, superLen, q3KBytes)
 }
@@ -93,4 +95,8 @@ func (q3K) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			}
 		}
 	}
+}
+
+func (q3K) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], superLen, searchBound(0, 0.5, 0x1p-18))
 }

@@ -18,6 +18,8 @@ const q4_0Bytes = 2 + blockLen/2
 
 func (q4_0) Name() string { return "q4_0" }
 
+func (q4_0) Target() Target { return Matrices }
+
 func (s q4_0) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, blockLen, q4_0Bytes)
 }
@@ -52,4 +54,8 @@ func (q4_0) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			out[j+blockLen/2] = float32(float32(int(q>>4)-8) * d)
 		}
 	}
+}
+
+func (q4_0) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], blockLen, signedBound(8))
 }

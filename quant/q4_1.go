@@ -18,6 +18,8 @@ const q4_1Bytes = 4 + blockLen/2
 
 func (q4_1) Name() string { return "q4_1" }
 
+func (q4_1) Target() Target { return Matrices }
+
 func (s q4_1) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, blockLen, q4_1Bytes)
 }
@@ -53,4 +55,8 @@ func (q4_1) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			out[j+blockLen/2] = float32(float32(q>>4)*d) + m
 		}
 	}
+}
+
+func (q4_1) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], blockLen, rangeBound(15))
 }

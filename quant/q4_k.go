@@ -21,6 +21,8 @@ var q4KSearch = rangeSearch{steps: 15, first: -1, stride: 0.1, last: 20}
 
 func (q4K) Name() string { return "q4_K" }
 
+func (q4K) Target() Target { return Matrices }
+
 func (s q4K) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, superLen, q4KBytes)
 }
@@ -54,4 +56,8 @@ func (q4K) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			}
 		}
 	}
+}
+
+func (q4K) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], superLen, searchBound(1./7, 0, 0x1p-14))
 }

@@ -23,6 +23,8 @@ const q5_0Bytes = 2 + 4 + blockLen/2
 
 func (q5_0) Name() string { return "q5_0" }
 
+func (q5_0) Target() Target { return Matrices }
+
 func (s q5_0) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, blockLen, q5_0Bytes)
 }
@@ -63,4 +65,8 @@ func (q5_0) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			out[j+blockLen/2] = float32(float32(hi-16) * d)
 		}
 	}
+}
+
+func (q5_0) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], blockLen, signedBound(16))
 }

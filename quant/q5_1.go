@@ -23,6 +23,8 @@ const q5_1Bytes = 4 + 4 + blockLen/2
 
 func (q5_1) Name() string { return "q5_1" }
 
+func (q5_1) Target() Target { return Matrices }
+
 func (s q5_1) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, blockLen, q5_1Bytes)
 }
@@ -64,4 +66,8 @@ func (q5_1) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			out[j+blockLen/2] = float32(float32(hi)*d) + m
 		}
 	}
+}
+
+func (q5_1) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], blockLen, rangeBound(31))
 }

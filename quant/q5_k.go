@@ -23,6 +23,8 @@ var q5KSearch = rangeSearch{steps: 31, first: -0.5, stride: 0.1, last: 15}
 
 func (q5K) Name() string { return "q5_K" }
 
+func (q5K) Target() Target { return Matrices }
+
 func (s q5K) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, superLen, q5KBytes)
 }
@@ -62,4 +64,8 @@ func (q5K) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			}
 		}
 	}
+}
+
+func (q5K) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], superLen, searchBound(1./14, 0, 0x1p-13))
 }

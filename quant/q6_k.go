@@ -25,6 +25,8 @@ const (
 
 func (q6K) Name() string { return "q6_K" }
 
+func (q6K) Target() Target { return Matrices }
+
 func (s q6K) Layout(from dtype.Type, cols int64) (Layout, error) {
 	return blockLayout(s, from, cols, superLen, q6KBytes)
 }
@@ -93,4 +95,8 @@ func (q6K) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 			}
 		}
 	}
+}
+
+func (q6K) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], superLen, searchBound(0, 1./16, 0x1p-13))
 }

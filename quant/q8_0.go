@@ -43,6 +43,8 @@ const (
 
 func (q8_0) Name() string { return "q8_0" }
 
+func (q8_0) Target() Target { return Matrices }
+
 func (s q8_0) Layout(from dtype.Type, cols int64) (Layout, error) {
 	if err := checkFloat(s, from); err != nil {
 		return Layout{}, err
@@ -81,4 +83,11 @@ func q8Scales(absmax uint32) (d16 uint16, inverse float32) {
 		inverse = float32(1 / d)
 	}
 	return dtype.F32ToF16(d), inverse
+}
+
+func (q8_0) Bound(dst []float64, src []float32, rows, cols int) {
+	boundRuns(dst, src[:rows*cols], q8Block, func(block []float32) float64 {
+		d := absmax(block) / q8Range
+		return d/2*rounded + halfSteps(d, q8Range)
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -88,7 +89,7 @@ func (b *builder) warn() {
 		slices.Sort(modules)
 		b.warnf("the number of heads is unknown: the rows of %s are cut evenly, perhaps inside a head", strings.Join(modules, ", "))
 	}
-	if b.pol.scope == linear && b.linear == 0 {
+	if b.pol.target == quant.Linear && b.linear == 0 {
 		b.warnf("%s is for linear layers, and no tensor is known to be the weight of one: nothing is quantized", o.Scheme)
 	}
 }

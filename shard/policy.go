@@ -8,30 +8,11 @@ import (
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// scope is which tensors a scheme is meant for.
-type scope uint8
-
-const (
-	stored scope = iota // none at all
-	floats              // every float tensor: casts
-	pure                // every matrix, embedding and head too, as llama.cpp's --pure does
-	linear              // matrices of linear layers
-)
-
-// scopes lists the schemes that are not meant for linear layers only.
-var scopes = map[string]scope{
-	"none": stored,
-	"f32":  floats, "f16": floats, "bf16": floats,
-	"q8_0": pure, "q4_0": pure, "q4_1": pure, "q5_0": pure, "q5_1": pure,
-	"q2_K": pure, "q3_K": pure, "q4_K": pure, "q5_K": pure, "q6_K": pure,
-	"iq4_nl": pure, "mxfp4": pure,
-}
-
 // policy decides what each tensor becomes. It looks at the tensor and the
 // scheme only, never at the layout.
 type policy struct {
 	scheme   quant.Scheme // the job's
-	scope    scope
+	target   quant.Target
 	keep     bool  // the originals too
 	maxRow   int64 // stored bytes of the longest row that is transformed as a whole
 	none     quant.Scheme
@@ -39,10 +20,7 @@ type policy struct {
 }
 
 func newPolicy(job quant.Scheme, o Options) (*policy, error) {
-	p := &policy{scheme: job, maxRow: o.ChunkBytes, keep: o.KeepOriginal, scope: linear}
-	if s, ok := scopes[job.Name()]; ok {
-		p.scope = s
-	}
+	p := &policy{scheme: job, maxRow: o.ChunkBytes, keep: o.KeepOriginal, target: job.Target()}
 	for _, d := range []struct {
 		name string
 		to   *quant.Scheme
@@ -62,21 +40,21 @@ func newPolicy(job quant.Scheme, o Options) (*policy, error) {
 func (p *policy) apply(t *Tensor, isLinear bool) (reason string, err error) {
 	dims := len(t.Shape)
 	switch {
-	case !t.DType.Float(), t.Rows == 0, t.Cols == 0, p.scope == stored:
-	case p.scope == pure && dims < 2:
+	case !t.DType.Float(), t.Rows == 0, t.Cols == 0, p.target == quant.Nothing:
+	case p.target == quant.Matrices && dims < 2:
 		if p.set(t, p.f32) == nil {
 			return "", nil
 		}
-	case p.scope == pure && dims > 2:
+	case p.target == quant.Matrices && dims > 2:
 		reason = fmt.Sprintf("%s takes matrices, this has %d dimensions", p.scheme.Name(), dims)
-	case p.scope == linear && (!isLinear || dims != 2):
+	case p.target == quant.Linear && (!isLinear || dims != 2):
 	default:
 		err := p.set(t, p.scheme)
 		if err == nil {
 			return "", nil
 		}
 		reason = cause(err)
-		if p.scope == pure && p.set(t, p.f16) == nil {
+		if p.target == quant.Matrices && p.set(t, p.f16) == nil {
 			return reason, nil
 		}
 	}
@@ -117,14 +95,7 @@ func rowBytes(t *Tensor) int64 {
 }
 
 // wholeRow says that rows must not be encoded in parts.
-func wholeRow(l quant.Layout) bool {
-	for _, p := range l.Planes {
-		if p.Cols == 0 {
-			return true
-		}
-	}
-	return l.WholeRow
-}
+func wholeRow(l quant.Layout) bool { return l.Scope != quant.Block }
 
 // cutAlign returns the number of columns between which every plane of an
 // encoded row can be cut.

@@ -70,7 +70,7 @@ is gone when the command ends.`,
 }
 
 // schemeNames lists the schemes for help texts.
-func schemeNames() string { return strings.Join(quant.Names(), ", ") }
+func schemeNames() string { return strings.Join(quant.Forms(), ", ") }
 
 func (f *loadFlags) check(server bool) error {
 	switch {
