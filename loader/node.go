@@ -103,8 +103,9 @@ func (n *Node) Open(ctx context.Context, s JobSpec) error {
 	return nil
 }
 
-// Place makes and prefaults the arena of a hold. For a hold that is there
-// already it does nothing; an older generation of the rank is freed first.
+// Place makes and prefaults the arena of a hold, and the staging memory that
+// loading is likely to use. For a hold that is there already it does nothing;
+// an older generation of the rank is freed first.
 func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 	j, err := n.job(jobID)
 	if err != nil {
@@ -113,7 +114,26 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 	defer j.leave()
 	ctx, cancel := j.within(ctx)
 	defer cancel(nil)
+	if err := n.staging.prefault(n.likely(j.spec.Plan)); err != nil {
+		return err
+	}
 	return j.place(ctx, h, n.opts.NewArena)
+}
+
+// likely is how much staging memory a load will use at the least: what each
+// chunk in work encodes into, and what most of them send to other ranks while
+// as many are being made.
+func (n *Node) likely(p *shard.Plan) int64 {
+	var sent int64
+	for i := range p.Chunks {
+		var all, own int64
+		for _, piece := range p.Chunks[i].Pieces {
+			all += piece.Bytes
+			own = max(own, piece.Bytes)
+		}
+		sent = max(sent, all-own)
+	}
+	return int64(n.opts.Parallel) * (min(scratchBytes, p.PlacedBytes) + 2*sent)
 }
 
 // Free gives a hold's arena back, after its receives have drained. A hold

@@ -62,6 +62,7 @@ type builder struct {
 	plan   *Plan
 	parts  []part // by tensor of the plan
 	stages stages
+	ranked Span // the ranks of a tp group that the last chunk is for
 
 	unmatched []string // tensors without a rule
 	flat      []string // tensors whose rule cannot be followed, see Tensor

@@ -21,9 +21,14 @@ func (b *builder) chunks() error {
 	return nil
 }
 
+// ownBytes is how many stored bytes a chunk has at least where it is cut short
+// so that one rank alone needs it.
+const ownBytes = 1 << 20
+
 // segments appends the stored bytes of a tensor to the chunks: to the last
 // one, where they follow it in the file and fit as a whole, else in runs of
-// rows, or of columns where a row is longer than a chunk.
+// rows, or of columns where a row is longer than a chunk. Runs end where a
+// rank's rows end: who reads a run that is all its own sends nothing.
 func (b *builder) segments(tensor int) {
 	t, limit := &b.plan.Tensors[tensor], b.plan.Options.ChunkBytes
 	if t.Bytes == 0 {
@@ -32,9 +37,11 @@ func (b *builder) segments(tensor int) {
 	row := rowBytes(t)
 	if row <= limit {
 		step := limit / row
-		for r := int64(0); r < t.Rows; r += step {
-			rows := Span{r, min(r+step, t.Rows)}
-			b.segment(tensor, t.Offset+r*row, rows.Len()*row, rows, Span{0, t.Cols})
+		for _, o := range b.cut.owned(t, ownBytes/row) {
+			for r := o.rows.Start; r < o.rows.Stop; r += step {
+				rows := Span{r, min(r+step, o.rows.Stop)}
+				b.segment(tensor, t.Offset+r*row, rows.Len()*row, rows, Span{0, t.Cols}, o.ranks)
+			}
 		}
 		return
 	}
@@ -46,24 +53,30 @@ func (b *builder) segments(tensor int) {
 		for c := int64(0); c < t.Cols; c += step {
 			cols := Span{c, min(c+step, t.Cols)}
 			start, stop := c/elements*bytes, cols.Stop/elements*bytes
-			b.segment(tensor, t.Offset+r*row+start, stop-start, Span{r, r + 1}, cols)
+			b.segment(tensor, t.Offset+r*row+start, stop-start, Span{r, r + 1}, cols, Span{0, b.cut.tp})
 		}
 	}
 }
 
-// segment appends one segment, to the last chunk where it can.
-func (b *builder) segment(tensor int, offset, size int64, rows, cols Span) {
+// segment appends one segment, for the given ranks of a tp group, to the last
+// chunk where it can: not where each is large and for other ranks.
+func (b *builder) segment(tensor int, offset, size int64, rows, cols, ranks Span) {
 	p := b.plan
 	s := Segment{Tensor: tensor, Bytes: size, Rows: rows, Cols: cols}
 	if n := len(p.Chunks); n > 0 {
 		last := &p.Chunks[n-1]
-		if last.File == p.Tensors[tensor].File && last.Offset+last.Bytes == offset && last.Bytes+size <= p.Options.ChunkBytes {
+		follows := last.File == p.Tensors[tensor].File && last.Offset+last.Bytes == offset && last.Bytes+size <= p.Options.ChunkBytes
+		if follows && (ranks == b.ranked || min(size, last.Bytes) < ownBytes) {
+			if last.Bytes < ownBytes {
+				b.ranked = ranks
+			}
 			s.At = last.Bytes
 			last.Bytes += size
 			last.Segments = append(last.Segments, s)
 			return
 		}
 	}
+	b.ranked = ranks
 	p.Chunks = append(p.Chunks, Chunk{File: p.Tensors[tensor].File, Offset: offset, Bytes: size, Segments: []Segment{s}})
 }
 

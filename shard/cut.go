@@ -71,6 +71,28 @@ func (c *cutter) slice(t *Tensor, rank int64) Slice {
 	return Slice{Rows: rows, Cols: cols, Held: cols.cover(cutAlign(t.Layout), t.Cols)}
 }
 
+// owned is a run of a tensor's rows and the ranks of the group that need it.
+type owned struct{ rows, ranks Span }
+
+// owned divides a tensor's rows by who needs them; where that would make runs
+// of fewer than least rows, it is one run for the whole group.
+func (c *cutter) owned(t *Tensor, least int64) []owned {
+	var runs []owned
+	for r := range c.tp {
+		rows := c.slice(t, r).Rows
+		switch n := len(runs); {
+		case rows.Len() == 0: // a short last rank
+		case n > 0 && runs[n-1].rows == rows:
+			runs[n-1].ranks.Stop++
+		case rows.Len() < least:
+			return []owned{{Span{0, t.Rows}, Span{0, c.tp}}}
+		default:
+			runs = append(runs, owned{rows, Span{r, r + 1}})
+		}
+	}
+	return runs
+}
+
 // even returns the i-th of parts equal ranges of n.
 func even(n, parts, i int64) Span { return Span{i * (n / parts), (i + 1) * (n / parts)} }
 

@@ -4,7 +4,9 @@ import "time"
 
 // A chunk is queued at the worker that owns most of what it leaves, in the
 // plan's order. A worker takes from its own queue as its credit allows, and
-// from the end of another's when its own is empty.
+// from the end of another's when its own is empty: what it takes there must be
+// sent to the other, so at the end of a load it takes little of what little is
+// left.
 
 // refresh puts a chunk where it belongs after something about it changed.
 func (j *Job) refresh(c int) {
@@ -16,6 +18,7 @@ func (j *Job) refresh(c int) {
 		ch.phase, ch.worker = queued, w.at
 		w.queue.reserve(len(j.chunks))
 		w.queue.add(c)
+		w.queued += ch.bytes
 		j.laden.add(w.at)
 		j.look(w)
 	case ch.blocked > 0 && ch.phase == queued:
@@ -28,6 +31,7 @@ func (j *Job) refresh(c int) {
 func (j *Job) unqueue(c int) {
 	w := j.workers[j.chunks[c].worker]
 	w.queue.remove(c)
+	w.queued -= j.chunks[c].bytes
 	if w.queue.empty() {
 		j.laden.remove(w.at)
 	}
@@ -85,7 +89,7 @@ func (j *Job) pump() {
 		}
 		j.turn = thief
 		c := j.workers[victim].queue.last()
-		if !j.workers[thief].fits(j.chunks[c].bytes) {
+		if !j.workers[thief].takes(j.chunks[c].bytes, j.workers[victim].queued) {
 			j.idle.remove(thief)
 			continue
 		}

@@ -229,3 +229,15 @@ func TestJoinIsAnEvent(t *testing.T) {
 		t.Errorf("a newcomer reads nothing: %v", cmds)
 	}
 }
+
+// What a worker takes from another's queue must be sent there: it takes no
+// more than it leaves, but one chunk at least.
+func TestANewcomerTakesNoMoreThanItLeaves(t *testing.T) {
+	for chunks, want := range map[int]int{3: 0, 4: 1, 5: 1, 6: 1, 7: 2, 8: 2, 9: 3, 20: 3} { // 3 are a's at once
+		j := New(planOf(1, chunks, everyone(1)), Options{})
+		begin(t, j, cpu("a", 1, 1000))
+		if got := len(all[Load](j.Step(t0, cpu("b", 1, 0)))); got != want {
+			t.Errorf("%d chunks: takes %d of the %d that are queued, want %d", chunks, got, chunks-3, want)
+		}
+	}
+}

@@ -81,6 +81,7 @@ type worker struct {
 	out     int64  // stored bytes of its attempts
 	flying  []int  // chunks
 	queue   set    // chunks that it should read, because it owns most of them
+	queued  int64  // stored bytes of those
 	ghosts  []Hold // arenas of this life that ranks were moved away from
 	hungry  bool   // in Job.hungry
 	losesAt time.Time
@@ -89,6 +90,13 @@ type worker struct {
 // fits reports whether the worker's credit covers one more chunk.
 func (w *worker) fits(bytes int64) bool {
 	return w.health == up && (w.out == 0 || w.out+bytes <= w.window)
+}
+
+// takes reports whether the worker should read one more chunk of another's
+// queue, in which so many bytes are left: when it has nothing to do, or else
+// as long as it leaves there as much as it has under way.
+func (w *worker) takes(bytes, left int64) bool {
+	return w.fits(bytes) && (w.out == 0 || w.out+bytes <= left-bytes)
 }
 
 // attempt names an attempt at a chunk, whoever flew it.
