@@ -134,7 +134,7 @@ func (c *Coordinator) Plan(ctx context.Context, q messages.LoadRequest) (*shard.
 	if len(workers) == 0 {
 		return nil, recovery.Errorf(recovery.OutOfCapacity, "plan %s: no worker is in the cluster to open it", q.URI)
 	}
-	p := planner{c.system, c.state.o.Plans, c.state.o.Epoch}
+	p := planner{c.system, c.state.o.Plans, c.state.o.Epoch, recovery.Recover()}
 	out := p.plan(ctx, "", q.URI, q.Options, workers)
 	return out.plan, out.err
 }

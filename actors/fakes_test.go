@@ -254,7 +254,9 @@ func newWorld(t testing.TB, n int) *world {
 		}
 		worker, err := system.StartWorker(WorkerOptions{
 			Member: m, Node: node, Plans: w.mem, Log: log,
-			Open: func(context.Context, string) (*checkpoint.Index, error) { return testIndex(w.tensors), w.openErr },
+			Open: func(context.Context, string, recovery.Strategy) (*checkpoint.Index, error) {
+				return testIndex(w.tensors), w.openErr
+			},
 		})
 		if err != nil {
 			t.Fatal(err)

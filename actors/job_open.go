@@ -33,7 +33,7 @@ func (a *jobActor) beginPlan(c actor.Context) {
 	a.report.planning = true
 	a.setState(messages.StatePlanning, "")
 	self, root := c.Self(), a.system.root
-	p := planner{a.system, a.o.Plans, a.o.Epoch}
+	p := planner{a.system, a.o.Plans, a.o.Epoch, a.strategy}
 	ctx, id, uri, options := a.ctx, a.id, a.req.URI, a.req.Options
 	a.busy.Go(func() { root.Send(self, p.plan(ctx, id, uri, options, ask)) })
 }

@@ -22,9 +22,10 @@ const openLimit = 2 * time.Minute
 // planner makes plans: a worker that reaches the source opens the checkpoint,
 // the plan is built here from the index that it stored.
 type planner struct {
-	system *System
-	plans  Plans
-	epoch  uint64
+	system   *System
+	plans    Plans
+	epoch    uint64
+	strategy recovery.Strategy // of reading the headers
 }
 
 // planned is a plan, or why there is none.
@@ -69,7 +70,7 @@ func (p planner) plan(ctx context.Context, jobID, uri string, o shard.Options, w
 
 // index has one worker open the checkpoint.
 func (p planner) index(ctx context.Context, jobID, uri string, w messages.Worker) (string, error) {
-	answer, err := p.system.ask(ctx, workerPID(w), &control.OpenIndex{Header: commandHeader(jobID, p.epoch, w), Uri: uri}, openLimit)
+	answer, err := p.system.ask(ctx, workerPID(w), &control.OpenIndex{Header: commandHeader(jobID, p.epoch, w), Uri: uri, Strategy: control.FromStrategy(p.strategy)}, openLimit)
 	if err != nil {
 		return "", err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/messages/control"
 	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // Node is the data path that a worker drives: loader.Node. Its methods block
@@ -26,8 +27,9 @@ type Node interface {
 	PeakStaging() int64
 }
 
-// Opener opens the checkpoint at a URI that this worker may read.
-type Opener func(ctx context.Context, uri string) (*checkpoint.Index, error)
+// Opener opens the checkpoint at a URI that this worker may read, for a job
+// with a strategy.
+type Opener func(ctx context.Context, uri string, s recovery.Strategy) (*checkpoint.Index, error)
 
 // Plans keeps indexes by their digest, where coordinator and workers reach
 // them.

@@ -68,7 +68,7 @@ func (w *worker) openIndex(c actor.Context, m *control.OpenIndex) {
 	sender, reply := c.Sender(), &control.IndexOpened{Header: w.header(m.Header.GetJob(), m.Header.GetEpoch())}
 	ctx := contextOf(w.ctx, c)
 	w.goDo(func() {
-		ix, err := w.Open(ctx, m.GetUri())
+		ix, err := w.Open(ctx, m.GetUri(), m.GetStrategy().Recovery())
 		if err == nil {
 			reply.Digest, err = w.Plans.PutIndex(ctx, ix)
 		}

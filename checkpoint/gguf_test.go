@@ -3,6 +3,8 @@ package checkpoint_test
 import (
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -134,6 +136,11 @@ func TestSplitGGUF(t *testing.T) {
 			}
 			if len(ix.Files) != len(ix.Tensors) || ix.Tensors[len(ix.Files)-1].File != len(ix.Files)-1 {
 				t.Errorf("tensors %+v in %d files", ix.Tensors, len(ix.Files))
+			}
+			server := httptest.NewServer(http.FileServer(http.Dir(dir)))
+			defer server.Close()
+			if remote, err := open(t, server.URL+"/"+c.entry); err != nil || len(remote.Tensors) != len(ix.Tensors) {
+				t.Errorf("from a web server: %v", err)
 			}
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -109,7 +110,7 @@ func BenchmarkLoad(b *testing.B) {
 	for _, mode := range []source.Mode{source.ModePread, source.ModeMmap} {
 		b.Run("phase-q8_0-tp2-"+string(mode), func(b *testing.B) {
 			plan := build(b, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: "q8_0"})
-			o := NodeOptions{Open: func(ctx context.Context, uri string) (source.Source, error) {
+			o := NodeOptions{Open: func(ctx context.Context, uri string, _ recovery.Strategy) (source.Source, error) {
 				return source.Open(ctx, uri, source.Options{Mode: mode})
 			}}
 			b.SetBytes(stored)

@@ -23,13 +23,13 @@ import (
 
 // faulty opens sources that fail as the rules say. reading, where set, hears
 // of the first read.
-func faulty(t testing.TB, rules string, reading chan struct{}) func(context.Context, string) (source.Source, error) {
+func faulty(t testing.TB, rules string, reading chan struct{}) func(context.Context, string, recovery.Strategy) (source.Source, error) {
 	t.Helper()
 	f, err := source.ParseFaults(rules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(ctx context.Context, uri string) (source.Source, error) {
+	return func(ctx context.Context, uri string, _ recovery.Strategy) (source.Source, error) {
 		s, err := source.Open(ctx, uri, source.Options{})
 		if err != nil {
 			return nil, err
@@ -70,7 +70,7 @@ func (w watchedReader) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 // withOpen and withChunks set what only tests set.
-func withOpen(open func(context.Context, string) (source.Source, error)) Option {
+func withOpen(open func(context.Context, string, recovery.Strategy) (source.Source, error)) Option {
 	return func(o *options) { o.open = open }
 }
 
@@ -216,8 +216,8 @@ func (r shrinkingReader) Range(off, n int64) ([]byte, error) {
 // own class, however it is read; never a crash, never a mixture.
 func TestFileChangesDuringLoad(t *testing.T) {
 	from := filepath.Join(testdata(t, "stories260K"), "hf-f32")
-	opener := func(mode source.Mode) func(context.Context, string) (source.Source, error) {
-		return func(ctx context.Context, uri string) (source.Source, error) {
+	opener := func(mode source.Mode) func(context.Context, string, recovery.Strategy) (source.Source, error) {
+		return func(ctx context.Context, uri string, _ recovery.Strategy) (source.Source, error) {
 			return source.Open(ctx, uri, source.Options{Mode: mode})
 		}
 	}
@@ -239,7 +239,7 @@ func TestFileChangesDuringLoad(t *testing.T) {
 			plan := build(t, ix, shard.Options{ChunkBytes: 64 << 10})
 			o := NodeOptions{Open: opener(c.mode)}
 			if c.fault {
-				o.Open = func(ctx context.Context, uri string) (source.Source, error) {
+				o.Open = func(ctx context.Context, uri string, _ recovery.Strategy) (source.Source, error) {
 					s, err := source.Open(ctx, uri, source.Options{Mode: source.ModeMmap})
 					return shrinking{s, file}, err
 				}

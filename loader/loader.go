@@ -91,7 +91,7 @@ func (l *Loader) Progress() progress.Update {
 
 // plan reads the checkpoint's headers and plans the load.
 func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *shard.Plan, err error) {
-	src, err := l.opts.source(ctx, uri)
+	src, err := l.opts.source(ctx, uri, l.opts.strategy)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,8 +19,9 @@ type NodeOptions struct {
 	Staging  int64           // budget for staging memory, bytes; 0 is DefaultStaging
 	Parallel int             // chunks transformed at once; 0 is GOMAXPROCS
 	Sender   transfer.Sender // to other workers; nil where there are none
-	// Open opens a job's source; nil is source.Open with its defaults.
-	Open func(ctx context.Context, uri string) (source.Source, error)
+	// Open opens the source of a job with a strategy; nil is source.Open with
+	// its defaults.
+	Open func(ctx context.Context, uri string, s recovery.Strategy) (source.Source, error)
 	// NewArena makes arenas; nil is device.NewArena.
 	NewArena func(id string, bytes int64) (device.Arena, error)
 }
@@ -49,8 +50,8 @@ func NewNode(o NodeOptions) *Node {
 		o.Parallel = runtime.GOMAXPROCS(0)
 	}
 	if o.Open == nil {
-		o.Open = func(ctx context.Context, uri string) (source.Source, error) {
-			return source.Open(ctx, uri, source.Options{})
+		o.Open = func(ctx context.Context, uri string, s recovery.Strategy) (source.Source, error) {
+			return source.Open(ctx, uri, source.Options{Retry: source.RetryFor(s)})
 		}
 	}
 	if o.NewArena == nil {

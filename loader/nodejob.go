@@ -45,7 +45,7 @@ type lazyReader struct {
 	r  source.Reader
 }
 
-func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, string) (source.Source, error)) (*nodeJob, error) {
+func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, string, recovery.Strategy) (source.Source, error)) (*nodeJob, error) {
 	j := &nodeJob{spec: s, epoch: s.Epoch, ranks: map[int]*rank{}, encoded: make([]encoded, len(s.Plan.Tensors))}
 	for i := range s.Plan.Tensors {
 		t := &s.Plan.Tensors[i]
@@ -59,7 +59,7 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 		}
 		j.encoded[i] = encoded{t, scheme, layout}
 	}
-	src, err := open(ctx, s.URI)
+	src, err := open(ctx, s.URI, s.Strategy)
 	if err != nil {
 		return nil, err
 	}

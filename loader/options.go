@@ -35,7 +35,7 @@ type options struct {
 
 	// What tests set.
 	chunkBytes int64
-	open       func(context.Context, string) (source.Source, error)
+	open       func(context.Context, string, recovery.Strategy) (source.Source, error)
 }
 
 // WithName names the model. Without it the checkpoint's folder or file does.
@@ -120,15 +120,15 @@ func (o *options) scheme() (string, error) {
 }
 
 // source opens the checkpoint as the options say.
-func (o *options) source(ctx context.Context, uri string) (source.Source, error) {
+func (o *options) source(ctx context.Context, uri string, s recovery.Strategy) (source.Source, error) {
 	if o.open != nil {
-		return o.open(ctx, uri)
+		return o.open(ctx, uri, s)
 	}
 	mode := source.ModeAuto
 	if o.mmap {
 		mode = source.ModeMmap
 	}
-	return source.Open(ctx, uri, source.Options{Mode: mode})
+	return source.Open(ctx, uri, source.Options{Mode: mode, Retry: source.RetryFor(s)})
 }
 
 // window is how many stored bytes may be under way at once. Staging bounds

@@ -14,7 +14,8 @@ type Class string
 // The classes. The first group is worth another try, the second is not.
 const (
 	Timeout        Class = "timeout"         // no answer in time
-	Unavailable    Class = "unavailable"     // 5xx, throttled, I/O error of a device that may come back
+	Unavailable    Class = "unavailable"     // I/O error of a device, something that may come back
+	Unreachable    Class = "unreachable"     // a source's server is not there, or cannot serve (5xx, 429)
 	Reset          Class = "reset"           // connection or stream broken off
 	DigestMismatch Class = "digest_mismatch" // bytes differ from what was promised
 	WorkerLost     Class = "worker_lost"     // the worker that held or sent it is gone
@@ -107,7 +108,7 @@ func ClassOf(err error) Class {
 // Recoverable reports whether the same thing, tried again, may succeed.
 func (c Class) Recoverable() bool {
 	switch c {
-	case Timeout, Unavailable, Reset, DigestMismatch, WorkerLost, DeviceBusy:
+	case Timeout, Unavailable, Unreachable, Reset, DigestMismatch, WorkerLost, DeviceBusy:
 		return true
 	}
 	return false

@@ -53,7 +53,7 @@ func TestActionFor(t *testing.T) {
 	never := row{ActionFail, ActionFail, ActionFail, ActionRecover}
 	ended := row{}
 	for class, want := range map[Class]row{
-		Timeout: again, Unavailable: again, Reset: again, DigestMismatch: again, WorkerLost: again, DeviceBusy: again,
+		Timeout: again, Unavailable: again, Unreachable: again, Reset: again, DigestMismatch: again, WorkerLost: again, DeviceBusy: again,
 		NotFound: maybe, NotAllowed: maybe, ClusterLost: maybe, Internal: maybe,
 		InvalidCheckpoint: never, Unsupported: never, SourceChanged: never, OutOfCapacity: never, Usage: never,
 		Stale: ended, Cancelled: ended,

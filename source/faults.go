@@ -158,7 +158,7 @@ func (r *rule) parseRange(s string) bool {
 // known reports whether c is a class that an error can have.
 func known(c recovery.Class) bool {
 	switch c {
-	case recovery.Timeout, recovery.Unavailable, recovery.Reset, recovery.DigestMismatch, recovery.WorkerLost,
+	case recovery.Timeout, recovery.Unavailable, recovery.Unreachable, recovery.Reset, recovery.DigestMismatch, recovery.WorkerLost,
 		recovery.DeviceBusy, recovery.InvalidCheckpoint, recovery.Unsupported, recovery.SourceChanged,
 		recovery.NotFound, recovery.NotAllowed, recovery.OutOfCapacity, recovery.Usage, recovery.ClusterLost,
 		recovery.Stale, recovery.Cancelled, recovery.Internal:

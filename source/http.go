@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,8 @@ import (
 // statAtOnce is how many names are looked for at once.
 const statAtOnce = 8
 
-// folderNames are looked for in a folder on a web server, which has no
-// listing that programs can rely on: the names of a Hugging Face folder.
+// folderNames are looked for in a folder on a web server, which may have no
+// listing: the names of a Hugging Face folder.
 var folderNames = []string{
 	"added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
 	"generation_config.json", "merges.txt", "model.safetensors", "model.safetensors.index.json",
@@ -74,14 +75,41 @@ func (s *website) Close() error {
 	return nil
 }
 
-// Files looks for the names that a checkpoint has. Servers that do not list
+// Files looks for the names that a checkpoint has; where none of them holds
+// weights, for those that the folder's page links to. Servers that do not list
 // answer 403 for what is not there: that counts only where nothing is.
 func (s *website) Files(ctx context.Context) ([]File, error) {
-	found := make([]*File, len(s.names))
-	denied := make([]error, len(s.names))
+	files, denied, err := s.lookFor(ctx, s.names)
+	if err != nil {
+		return nil, err
+	}
+	if s.entry == "" && !slices.ContainsFunc(files, func(f File) bool { return strings.Contains(f.Name, ".safetensors") }) {
+		var names []string
+		if err := s.retry.do(ctx, func() (err error) { names, err = s.linked(ctx); return err }); err != nil {
+			return nil, errors.Join(ctx.Err(), err)
+		}
+		names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(s.names, n) })
+		more, _, err := s.lookFor(ctx, names)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, more...)
+		slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	}
+	if len(files) == 0 && denied != nil {
+		return nil, denied
+	}
+	return files, nil
+}
+
+// lookFor asks for each of the names, and returns the files that are there and
+// one refusal, if there was any.
+func (s *website) lookFor(ctx context.Context, names []string) (files []File, refused, err error) {
+	found := make([]*File, len(names))
+	denied := make([]error, len(names))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(statAtOnce)
-	for i, name := range s.names {
+	for i, name := range names {
 		g.Go(func() error {
 			var r Reader
 			err := s.retry.do(gctx, func() (err error) { r, err = s.Open(gctx, name); return err })
@@ -100,20 +128,15 @@ func (s *website) Files(ctx context.Context) ([]File, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, errors.Join(ctx.Err(), err)
+		return nil, nil, errors.Join(ctx.Err(), err)
 	}
-	var files []File
-	for _, f := range found {
-		if f != nil {
-			files = append(files, *f)
+	for i := range names {
+		if found[i] != nil {
+			files = append(files, *found[i])
 		}
+		refused = cmp.Or(refused, denied[i])
 	}
-	for _, err := range denied {
-		if err != nil && len(files) == 0 {
-			return nil, err
-		}
-	}
-	return files, nil
+	return files, refused, nil
 }
 
 // Open asks for the file's size and version.

@@ -88,7 +88,7 @@ func TestHTTPFaults(t *testing.T) {
 	}{
 		"503, then fine":     {status(503), 2, ""},
 		"429, then fine":     {status(429), 1, ""},
-		"always 503":         {status(503), 99, recovery.Unavailable},
+		"always 503":         {status(503), 99, recovery.Unreachable},
 		"404":                {status(404), 99, recovery.NotFound},
 		"401":                {status(401), 99, recovery.NotAllowed},
 		"403":                {status(403), 99, recovery.NotAllowed},
@@ -254,7 +254,7 @@ func TestRetryAfter(t *testing.T) {
 	for _, c := range []struct {
 		limit time.Duration
 		want  recovery.Class
-	}{{time.Millisecond, recovery.Unavailable}, {time.Minute, ""}} {
+	}{{time.Millisecond, recovery.Unreachable}, {time.Minute, ""}} {
 		n.Store(0)
 		policy := quick
 		policy.MaxWait = c.limit

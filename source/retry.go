@@ -15,12 +15,21 @@ import (
 // to 5 s apart, at most a minute where the server names the time itself, and
 // at most 64 failures more than successes.
 type RetryPolicy struct {
-	Retries int              // tries of one operation after its first
+	Retries int              // tries of one operation after its first; below 0 none
 	Backoff recovery.Backoff // between them, unless the server says how long
 	MaxWait time.Duration    // a server that asks for more is given up
 	// Budget is how many tries again all operations together have. A success
 	// gives one back, so that a source that is down fails fast.
 	Budget int64
+}
+
+// RetryFor is the policy of requests in a job with a strategy: as many tries
+// as it allows the job's own pieces of work, so that fail-fast means that.
+func RetryFor(s recovery.Strategy) RetryPolicy {
+	if n := s.Limit(); n > 0 {
+		return RetryPolicy{Retries: n, Backoff: s.Backoff}
+	}
+	return RetryPolicy{Retries: -1}
 }
 
 // Retry asks s again, within the policy. What ends is the last error.

@@ -2,6 +2,7 @@ package source_test
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -10,7 +11,11 @@ import (
 	"github.com/gantry-ml/gantry/source/sourcetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain has this process trust the authority of trusted.
+func TestMain(m *testing.M) {
+	remove := trustAuthority()
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) { remove(); os.Exit(code) }))
+}
 
 // open opens a source that the test closes.
 func open(t testing.TB, uri string, o source.Options) source.Source {

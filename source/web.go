@@ -142,13 +142,16 @@ func (w *web) get(parent context.Context, u *url.URL, header http.Header) (*answ
 		a.end()
 		return nil, err
 	}
-	a.timer.Reset(w.stall)
+	a.timer.Stop()
 	return a, nil
 }
 
+// Read reads the body. Only the server's silence counts: a reader that takes
+// its time between two reads does not end the answer.
 func (a *answer) Read(p []byte) (int, error) {
-	n, err := a.Body.Read(p)
 	a.timer.Reset(a.web.stall)
+	n, err := a.Body.Read(p)
+	a.timer.Stop()
 	return n, err
 }
 
@@ -177,19 +180,26 @@ func (a *answer) failure(err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	e := &recovery.Error{Class: recovery.Unavailable, Op: "read", Err: err}
+	e := &recovery.Error{Class: recovery.Unreachable, Op: "read", Err: err}
+	begun := a.Response != nil
 	switch {
 	case a.parent.Err() != nil:
 		return a.parent.Err()
 	case context.Cause(a.ctx) == errStalled:
-		e.Class, e.Err = recovery.Timeout, fmt.Errorf("no byte for %v", a.web.stall)
+		e.Err = fmt.Errorf("no byte for %v", a.web.stall)
+		if begun {
+			e.Class = recovery.Timeout
+		}
 	case errors.As(err, &own):
 		return own
 	case errors.As(err, &dns) && dns.IsNotFound:
 		e.Class, e.Err, e.Hint = recovery.NotFound, errors.New("no such host"), "check the URI"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		e.Class, e.Err = recovery.Reset, fmt.Errorf("the connection broke off: %w", err)
-	case errors.As(err, &timeout) && timeout.Timeout():
+		e.Err = fmt.Errorf("the connection broke off: %w", err)
+		if begun {
+			e.Class = recovery.Reset
+		}
+	case begun && errors.As(err, &timeout) && timeout.Timeout():
 		e.Class = recovery.Timeout
 	case errors.As(err, &dial) && dial.Op == "dial":
 		e.Hint = "check that the server runs and is reached from here"

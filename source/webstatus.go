@@ -28,7 +28,7 @@ func (a *answer) refusal() error {
 	e := &recovery.Error{Class: recovery.Unsupported, Op: "read", Err: statusError{a.StatusCode, parseRetryAfter(a.Header.Get("Retry-After"), time.Now())}}
 	switch s := a.StatusCode; {
 	case recoverable(s):
-		e.Class = recovery.Unavailable
+		e.Class = recovery.Unreachable
 	case s == http.StatusNotFound, s == http.StatusGone:
 		e.Class, e.Hint = recovery.NotFound, "check the URI"
 	case s == http.StatusUnauthorized, s == http.StatusForbidden, s == http.StatusProxyAuthRequired:

@@ -74,7 +74,7 @@ func codeOf(c recovery.Class) string {
 		return "409"
 	case recovery.InvalidCheckpoint, recovery.Unsupported, recovery.SourceChanged, recovery.OutOfCapacity:
 		return "422"
-	case recovery.Unavailable, recovery.ClusterLost, recovery.WorkerLost, recovery.DeviceBusy, recovery.Cancelled:
+	case recovery.Unavailable, recovery.Unreachable, recovery.ClusterLost, recovery.WorkerLost, recovery.DeviceBusy, recovery.Cancelled:
 		return "503"
 	case recovery.Timeout:
 		return "504"

@@ -675,6 +675,7 @@ type OpenIndex struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	Uri           string                 `protobuf:"bytes,2,opt,name=uri,proto3" json:"uri,omitempty"`
+	Strategy      *Strategy              `protobuf:"bytes,3,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,6 +722,13 @@ func (x *OpenIndex) GetUri() string {
 		return x.Uri
 	}
 	return ""
+}
+
+func (x *OpenIndex) GetStrategy() *Strategy {
+	if x != nil {
+		return x.Strategy
+	}
+	return nil
 }
 
 // IndexOpened answers OpenIndex: the index's digest, or why there is none.
@@ -2072,10 +2080,11 @@ const file_control_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
 	"\x05holds\x18\x03 \x03(\v2\x17.gantry.control.v1.HoldR\x05holds\x12\x16\n" +
 	"\x06sealed\x18\x04 \x03(\rR\x06sealed\x123\n" +
-	"\tin_flight\x18\x05 \x03(\v2\x16.gantry.control.v1.RefR\binFlight\"P\n" +
+	"\tin_flight\x18\x05 \x03(\v2\x16.gantry.control.v1.RefR\binFlight\"\x89\x01\n" +
 	"\tOpenIndex\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x10\n" +
-	"\x03uri\x18\x02 \x01(\tR\x03uri\"\x88\x01\n" +
+	"\x03uri\x18\x02 \x01(\tR\x03uri\x127\n" +
+	"\bstrategy\x18\x03 \x01(\v2\x1b.gantry.control.v1.StrategyR\bstrategy\"\x88\x01\n" +
 	"\vIndexOpened\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12.\n" +
@@ -2228,53 +2237,54 @@ var file_control_proto_depIdxs = []int32{
 	3,  // 3: gantry.control.v1.JobHeld.holds:type_name -> gantry.control.v1.Hold
 	2,  // 4: gantry.control.v1.JobHeld.in_flight:type_name -> gantry.control.v1.Ref
 	0,  // 5: gantry.control.v1.OpenIndex.header:type_name -> gantry.control.v1.Header
-	0,  // 6: gantry.control.v1.IndexOpened.header:type_name -> gantry.control.v1.Header
-	1,  // 7: gantry.control.v1.IndexOpened.error:type_name -> gantry.control.v1.Error
-	0,  // 8: gantry.control.v1.OpenJob.header:type_name -> gantry.control.v1.Header
-	5,  // 9: gantry.control.v1.OpenJob.options:type_name -> gantry.control.v1.PlanOptions
-	4,  // 10: gantry.control.v1.OpenJob.strategy:type_name -> gantry.control.v1.Strategy
-	0,  // 11: gantry.control.v1.JobOpened.header:type_name -> gantry.control.v1.Header
-	1,  // 12: gantry.control.v1.JobOpened.error:type_name -> gantry.control.v1.Error
-	0,  // 13: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
-	3,  // 14: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
-	0,  // 15: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
-	3,  // 16: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
-	1,  // 17: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
-	3,  // 18: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
-	0,  // 19: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
-	2,  // 20: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
-	15, // 21: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
-	0,  // 22: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
-	2,  // 23: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
-	0,  // 24: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
-	1,  // 25: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
-	0,  // 26: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
-	2,  // 27: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
-	1,  // 28: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
-	0,  // 29: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
-	2,  // 30: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
-	20, // 31: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
-	0,  // 32: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
-	2,  // 33: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
-	1,  // 34: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
-	0,  // 35: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
-	2,  // 36: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
-	0,  // 37: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
-	3,  // 38: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
-	0,  // 39: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
-	3,  // 40: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
-	25, // 41: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
-	1,  // 42: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
-	0,  // 43: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
-	3,  // 44: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
-	0,  // 45: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
-	0,  // 46: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
-	1,  // 47: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	4,  // 6: gantry.control.v1.OpenIndex.strategy:type_name -> gantry.control.v1.Strategy
+	0,  // 7: gantry.control.v1.IndexOpened.header:type_name -> gantry.control.v1.Header
+	1,  // 8: gantry.control.v1.IndexOpened.error:type_name -> gantry.control.v1.Error
+	0,  // 9: gantry.control.v1.OpenJob.header:type_name -> gantry.control.v1.Header
+	5,  // 10: gantry.control.v1.OpenJob.options:type_name -> gantry.control.v1.PlanOptions
+	4,  // 11: gantry.control.v1.OpenJob.strategy:type_name -> gantry.control.v1.Strategy
+	0,  // 12: gantry.control.v1.JobOpened.header:type_name -> gantry.control.v1.Header
+	1,  // 13: gantry.control.v1.JobOpened.error:type_name -> gantry.control.v1.Error
+	0,  // 14: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
+	3,  // 15: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
+	0,  // 16: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
+	3,  // 17: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
+	1,  // 18: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
+	3,  // 19: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
+	0,  // 20: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
+	2,  // 21: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
+	15, // 22: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
+	0,  // 23: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
+	2,  // 24: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
+	0,  // 25: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
+	1,  // 26: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
+	0,  // 27: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
+	2,  // 28: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
+	1,  // 29: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
+	0,  // 30: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
+	2,  // 31: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
+	20, // 32: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
+	0,  // 33: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
+	2,  // 34: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
+	1,  // 35: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
+	0,  // 36: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
+	2,  // 37: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
+	0,  // 38: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
+	3,  // 39: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
+	0,  // 40: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
+	3,  // 41: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
+	25, // 42: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
+	1,  // 43: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
+	0,  // 44: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
+	3,  // 45: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
+	0,  // 46: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
+	0,  // 47: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
+	1,  // 48: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }

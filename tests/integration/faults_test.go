@@ -2,7 +2,11 @@ package integration
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -139,6 +143,47 @@ func TestErrorsKeepTheirClass(t *testing.T) {
 	q.Device = "cuda:7"
 	if j := c.Load(q); j.Class != recovery.OutOfCapacity || j.BytesRead != 0 {
 		t.Errorf("no such device: class %s: %s", j.Class, j.Why)
+	}
+}
+
+// TestAllowedSources: a worker process reads from the folders and hosts that it
+// was started with, and from nowhere else.
+func TestAllowedSources(t *testing.T) {
+	model := filepath.Join(Testdata(t), "stories260K", "hf-f32")
+	var asked atomic.Int64
+	files := http.FileServer(http.Dir(model))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		files.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	for _, c := range []struct {
+		name         string
+		args         []string
+		remote, file recovery.Class
+	}{
+		{"host", []string{"--allow-host", "127.0.0.1"}, "", ""},
+		{"other-host", []string{"--allow-host", "*.example.com"}, recovery.NotAllowed, ""},
+		{"root", []string{"--model-root", model}, recovery.NotAllowed, ""},
+		{"other-root", []string{"--model-root", t.TempDir(), "--allow-host", "127.0.0.1"}, "", recovery.NotAllowed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cluster := StartCluster(t, bin, 1, c.args...)
+			for uri, want := range map[string]recovery.Class{server.URL + "/": c.remote, model: c.file} {
+				asked.Store(0)
+				q := messages.LoadRequest{Job: "j" + string(want), Name: "m", URI: uri}
+				if uri == model {
+					q.Job, q.Name = q.Job+"-file", "m-file"
+				}
+				j := cluster.Load(q)
+				if j.Class != want || (want == "") != (j.State == messages.StateReady) {
+					t.Errorf("%s: %s, class %q: %s", uri, j.State, j.Class, j.Why)
+				}
+				if c.remote == recovery.NotAllowed && asked.Load() != 0 {
+					t.Errorf("the server was asked %d times", asked.Load())
+				}
+			}
+		})
 	}
 }
 

@@ -30,7 +30,7 @@ func CodeOf(c recovery.Class) int {
 		return Usage
 	case recovery.InvalidCheckpoint, recovery.Unsupported:
 		return Checkpoint
-	case recovery.NotFound, recovery.NotAllowed:
+	case recovery.NotFound, recovery.NotAllowed, recovery.Unreachable:
 		return Source
 	case recovery.OutOfCapacity:
 		return Capacity

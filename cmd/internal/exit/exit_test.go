@@ -22,6 +22,7 @@ func TestCode(t *testing.T) {
 		{recovery.Errorf(recovery.InvalidCheckpoint, "truncated"), 3},
 		{fmt.Errorf("open: %w", recovery.Errorf(recovery.Unsupported, "gguf")), 3},
 		{recovery.Errorf(recovery.NotFound, "no such file"), 4},
+		{recovery.Errorf(recovery.Unreachable, "connection refused"), 4},
 		{recovery.Errorf(recovery.NotAllowed, "outside"), 4},
 		{recovery.Errorf(recovery.OutOfCapacity, "too big"), 5},
 		{recovery.Errorf(recovery.ClusterLost, "no server"), 6},

@@ -173,8 +173,8 @@ func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
 }
 
 // open opens a source that this worker may read.
-func (r Resources) open(ctx context.Context, uri string) (source.Source, error) {
-	s, err := source.Open(ctx, uri, source.Options{Roots: r.ModelRoots, Hosts: r.AllowHosts})
+func (r Resources) open(ctx context.Context, uri string, strategy recovery.Strategy) (source.Source, error) {
+	s, err := source.Open(ctx, uri, source.Options{Roots: r.ModelRoots, Hosts: r.AllowHosts, Retry: source.RetryFor(strategy)})
 	if err != nil || r.Inject == nil {
 		return s, err
 	}
@@ -182,8 +182,8 @@ func (r Resources) open(ctx context.Context, uri string) (source.Source, error) 
 }
 
 // openIndex reads a checkpoint's headers.
-func (r Resources) openIndex(ctx context.Context, uri string) (_ *checkpoint.Index, err error) {
-	s, err := r.open(ctx, uri)
+func (r Resources) openIndex(ctx context.Context, uri string, strategy recovery.Strategy) (_ *checkpoint.Index, err error) {
+	s, err := r.open(ctx, uri, strategy)
 	if err != nil {
 		return nil, err
 	}
