@@ -29,6 +29,46 @@ func castF32ToF16AVX2(dst *byte, src *byte, n int)
 //go:noescape
 func castF32ToBF16AVX2(dst *byte, src *byte, n int)
 
+// q4_0F32AVX2 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q4_0F32AVX2(dst *byte, src *byte, n int) int
+
+// q4_0F32AVX512 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q4_0F32AVX512(dst *byte, src *byte, n int) int
+
+// q4_1F32AVX2 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q4_1F32AVX2(dst *byte, src *byte, n int) int
+
+// q4_1F32AVX512 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q4_1F32AVX512(dst *byte, src *byte, n int) int
+
+// q5_0F32AVX2 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q5_0F32AVX2(dst *byte, src *byte, n int) int
+
+// q5_0F32AVX512 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q5_0F32AVX512(dst *byte, src *byte, n int) int
+
+// q5_1F32AVX2 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q5_1F32AVX2(dst *byte, src *byte, n int) int
+
+// q5_1F32AVX512 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func q5_1F32AVX512(dst *byte, src *byte, n int) int
+
 // q8F16AVX2 encodes n blocks of 32 F16.
 //
 //go:noescape
@@ -54,6 +94,46 @@ func castF16ToF32AVX2(dst *byte, src *byte, n int)
 //go:noescape
 func castF16ToBF16AVX2(dst *byte, src *byte, n int)
 
+// q4_0F16AVX2 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q4_0F16AVX2(dst *byte, src *byte, n int) int
+
+// q4_0F16AVX512 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q4_0F16AVX512(dst *byte, src *byte, n int) int
+
+// q4_1F16AVX2 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q4_1F16AVX2(dst *byte, src *byte, n int) int
+
+// q4_1F16AVX512 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q4_1F16AVX512(dst *byte, src *byte, n int) int
+
+// q5_0F16AVX2 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q5_0F16AVX2(dst *byte, src *byte, n int) int
+
+// q5_0F16AVX512 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q5_0F16AVX512(dst *byte, src *byte, n int) int
+
+// q5_1F16AVX2 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q5_1F16AVX2(dst *byte, src *byte, n int) int
+
+// q5_1F16AVX512 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func q5_1F16AVX512(dst *byte, src *byte, n int) int
+
 // q8BF16AVX2 encodes n blocks of 32 BF16.
 //
 //go:noescape
@@ -78,6 +158,46 @@ func castBF16ToF32AVX2(dst *byte, src *byte, n int)
 //
 //go:noescape
 func castBF16ToF16AVX2(dst *byte, src *byte, n int)
+
+// q4_0BF16AVX2 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q4_0BF16AVX2(dst *byte, src *byte, n int) int
+
+// q4_0BF16AVX512 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q4_0BF16AVX512(dst *byte, src *byte, n int) int
+
+// q4_1BF16AVX2 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q4_1BF16AVX2(dst *byte, src *byte, n int) int
+
+// q4_1BF16AVX512 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q4_1BF16AVX512(dst *byte, src *byte, n int) int
+
+// q5_0BF16AVX2 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q5_0BF16AVX2(dst *byte, src *byte, n int) int
+
+// q5_0BF16AVX512 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q5_0BF16AVX512(dst *byte, src *byte, n int) int
+
+// q5_1BF16AVX2 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q5_1BF16AVX2(dst *byte, src *byte, n int) int
+
+// q5_1BF16AVX512 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func q5_1BF16AVX512(dst *byte, src *byte, n int) int
 
 // q8F32AVX512 encodes n blocks of 32 F32.
 //

@@ -15,6 +15,8 @@ type kernels struct {
 	cast func(dst, src []byte, to, from dtype.Type)
 	// q8 encodes whole blocks of q8_0.
 	q8 func(dst, src []byte, from dtype.Type)
+	// q4_0 to q5_1 encode whole blocks of the types they are named for.
+	q4_0, q4_1, q5_0, q5_1 func(dst, src []byte, from dtype.Type)
 	// absmax returns the F32 bits of the largest magnitude: 0 for no element,
 	// and where there is a NaN any bits above infBits.
 	absmax func(src []byte, from dtype.Type) uint32
@@ -29,6 +31,10 @@ var portable = kernels{
 	name:   "portable",
 	cast:   castPortable,
 	q8:     q8Portable,
+	q4_0:   q4_0Portable,
+	q4_1:   q4_1Portable,
+	q5_0:   q5_0Portable,
+	q5_1:   q5_1Portable,
 	absmax: absmaxPortable,
 	int8:   int8Portable,
 }

@@ -31,7 +31,12 @@ type routines struct {
 	q8     byType[loop]
 	absmax byType[absmaxLoop]
 	int8   byType[divideLoop]
+
+	q4_0, q4_1, q5_0, q5_1 byType[blocksLoop]
 }
+
+// blocksTile is the number of blocks that one turn of a blocksLoop takes.
+const blocksTile = 32
 
 // absmaxStep is the bytes of src that one turn of absmax takes.
 const absmaxStep = 4 * 32
@@ -40,6 +45,9 @@ type (
 	loop       = func(dst, src *byte, n int)
 	absmaxLoop = func(src *byte, n int) uint32
 	divideLoop = func(dst, src *byte, n int, scale float32)
+	// blocksLoop encodes up to n blocks and returns how many: less than a tile
+	// is left, or the next tile holds what only the portable kernel does.
+	blocksLoop = func(dst, src *byte, n int) int
 )
 
 // byType holds a routine for each source type; nil where there is none.
@@ -61,6 +69,18 @@ var avx2 = routines{
 	int8: byType[divideLoop]{
 		dtype.F32: int8F32AVX2, dtype.F16: int8F16AVX2, dtype.BF16: int8BF16AVX2,
 	},
+	q4_0: byType[blocksLoop]{
+		dtype.F32: q4_0F32AVX2, dtype.F16: q4_0F16AVX2, dtype.BF16: q4_0BF16AVX2,
+	},
+	q4_1: byType[blocksLoop]{
+		dtype.F32: q4_1F32AVX2, dtype.F16: q4_1F16AVX2, dtype.BF16: q4_1BF16AVX2,
+	},
+	q5_0: byType[blocksLoop]{
+		dtype.F32: q5_0F32AVX2, dtype.F16: q5_0F16AVX2, dtype.BF16: q5_0BF16AVX2,
+	},
+	q5_1: byType[blocksLoop]{
+		dtype.F32: q5_1F32AVX2, dtype.F16: q5_1F16AVX2, dtype.BF16: q5_1BF16AVX2,
+	},
 }
 
 // avx512 is avx2 but for the loops that twice the width makes faster.
@@ -73,6 +93,18 @@ var avx512 = func() routines {
 	r.q8[dtype.F32] = q8F32AVX512
 	r.q8[dtype.BF16] = q8BF16AVX512
 	r.int8[dtype.BF16] = int8BF16AVX512
+	r.q4_0 = byType[blocksLoop]{
+		dtype.F32: q4_0F32AVX512, dtype.F16: q4_0F16AVX512, dtype.BF16: q4_0BF16AVX512,
+	}
+	r.q4_1 = byType[blocksLoop]{
+		dtype.F32: q4_1F32AVX512, dtype.F16: q4_1F16AVX512, dtype.BF16: q4_1BF16AVX512,
+	}
+	r.q5_0 = byType[blocksLoop]{
+		dtype.F32: q5_0F32AVX512, dtype.F16: q5_0F16AVX512, dtype.BF16: q5_0BF16AVX512,
+	}
+	r.q5_1 = byType[blocksLoop]{
+		dtype.F32: q5_1F32AVX512, dtype.F16: q5_1F16AVX512, dtype.BF16: q5_1BF16AVX512,
+	}
 	return r
 }()
 
@@ -117,6 +149,30 @@ func (r *routines) kernels() kernels {
 			loop(&dst[0], &src[:n*from.Size()][0], n, scale)
 			int8Portable(dst[n:], src[n*from.Size():], from, scale)
 		},
+		q4_0: inTiles(r.q4_0, q4_0Bytes, q4_0Portable),
+		q4_1: inTiles(r.q4_1, q4_1Bytes, q4_1Portable),
+		q5_0: inTiles(r.q5_0, q5_0Bytes, q5_0Portable),
+		q5_1: inTiles(r.q5_1, q5_1Bytes, q5_1Portable),
+	}
+}
+
+// inTiles encodes blocks of size bytes with the loop for their type, and with
+// portable what that leaves.
+func inTiles(loops byType[blocksLoop], size int, portable func(dst, src []byte, from dtype.Type)) func(dst, src []byte, from dtype.Type) {
+	return func(dst, src []byte, from dtype.Type) {
+		loop, in := loops[from], blockLen*from.Size()
+		for n := min(len(dst)/size, len(src)/in); n > 0; {
+			if loop != nil && n >= blocksTile {
+				done := loop(&dst[0], &src[0], n)
+				dst, src, n = dst[done*size:], src[done*in:], n-done
+			}
+			rest := min(n, blocksTile)
+			if loop == nil {
+				rest = n
+			}
+			portable(dst[:rest*size], src[:rest*in], from)
+			dst, src, n = dst[rest*size:], src[rest*in:], n-rest
+		}
 	}
 }
 

@@ -25,9 +25,14 @@ func (s q4_1) Layout(from dtype.Type, cols int64) (Layout, error) {
 }
 
 func (q4_1) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	blocks := rows * cols / blockLen
+	kernel.q4_1(dst[0][:blocks*q4_1Bytes], src[:blocks*blockLen*from.Size()], from)
+}
+
+func q4_1Portable(dst, src []byte, from dtype.Type) {
 	var x [blockLen]float32
-	for i := range rows * cols / blockLen {
-		out := (*[q4_1Bytes]byte)(dst[0][i*q4_1Bytes:])
+	for i := range len(dst) / q4_1Bytes {
+		out := (*[q4_1Bytes]byte)(dst[i*q4_1Bytes:])
 		if !loadBlock(&x, src, i, from) {
 			spoil(out[:], 0)
 			continue

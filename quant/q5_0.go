@@ -30,9 +30,14 @@ func (s q5_0) Layout(from dtype.Type, cols int64) (Layout, error) {
 }
 
 func (q5_0) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	blocks := rows * cols / blockLen
+	kernel.q5_0(dst[0][:blocks*q5_0Bytes], src[:blocks*blockLen*from.Size()], from)
+}
+
+func q5_0Portable(dst, src []byte, from dtype.Type) {
 	var x [blockLen]float32
-	for i := range rows * cols / blockLen {
-		out := (*[q5_0Bytes]byte)(dst[0][i*q5_0Bytes:])
+	for i := range len(dst) / q5_0Bytes {
+		out := (*[q5_0Bytes]byte)(dst[i*q5_0Bytes:])
 		if !loadBlock(&x, src, i, from) {
 			spoil(out[:], 0)
 			continue

@@ -30,9 +30,14 @@ func (s q5_1) Layout(from dtype.Type, cols int64) (Layout, error) {
 }
 
 func (q5_1) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	blocks := rows * cols / blockLen
+	kernel.q5_1(dst[0][:blocks*q5_1Bytes], src[:blocks*blockLen*from.Size()], from)
+}
+
+func q5_1Portable(dst, src []byte, from dtype.Type) {
 	var x [blockLen]float32
-	for i := range rows * cols / blockLen {
-		out := (*[q5_1Bytes]byte)(dst[0][i*q5_1Bytes:])
+	for i := range len(dst) / q5_1Bytes {
+		out := (*[q5_1Bytes]byte)(dst[i*q5_1Bytes:])
 		if !loadBlock(&x, src, i, from) {
 			spoil(out[:], 0)
 			continue

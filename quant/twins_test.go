@@ -1,6 +1,7 @@
 package quant
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -61,6 +62,22 @@ func adversaries(seed uint64, d dtype.Type, n int) map[string][]byte {
 		borders = appendFloat(borders, d, float64(f))
 	}
 	rows["borders"] = borders
+	// The largest magnitude of both signs in turn, and zeros of both signs,
+	// where only the order decides; then what is finite at the formats' ends.
+	for name, of := range map[string][]float64{
+		"signs":       {-1, 1, 0.5},
+		"zeros":       {0, math.Copysign(0, -1)},
+		"minimum":     {0, math.Copysign(0, -1), 1},
+		"nonnegative": {0, 1, 2, 3},
+		"tiny":        {0x1p-149, -0x1p-149, 0x1p-130, 0x1.8p-128, -0x1p-24},
+		"huge":        {0x1p127, -0x1p127, math.MaxFloat32, -math.MaxFloat32, 65504},
+	} {
+		row := make([]byte, 0, n*size)
+		for range n {
+			row = appendFloat(row, d, of[r.IntN(len(of))])
+		}
+		rows[name] = row
+	}
 	for _, e := range edges {
 		row := randomFloats(seed, d, n)
 		f := float64(math.Float32frombits(e | uint32(r.IntN(2))<<31))
@@ -102,7 +119,7 @@ func TestTwins(t *testing.T) {
 	for _, k := range twins()[1:] {
 		t.Run(k.name, func(t *testing.T) {
 			for _, from := range floats {
-				for _, n := range []int{1, 7, 8, 15, 16, 31, 32, 33, 63, 64, 96, 127, 160, 321} {
+				for _, n := range []int{1, 7, 8, 15, 16, 31, 32, 33, 63, 64, 96, 127, 160, 321, 32 * 32, 70 * 32} {
 					for seed := range uint64(3) {
 						for name, row := range adversaries(seed, from, n) {
 							if msg := compareTwin(k, row, from); msg != "" {
@@ -165,11 +182,23 @@ func FuzzTwins(f *testing.F) {
 		from := floats[int(pick)%len(floats)]
 		row = row[:len(row)/from.Size()*from.Size()]
 		for _, k := range twins()[1:] {
-			if msg := compareTwin(k, row, from); msg != "" {
-				t.Fatalf("%s from %s: %s", k.name, from, msg)
+			for _, row := range [][]byte{row, repeated(row, from)} {
+				if msg := compareTwin(k, row, from); msg != "" {
+					t.Fatalf("%s from %s: %s", k.name, from, msg)
+				}
 			}
 		}
 	})
+}
+
+// repeated returns row as often as it takes to fill the longest turn of any
+// loop twice.
+func repeated(row []byte, from dtype.Type) []byte {
+	const values = 2 * 1024
+	if len(row) == 0 {
+		return row
+	}
+	return bytes.Repeat(row, (values*from.Size()+len(row)-1)/len(row))
 }
 
 // compareTwin runs every loop of k and of the oracle over row, at an odd
@@ -192,6 +221,22 @@ func compareTwin(k kernels, row []byte, from dtype.Type) string {
 		k.q8(dst, src[:blocks*q8Block*from.Size()], from)
 	}, k); msg != "" {
 		return msg
+	}
+	for _, b := range []struct {
+		name   string
+		size   int
+		encode func(k kernels) func(dst, src []byte, from dtype.Type)
+	}{
+		{"q4_0", q4_0Bytes, func(k kernels) func(dst, src []byte, from dtype.Type) { return k.q4_0 }},
+		{"q4_1", q4_1Bytes, func(k kernels) func(dst, src []byte, from dtype.Type) { return k.q4_1 }},
+		{"q5_0", q5_0Bytes, func(k kernels) func(dst, src []byte, from dtype.Type) { return k.q5_0 }},
+		{"q5_1", q5_1Bytes, func(k kernels) func(dst, src []byte, from dtype.Type) { return k.q5_1 }},
+	} {
+		if msg := differ(blocks*b.size, b.name, func(k kernels, dst []byte) {
+			b.encode(k)(dst[:blocks*b.size], src[:blocks*q8Block*from.Size()], from)
+		}, k); msg != "" {
+			return msg
+		}
 	}
 	most := portable.absmax(src, from)
 	if got := k.absmax(src, from); got != most && min(got, most) <= infBits {

@@ -14,14 +14,22 @@ func magnitude(e element) uint32 {
 	return 0x7fff7fff
 }
 
+// fold is an instruction that takes one of two values, lane by lane; folds
+// work side by side.
+type (
+	fold  = func(a, b, dst Op)
+	folds []fold
+)
+
 // maxBits takes the larger of each lane's bits, which are ordered like the
 // magnitudes that they stand for: infinity above numbers, NaN above infinity.
-func maxBits(e element, a, b, dst Op) {
+func maxBits(e element, a, b, dst Op) { largerBits(e)(a, b, dst) }
+
+func largerBits(e element) fold {
 	if e == f32 {
-		VPMAXUD(a, b, dst)
-		return
+		return func(a, b, dst Op) { VPMAXUD(a, b, dst) }
 	}
-	VPMAXUW(a, b, dst)
+	return func(a, b, dst Op) { VPMAXUW(a, b, dst) }
 }
 
 // absmaxKernel returns the bits of the largest magnitude of n elements, as the
@@ -100,16 +108,11 @@ func blockMax(e element, at Mem, mask reg.VecVirtual) reg.VecVirtual {
 }
 
 // groupMax returns the F32 bits of the largest magnitudes of 8 blocks that
-// follow each other, one to a lane. Each step folds two registers into one, so
-// that all lanes work until the last.
+// follow each other, one to a lane.
 func groupMax(e element, at Mem, mask reg.VecVirtual) reg.VecVirtual {
-	at8 := func(i int) reg.VecVirtual { return blockMax(e, at.Offset(i*blockSize*e.bytes), mask) }
-	quarter := func(i int) reg.VecVirtual { // 8 bytes each of blocks i, i+1 | i+4, i+5
-		a := foldHalves(e, at8(i), at8(i+4))
-		return foldQuads(e, a, foldHalves(e, at8(i+1), at8(i+5)))
-	}
-	a := quarter(0)
-	all := foldDoubles(e, a, quarter(2))
+	all := folds{largerBits(e)}.eight(func(i int) []reg.VecVirtual {
+		return []reg.VecVirtual{blockMax(e, at.Offset(i*blockSize*e.bytes), mask)}
+	})[0]
 	if e == f32 {
 		return all
 	}
@@ -130,29 +133,48 @@ func groupMax(e element, at Mem, mask reg.VecVirtual) reg.VecVirtual {
 	return all
 }
 
-// foldHalves returns the maxima of a's halves and, above them, of b's.
-func foldHalves(e element, a, b reg.VecVirtual) reg.VecVirtual {
+// eight returns what each fold leaves of its own of 8 YMM registers, one to a
+// 32-bit lane; of 16-bit elements two are left there. Each step folds two
+// registers into one, so that all lanes work until the last.
+func (ops folds) eight(registers func(i int) []reg.VecVirtual) []reg.VecVirtual {
+	quarter := func(i int) []reg.VecVirtual { // 8 bytes each of i, i+1 | i+4, i+5
+		a := ops.each(foldHalves, registers(i), registers(i+4))
+		return ops.each(foldQuads, a, ops.each(foldHalves, registers(i+1), registers(i+5)))
+	}
+	a := quarter(0)
+	return ops.each(foldDoubles, a, quarter(2))
+}
+
+func (ops folds) each(step func(op fold, a, b reg.VecVirtual) reg.VecVirtual, a, b []reg.VecVirtual) (all []reg.VecVirtual) {
+	for i, op := range ops {
+		all = append(all, step(op, a[i], b[i]))
+	}
+	return all
+}
+
+// foldHalves returns what is left of a's halves and, above it, of b's.
+func foldHalves(op fold, a, b reg.VecVirtual) reg.VecVirtual {
 	lo, hi := YMM(), YMM()
 	VINSERTI128(U8(1), b.AsX(), a, lo)
 	VPERM2I128(U8(0x31), b, a, hi)
-	maxBits(e, lo, hi, lo)
+	op(lo, hi, lo)
 	return lo
 }
 
 // foldQuads folds the 64-bit pairs of a and of b, within each half.
-func foldQuads(e element, a, b reg.VecVirtual) reg.VecVirtual {
+func foldQuads(op fold, a, b reg.VecVirtual) reg.VecVirtual {
 	lo, hi := YMM(), YMM()
 	VPUNPCKLQDQ(b, a, lo)
 	VPUNPCKHQDQ(b, a, hi)
-	maxBits(e, lo, hi, lo)
+	op(lo, hi, lo)
 	return lo
 }
 
 // foldDoubles folds the 32-bit pairs of a and of b, within each half.
-func foldDoubles(e element, a, b reg.VecVirtual) reg.VecVirtual {
+func foldDoubles(op fold, a, b reg.VecVirtual) reg.VecVirtual {
 	lo, hi := YMM(), YMM()
 	VSHUFPS(U8(0x88), b, a, lo)
 	VSHUFPS(U8(0xdd), b, a, hi)
-	maxBits(e, lo, hi, lo)
+	op(lo, hi, lo)
 	return lo
 }

@@ -55,15 +55,16 @@ func (b block) load(at Mem) []reg.VecVirtual {
 	return x
 }
 
-// pack writes 32 int32 as saturated int8; those of BF16 must fit int16.
-func (b block) pack(x []reg.VecVirtual, at Mem) {
+// pack returns 32 int32 as saturated int8, in order, in a YMM register; of
+// those of BF16 it takes the low halves as they are.
+func (b block) pack(x []reg.VecVirtual) reg.VecVirtual {
 	switch {
 	case b.from == bf16 && b.isa == avx512:
 		y := YMM()
 		VPSLLD(U8(16), x[1], x[1])
 		VPBLENDMW(x[1], x[0], b.odd, x[0])
 		VPMOVSWB(x[0], y)
-		VMOVDQU(y, at)
+		return y
 	case b.from == bf16:
 		const oddWords, evenThenOdd = 0xaa, 0xd8
 		for i := 0; i < 4; i += 2 {
@@ -72,19 +73,19 @@ func (b block) pack(x []reg.VecVirtual, at Mem) {
 		}
 		VPACKSSWB(x[2], x[0], x[0])
 		VPERMQ(U8(evenThenOdd), x[0], x[0])
-		VMOVDQU(x[0], at)
+		return x[0]
 	case b.isa == avx512:
-		for i, r := range x {
-			y := XMM()
-			VPMOVSDB(r, y)
-			VMOVDQU(y, at.Offset(16*i))
-		}
+		y, z := YMM(), XMM()
+		VPMOVSDB(x[0], y.AsX())
+		VPMOVSDB(x[1], z)
+		VINSERTI128(U8(1), z, y, y)
+		return y
 	default:
 		VPACKSSDW(x[1], x[0], x[0])
 		VPACKSSDW(x[3], x[2], x[2])
 		VPACKSSWB(x[2], x[0], x[0])
 		VPERMD(x[0], b.order, x[0])
-		VMOVDQU(x[0], at)
+		return x[0]
 	}
 }
 

@@ -60,7 +60,6 @@ func (r rounder) round(x reg.VecVirtual) {
 	r.and(r.one, up, up)
 	VPADDD(r.bias, up, up)
 	VPADDD(x, up, up)
-	const unordered = 3
 	if r.isa == avx512 {
 		nan := K()
 		VCMPPS(U8(unordered), x, x, nan)

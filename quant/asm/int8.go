@@ -34,7 +34,7 @@ func int8Kernel(v isa, from element) {
 		x[i] = d.divide(x[i])
 		VCVTPS2DQ(x[i], x[i])
 	}
-	b.pack(x, Mem{Base: dst})
+	VMOVDQU(b.pack(x), Mem{Base: dst})
 	ADDQ(I32(blockSize*from.bytes), src)
 	ADDQ(U8(blockSize), dst)
 	SUBQ(U8(blockSize), n)

@@ -26,6 +26,10 @@ func main() {
 				castKernel(avx2, from, to)
 			}
 		}
+		for _, f := range formats {
+			blocksKernel(avx2, f, from)
+			blocksKernel(avx512, f, from)
+		}
 	}
 	// Only where twice the width was seen to pay: absmax and the casts to F32
 	// wait for memory, and F16 for the conversion from it.

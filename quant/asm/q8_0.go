@@ -17,13 +17,13 @@ const (
 	halfDown  = 0x1.fffffep-2
 )
 
-// q8Tile is the number of blocks whose scales are computed, eight at a time,
+// tileBlocks is the number of blocks whose scales are computed, eight at a time,
 // before the first of them is encoded: enough to hide the latency of a
 // maximum across lanes and two divisions, and little enough that the source
 // is still in the first cache when it is read again.
 const (
-	q8Group = 8
-	q8Tile  = 32
+	groupBlocks = 8
+	tileBlocks  = 32
 )
 
 // q8Kernel writes n blocks of q8_0, a tile at a time, and one at a time what
@@ -33,16 +33,16 @@ func q8Kernel(v isa, from element) {
 	Pragma("noescape")
 	Doc("q8" + from.name + v.name + " encodes n blocks of 32 " + from.name + ".")
 	dst, src, n := arguments()
-	tile := scales{AllocLocal(4 * q8Tile), AllocLocal(2 * q8Tile)}
+	tile := scales{AllocLocal(4 * tileBlocks), AllocLocal(2 * tileBlocks)}
 	mask := avx2.all(magnitude(from))
 	q := quantizer{v.newBlock(from), v.all(0x80000000), v.all(math.Float32bits(halfDown))}
 	left := GP64()
 
 	Label("tile")
-	CMPQ(n, U8(q8Tile))
+	CMPQ(n, U8(tileBlocks))
 	JB(LabelRef("tail"))
-	SUBQ(U8(q8Tile), n)
-	MOVQ(U32(q8Tile), left)
+	SUBQ(U8(tileBlocks), n)
+	MOVQ(U32(tileBlocks), left)
 	tile.compute(from, src, mask, "single")
 	inverse, scale, d := GP64(), GP64(), GP32()
 	LEAQ(tile.inverses, inverse)
@@ -93,7 +93,7 @@ func (t scales) compute(e element, src reg.GPVirtual, mask reg.VecVirtual, label
 	one, range127 := all(math.Float32bits(1)), all(math.Float32bits(127))
 	bad := YMM()
 	VPXOR(bad, bad, bad)
-	for i := 0; i < q8Tile; i += q8Group {
+	for i := 0; i < tileBlocks; i += groupBlocks {
 		absmax := groupMax(e, Mem{Base: src, Disp: i * blockSize * e.bytes}, mask)
 		over, enough, d, inverse := YMM(), YMM(), YMM(), YMM()
 		VPCMPGTD(largest, absmax, over)
@@ -126,7 +126,7 @@ func (q quantizer) encode(inverse, src, dst Mem) {
 		VMULPS(factor, x[i], x[i])
 		q.roundAway(x[i])
 	}
-	q.pack(x, dst)
+	VMOVDQU(q.pack(x), dst)
 }
 
 // roundAway turns F32 into int32, half away from zero, for |x| < 2^22: it adds
