@@ -36,10 +36,20 @@ const (
 	U64
 )
 
+// The element types that only ONNX files have besides: integers of 4 and 2
+// bits, packed from the lowest bits of a byte on, and C128.
+const (
+	I4 Type = U64 + 1 + iota
+	U4
+	I2
+	U2
+	C128
+)
+
 // ggml's block types: so many elements of a row share their scales and are
 // stored together. Only GGUF files have them.
 const (
-	Q1_0 Type = U64 + 1 + iota
+	Q1_0 Type = C128 + 1 + iota
 	Q2_0
 	Q4_0
 	Q4_1
@@ -100,6 +110,11 @@ var table = [...]struct {
 	F64:        {"F64", 1, 8},
 	I64:        {"I64", 1, 8},
 	U64:        {"U64", 1, 8},
+	I4:         {"I4", 2, 1},
+	U4:         {"U4", 2, 1},
+	I2:         {"I2", 4, 1},
+	U2:         {"U2", 4, 1},
+	C128:       {"C128", 1, 16},
 	Q1_0:       {"Q1_0", 128, 18},
 	Q2_0:       {"Q2_0", 64, 18},
 	Q4_0:       {"Q4_0", 32, 18},
@@ -158,9 +173,12 @@ func (t Type) Block() (elements, bytes int64) {
 	return 0, 0
 }
 
+// Safetensors reports whether t is an element type that safetensors has.
+func (t Type) Safetensors() bool { return t > Invalid && t <= U64 }
+
 // Quantized reports whether t is one of ggml's block types, whose elements
 // cannot be told apart by their bytes.
-func (t Type) Quantized() bool { return t > U64 && int(t) < len(table) }
+func (t Type) Quantized() bool { return t >= Q1_0 && int(t) < len(table) }
 
 // Bits returns the width of one element in bits; 0 for Invalid and for block
 // types, which have no such width.
@@ -173,7 +191,7 @@ func (t Type) Bits() int {
 }
 
 // Size returns the width of one element in bytes, or 0 where an element is
-// not a whole number of bytes (F4, F6) or has no width of its own.
+// not a whole number of bytes (F4, F6, I4) or has no width of its own.
 func (t Type) Size() int {
 	if b := t.Bits(); b%8 == 0 {
 		return b / 8
@@ -206,6 +224,15 @@ func (t Type) Bytes(n int64) (int64, error) {
 		return 0, fmt.Errorf("dtype: %d elements of %s overflow", n, t)
 	}
 	return int64(lo), nil
+}
+
+// PaddedBytes returns how many bytes n elements take where the last byte is
+// filled up, as ONNX packs them. Otherwise it is Bytes.
+func (t Type) PaddedBytes(n int64) (int64, error) {
+	if elements, bytes := t.Block(); bytes == 1 && !t.Quantized() && n > 0 && n%elements != 0 {
+		n += elements - n%elements // at most 3, and Bytes refuses what is near overflow
+	}
+	return t.Bytes(n)
 }
 
 // Elements returns the product of shape's dimensions, 1 for a scalar. It

@@ -143,7 +143,7 @@ func (p *parser) dtypeName(name []byte, err error) (dtype.Type, error) {
 		return dtype.Invalid, err
 	}
 	t, err := dtype.Parse(string(name))
-	if err != nil || t.Quantized() {
+	if err != nil || !t.Safetensors() {
 		return dtype.Invalid, p.fail("%q is no element type of safetensors", name)
 	}
 	return t, nil

@@ -32,7 +32,7 @@ func Layout(tensors []Tensor, metadata map[string]string) (placed []Tensor, head
 		if err == nil {
 			t.Bytes, err = t.DType.Bytes(n)
 		}
-		if err != nil || t.DType.Bits() == 0 || t.Bytes > 1<<62-size {
+		if err != nil || !t.DType.Safetensors() || t.Bytes > 1<<62-size {
 			return nil, nil, 0, recovery.Errorf(recovery.Usage, "safetensors: tensor %q: %s of shape %v cannot be stored", t.Name, t.DType, t.Shape)
 		}
 		t.Offset = size
