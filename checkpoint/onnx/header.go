@@ -1,0 +1,294 @@
+package onnx
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
+)
+
+// Limits on what a model may claim, all ours and far above any real model.
+const (
+	MaxTensors    = 1 << 20
+	MaxDimensions = 64
+	MaxDepth      = 16      // of graphs inside graphs
+	MaxTextBytes  = 4 << 10 // of a name
+	MaxValueBytes = 16 << 20
+)
+
+// Where a tensor's bytes may lie besides Header.External.
+const (
+	InModel  = -1 // in the model's own file
+	InValues = -2 // among what Values decodes
+)
+
+// Tensor is one tensor of a model. Its bytes are row-major and little-endian;
+// values of 4 and 2 bits are packed from the lowest bits on.
+type Tensor struct {
+	Name  string
+	Shape []int64
+	DType dtype.Type
+	// Transposed says that a matrix product takes the tensor as it is: its
+	// shape is [in, out], the reverse of what Hugging Face stores.
+	Transposed bool
+	File       int32 // index into Header.External, InModel or InValues
+	graph      int32 // number of its graph
+	Offset     int64
+	Bytes      int64
+}
+
+// Header is what a model says about itself, checked.
+type Header struct {
+	IRVersion int64
+	Tensors   []Tensor // in the file's order; no name twice
+	// External are the files of external data as the model names them:
+	// slash-separated paths below its folder, cleaned.
+	External  []string
+	Quantized bool // some node computes with quantized weights
+	Metadata  []KV // in the file's order
+
+	coded  []coded // what Values decodes
+	values int64   // bytes of that
+}
+
+// KV is one thing that a model says about itself.
+type KV struct{ Key, Value string }
+
+// Read reads and checks the header of an open file. It does not open external
+// files: the caller checks their sizes.
+// Errors: invalid_checkpoint, unsupported (over our limits, sparse tensors,
+// texts), and the source's.
+func Read(ctx context.Context, r source.Reader) (*Header, error) {
+	h, err := Parse(readerAt{ctx, r}, r.File().Size)
+	return h, inFile(err, r)
+}
+
+func inFile(err error, r source.Reader) error {
+	var e *recovery.Error
+	if errors.As(err, &e) && e.File == "" {
+		e.Op, e.File = "open", r.File().Name
+	}
+	return err
+}
+
+// readerAt is a source's file as the standard library reads it.
+type readerAt struct {
+	ctx context.Context
+	r   source.Reader
+}
+
+func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.r.ReadAt(r.ctx, p, off); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// parser reads one model.
+type parser struct {
+	window
+	h         *Header
+	dims      []int64          // backs the shapes
+	external  map[string]int32 // index of a file in h.External
+	words     map[string]string
+	graphs    int32 // seen so far
+	depth     int
+	operands  []string // second operands of matrix products
+	seenModel bool
+}
+
+// Fields of ModelProto.
+const (
+	modelIRVersion       field = 1
+	modelProducer        field = 2
+	modelProducerVersion field = 3
+	modelDomain          field = 4
+	modelVersion         field = 5
+	modelGraph           field = 7
+	modelOpsets          field = 8
+	modelMetadata        field = 14
+	modelFunctions       field = 25
+)
+
+// Parse reads and checks the header of a file of the given size in bytes.
+// Errors: invalid_checkpoint, unsupported, and those of r.
+func Parse(r io.ReaderAt, size int64) (*Header, error) {
+	p := &parser{window: window{r: r, size: size}, h: &Header{}, external: map[string]int32{}, words: map[string]string{}, graphs: 1}
+	if err := p.message(size, p.model); err != nil {
+		return nil, err
+	}
+	if !p.seenModel || p.h.IRVersion <= 0 {
+		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "it has no graph or no IR version: truncated, or no ONNX model")
+	}
+	if err := p.names(); err != nil {
+		return nil, err
+	}
+	return p.h, nil
+}
+
+func (p *parser) model(v value) error {
+	switch v.field {
+	case modelIRVersion:
+		p.h.IRVersion = int64(v.num)
+		return p.saysNumber("ir_version", v)
+	case modelProducer:
+		return p.says("producer_name", v)
+	case modelProducerVersion:
+		return p.says("producer_version", v)
+	case modelDomain:
+		return p.says("domain", v)
+	case modelVersion:
+		return p.saysNumber("model_version", v)
+	case modelGraph:
+		if !v.bytes() {
+			return nil
+		}
+		p.seenModel = true
+		return p.graph(v.stop, 0)
+	case modelOpsets:
+		return p.opset(v)
+	case modelMetadata:
+		kv, err := p.entry(v)
+		if err == nil && kv.Key != "" {
+			p.h.Metadata = append(p.h.Metadata, kv)
+		}
+		return err
+	case modelFunctions:
+		if v.bytes() {
+			return p.function(v.stop)
+		}
+	}
+	return nil
+}
+
+// says notes a text that the model has about itself.
+func (p *parser) says(key string, v value) error {
+	if !v.bytes() {
+		return nil
+	}
+	s, err := p.text(v.stop)
+	if err == nil && s != "" {
+		p.h.Metadata = append(p.h.Metadata, KV{key, s})
+	}
+	return err
+}
+
+func (p *parser) saysNumber(key string, v value) error {
+	if !v.bytes() && v.num != 0 {
+		p.h.Metadata = append(p.h.Metadata, KV{key, strconv.FormatInt(int64(v.num), 10)})
+	}
+	return nil
+}
+
+// opset reads an OperatorSetIdProto.
+func (p *parser) opset(v value) error {
+	if !v.bytes() {
+		return nil
+	}
+	domain, version := "", int64(0)
+	err := p.message(v.stop, func(v value) (err error) {
+		switch {
+		case v.field == 1 && v.bytes():
+			domain, err = p.text(v.stop)
+		case v.field == 2 && v.number():
+			version = int64(v.num)
+		}
+		return err
+	})
+	if domain == "" {
+		domain = "ai.onnx"
+	}
+	p.h.Metadata = append(p.h.Metadata, KV{"opset." + domain, strconv.FormatInt(version, 10)})
+	return err
+}
+
+// entry reads a StringStringEntryProto. A text that is too long to be shown is
+// told by its length.
+func (p *parser) entry(v value) (kv KV, err error) {
+	if !v.bytes() {
+		return kv, nil
+	}
+	err = p.message(v.stop, func(v value) (err error) {
+		switch {
+		case !v.bytes():
+		case v.field == 1:
+			kv.Key, err = p.word(v.stop)
+		case v.field == 2 && v.stop-p.off > MaxTextBytes:
+			kv.Value = "(" + strconv.FormatInt(v.stop-p.off, 10) + " bytes of text)"
+		case v.field == 2 && kv.Key == "location": // many tensors name one file
+			kv.Value, err = p.word(v.stop)
+		case v.field == 2:
+			kv.Value, err = p.text(v.stop)
+		}
+		return err
+	})
+	return kv, err
+}
+
+// names makes the tensors' names distinct and says which are transposed.
+func (p *parser) names() error {
+	ts := p.h.Tensors
+	order := make([]int32, len(ts))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	byName := func(a, b int32) int {
+		return cmp.Or(strings.Compare(ts[a].Name, ts[b].Name), cmp.Compare(ts[a].graph, ts[b].graph))
+	}
+	slices.SortFunc(order, byName)
+	slices.Sort(p.operands)
+	renamed := false
+	for len(order) > 0 {
+		name, n := ts[order[0]].Name, 1
+		for n < len(order) && ts[order[n]].Name == name {
+			n++
+		}
+		_, transposed := slices.BinarySearch(p.operands, name)
+		for i, at := range order[:n] {
+			t := &ts[at]
+			t.Transposed = transposed && len(t.Shape) == 2
+			if i > 0 && ts[order[i-1]].graph == t.graph {
+				return badTensor(name, "it is there twice")
+			}
+		}
+		for _, at := range order[:n] {
+			if t := &ts[at]; n > 1 && t.graph > 0 {
+				t.Name, renamed = "graph"+strconv.Itoa(int(t.graph))+"/"+name, true
+			}
+		}
+		order = order[n:]
+	}
+	if !renamed {
+		return nil
+	}
+	names := make([]string, len(ts))
+	for i := range ts {
+		names[i] = ts[i].Name
+	}
+	slices.Sort(names)
+	for i := 1; i < len(names); i++ {
+		if names[i] == names[i-1] {
+			return badTensor(names[i], "it is there twice, once as what a tensor inside a node is called")
+		}
+	}
+	return nil
+}
+
+func badTensor(name, format string, args ...any) error {
+	e := recovery.Errorf(recovery.InvalidCheckpoint, format, args...)
+	e.Tensor = name
+	return e
+}
+
+func unsupportedTensor(name, format string, args ...any) error {
+	e := recovery.Errorf(recovery.Unsupported, format, args...)
+	e.Tensor = name
+	return e
+}
