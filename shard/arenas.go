@@ -44,7 +44,7 @@ func (b *builder) straddles() {
 	tp := b.plan.Options.Layout.TP
 	for i := range b.plan.Tensors {
 		t := &b.plan.Tensors[i]
-		if t.Rule != Rowwise {
+		if t.Rule == Replicated {
 			continue
 		}
 		for rank := range tp {

@@ -14,59 +14,83 @@ func (c *cutter) check(t *Tensor, r rule, module string) error {
 	if c.tp == 1 {
 		return nil
 	}
+	out, in := t.axes()
 	switch t.Rule {
 	case Colwise:
 		if r.heads {
 			return c.checkHeads(t, module, c.heads.q, false)
 		}
-		return c.divides(t, t.Rows, "rows")
+		return c.divides(t, out)
 	case KVHeads:
 		return c.checkHeads(t, module, c.heads.kv, true)
 	case Rowwise:
-		return c.divides(t, t.Cols, "columns")
+		return c.divides(t, in)
 	}
 	return nil
 }
 
-// checkHeads checks a tensor whose rows are n heads, 0 where unknown. shared
+// checkHeads checks a tensor whose outputs are n heads, 0 where unknown. shared
 // says that several ranks may hold the same head.
 func (c *cutter) checkHeads(t *Tensor, module string, n int64, shared bool) error {
+	out, _ := t.axes()
 	switch {
 	case n <= 0:
 		c.plain[module] = true
-		return c.divides(t, t.Rows, "rows")
-	case t.Rows%n != 0:
-		return invalid(t.Name, "%d rows are not a whole number for each of %d heads", t.Rows, n)
+		return c.divides(t, out)
+	case out.n%n != 0:
+		return invalid(t.Name, "%d %s are not a whole number for each of %d heads", out.n, out.name, n)
 	case n%c.tp == 0, shared && c.tp%n == 0:
 		return nil
 	}
 	return usage(t.Name, fmt.Sprintf("tp %d would", gcd(n, c.tp)), "%d heads do not divide over tp %d", n, c.tp)
 }
 
-func (c *cutter) divides(t *Tensor, n int64, what string) error {
-	if n%c.tp == 0 {
+// divides checks that an axis divides over the group.
+func (c *cutter) divides(t *Tensor, a axis) error {
+	if a.n%c.tp == 0 {
 		return nil
 	}
-	return usage(t.Name, fmt.Sprintf("tp %d would", gcd(n, c.tp)), "%d %s do not divide over tp %d", n, what, c.tp)
+	return usage(t.Name, fmt.Sprintf("tp %d would", gcd(a.n, c.tp)), "%d %s do not divide over tp %d", a.n, a.name, c.tp)
+}
+
+// axis is the rows or the columns of a tensor.
+type axis struct {
+	n    int64
+	name string
+}
+
+// axes returns a weight's outputs and its inputs: rows and columns, or the
+// reverse where it is stored transposed.
+func (t *Tensor) axes() (out, in axis) {
+	out, in = axis{t.Rows, "rows"}, axis{t.Cols, "columns"}
+	if t.Transposed {
+		return in, out
+	}
+	return out, in
 }
 
 // slice returns what the given rank of the group holds of a tensor that has
 // been checked, without its place in the arena.
 func (c *cutter) slice(t *Tensor, rank int64) Slice {
-	rows, cols := Span{0, t.Rows}, Span{0, t.Cols}
+	outputs, inputs := t.axes()
+	out, in := Span{0, outputs.n}, Span{0, inputs.n}
 	switch t.Rule {
 	case Colwise:
-		rows = even(t.Rows, c.tp, rank)
+		out = even(outputs.n, c.tp, rank)
 	case KVHeads:
 		parts := c.tp
 		if kv := c.heads.kv; kv > 0 && kv < c.tp {
 			parts = kv
 		}
-		rows = even(t.Rows, parts, rank/(c.tp/parts))
+		out = even(outputs.n, parts, rank/(c.tp/parts))
 	case Vocab:
-		rows = short(t.Rows, c.tp, rank)
+		out = short(outputs.n, c.tp, rank)
 	case Rowwise:
-		cols = even(t.Cols, c.tp, rank)
+		in = even(inputs.n, c.tp, rank)
+	}
+	rows, cols := out, in
+	if t.Transposed {
+		rows, cols = in, out
 	}
 	return Slice{Rows: rows, Cols: cols, Held: cols.cover(cutAlign(t.Layout), t.Cols)}
 }

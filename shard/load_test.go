@@ -27,7 +27,7 @@ func (s *stored) add(file int, gap int64, name string, d dtype.Type, shape ...in
 	if err != nil {
 		panic(err)
 	}
-	size, err := d.Bytes(n)
+	size, err := d.PaddedBytes(n)
 	if err != nil {
 		panic(err)
 	}

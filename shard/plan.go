@@ -67,17 +67,18 @@ type Note struct {
 
 // Tensor is a stored tensor and what it becomes.
 type Tensor struct {
-	Name   string       `json:"name"`
-	DType  dtype.Type   `json:"dtype"` // stored
-	Shape  []int64      `json:"shape"`
-	File   int          `json:"file"`
-	Offset int64        `json:"offset"`
-	Bytes  int64        `json:"bytes"`
-	Rows   int64        `json:"rows"`
-	Cols   int64        `json:"cols"`
-	Rule   Rule         `json:"rule"`
-	Scheme string       `json:"scheme"` // what it becomes
-	Layout quant.Layout `json:"-"`      // derived from Scheme, DType and Cols
+	Name       string       `json:"name"`
+	DType      dtype.Type   `json:"dtype"` // stored
+	Shape      []int64      `json:"shape"`
+	Transposed bool         `json:"transposed,omitempty"` // a weight stored [in, out]: Rule is for its transpose
+	File       int          `json:"file"`
+	Offset     int64        `json:"offset"`
+	Bytes      int64        `json:"bytes"`
+	Rows       int64        `json:"rows"`
+	Cols       int64        `json:"cols"`
+	Rule       Rule         `json:"rule"`
+	Scheme     string       `json:"scheme"` // what it becomes
+	Layout     quant.Layout `json:"-"`      // derived from Scheme, DType and Cols
 }
 
 // Rule is how a tensor is divided over the ranks of a tp group.

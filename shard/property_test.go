@@ -24,6 +24,15 @@ func drawStored(t *rapid.T) *stored {
 	add := func(name string, d dtype.Type, shape ...int64) {
 		s.add(rapid.IntRange(0, files-1).Draw(t, "file"), rapid.SampledFrom([]int64{0, 0, 0, 8}).Draw(t, "gap"), name, d, shape...)
 	}
+	// A linear layer's weight is stored [out, in] or, as ONNX has it, [in, out].
+	weight := func(name string, d dtype.Type, out, in int64) {
+		if !rapid.Bool().Draw(t, "transposed") {
+			add(name, d, out, in)
+			return
+		}
+		add(name, d, in, out)
+		s.ix.Tensors[len(s.ix.Tensors)-1].Transposed = true
+	}
 	kv := rapid.SampledFrom([]int64{1, 2, 4}).Draw(t, "kv")
 	a := &s.ix.Architecture
 	*a = checkpoint.Architecture{Name: "llama", Heads: kv * rapid.SampledFrom([]int64{1, 2, 4}).Draw(t, "group"), KVHeads: kv}
@@ -37,14 +46,14 @@ func drawStored(t *rapid.T) *stored {
 	for l := range layers {
 		p := fmt.Sprintf("model.layers.%d.", l)
 		add(p+"input_layernorm.weight", d, hidden)
-		add(p+"self_attn.q_proj.weight", d, a.Heads*dim, hidden)
+		weight(p+"self_attn.q_proj.weight", d, a.Heads*dim, hidden)
 		add(p+"self_attn.q_proj.bias", d, a.Heads*dim)
-		add(p+"self_attn.k_proj.weight", d, kv*dim, hidden)
-		add(p+"self_attn.v_proj.weight", d, kv*dim, hidden)
+		weight(p+"self_attn.k_proj.weight", d, kv*dim, hidden)
+		weight(p+"self_attn.v_proj.weight", d, kv*dim, hidden)
 		add(p+"self_attn.v_proj.bias", floats.Draw(t, "bias"), kv*dim)
-		add(p+"self_attn.o_proj.weight", d, hidden, a.Heads*dim)
-		add(p+"mlp.gate_proj.weight", d, inter, hidden)
-		add(p+"mlp.down_proj.weight", rapid.SampledFrom([]dtype.Type{dtype.F32, dtype.BF16, dtype.F4, dtype.F6E2M3, dtype.I8}).Draw(t, "down"), hidden, inter)
+		weight(p+"self_attn.o_proj.weight", d, hidden, a.Heads*dim)
+		weight(p+"mlp.gate_proj.weight", d, inter, hidden)
+		weight(p+"mlp.down_proj.weight", rapid.SampledFrom([]dtype.Type{dtype.F32, dtype.BF16, dtype.F4, dtype.F6E2M3, dtype.I8}).Draw(t, "down"), hidden, inter)
 		add(p+"mlp.down_proj.bias", d, hidden)
 	}
 	add("model.norm.weight", d, hidden)
@@ -52,11 +61,12 @@ func drawStored(t *rapid.T) *stored {
 	add("odd.empty", d, 3, 0)
 	add("odd.cube", d, 2, 3, 4)
 	add("odd.nibbles", dtype.F4, 2, 3)
+	add("odd.padded", dtype.I4, 3, 3)
 	if rapid.Bool().Draw(t, "long") {
 		add("odd.long", d, 2, 40000)
 	}
 	if rapid.Bool().Draw(t, "head") {
-		add("lm_head.weight", d, vocab, hidden)
+		weight("lm_head.weight", d, vocab, hidden)
 	}
 	return s
 }

@@ -63,7 +63,7 @@ func (b *builder) valid(t *checkpoint.Tensor) error {
 	if err != nil {
 		return invalid(t.Name, "%w", err)
 	}
-	size, err := t.DType.Bytes(n)
+	size, err := t.DType.PaddedBytes(n)
 	elements, _ := t.DType.Block()
 	switch {
 	case err != nil:
@@ -124,7 +124,7 @@ func (b *builder) dropTied(all []part) []part {
 // tensor decides how a tensor is cut and what it becomes.
 func (b *builder) tensor(p *part) (Tensor, error) {
 	s := p.source
-	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), File: s.File, Offset: s.Offset, Bytes: s.Bytes,
+	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, File: s.File, Offset: s.Offset, Bytes: s.Bytes,
 		Rows: 1, Cols: 1, Rule: p.rule.weight}
 	if t.Shape == nil {
 		t.Shape = []int64{}
@@ -139,7 +139,8 @@ func (b *builder) tensor(p *part) (Tensor, error) {
 	}
 	if elements, _ := t.DType.Block(); t.Cols%elements != 0 {
 		// A row ends inside a byte: no row can be read without its neighbour.
-		t.Rows, t.Cols = 1, t.Rows*t.Cols
+		// What fills up the last byte is read and placed too.
+		t.Rows, t.Cols = 1, (t.Rows*t.Cols+elements-1)/elements*elements
 		if t.Rule != Replicated {
 			t.Rule = Replicated
 			b.flat = append(b.flat, t.Name)
@@ -149,7 +150,7 @@ func (b *builder) tensor(p *part) (Tensor, error) {
 	if isLinear {
 		b.linear++
 	}
-	reason, err := b.pol.apply(&t, isLinear)
+	reason, err := b.become(&t, isLinear)
 	if err != nil {
 		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name, Err: err}
 	}
@@ -157,4 +158,13 @@ func (b *builder) tensor(p *part) (Tensor, error) {
 		b.plan.Fallbacks = append(b.plan.Fallbacks, Note{t.Name, fmt.Sprintf("becomes %s: %s", t.Scheme, reason)})
 	}
 	return t, b.cut.check(&t, p.rule, p.module)
+}
+
+// become decides what a tensor becomes. Schemes that scale rows or divide them
+// into blocks mean those of [out, in]: what is stored [in, out] stays as it is.
+func (b *builder) become(t *Tensor, isLinear bool) (reason string, err error) {
+	if !t.Transposed || !t.DType.Float() || b.pol.scope != pure && (b.pol.scope != linear || !isLinear) {
+		return b.pol.apply(t, isLinear)
+	}
+	return fmt.Sprintf("it is stored [in, out], and %s works along the inputs of each output", b.pol.scheme.Name()), b.pol.set(t, b.pol.none)
 }
