@@ -137,7 +137,7 @@ func (n names) fill(ix *Index, a *Architecture, whole bool) {
 	}
 	for _, t := range ix.Tensors {
 		if _, rest, ok := LayerOf(t.Name); ok && rest == gateName && len(t.Shape) == 2 {
-			a.Intermediate = cmp.Or(a.Intermediate, t.Shape[0])
+			a.Intermediate = cmp.Or(a.Intermediate, t.outIn()[0])
 			break
 		}
 	}

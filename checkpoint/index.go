@@ -9,7 +9,7 @@ import (
 
 // Index is everything a checkpoint says about itself, validated.
 type Index struct {
-	Format       string            `json:"format"`  // "safetensors" or "gguf"
+	Format       string            `json:"format"`  // "safetensors", "gguf" or "onnx"
 	Files        []source.File     `json:"files"`   // those that hold tensors, in shard order
 	Tensors      []Tensor          `json:"tensors"` // by file, then offset
 	Architecture Architecture      `json:"architecture"`
@@ -22,12 +22,15 @@ type Index struct {
 // GGUF file of the Llama family it has the name that Hugging Face gives it,
 // but the rows of query and key projections stay in ggml's order.
 type Tensor struct {
-	Name   string     `json:"name"`
-	DType  dtype.Type `json:"dtype"`
-	Shape  []int64    `json:"shape"`  // see safetensors.Tensor for dimensions above 2^63-1
-	File   int        `json:"file"`   // index into Index.Files
-	Offset int64      `json:"offset"` // absolute, in the file
-	Bytes  int64      `json:"bytes"`
+	Name  string     `json:"name"`
+	DType dtype.Type `json:"dtype"`
+	Shape []int64    `json:"shape"` // see safetensors.Tensor for dimensions above 2^63-1
+	// Transposed says that a weight of a linear layer is stored [in, out], as
+	// the second operand of a matrix product, and not [out, in].
+	Transposed bool  `json:"transposed,omitempty"`
+	File       int   `json:"file"`   // index into Index.Files
+	Offset     int64 `json:"offset"` // absolute, in the file
+	Bytes      int64 `json:"bytes"`
 }
 
 // Architecture is what names and config.json, or a GGUF file's metadata, tell

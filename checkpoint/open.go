@@ -19,6 +19,8 @@ const (
 	singleName     = "model.safetensors"
 	indexSuffix    = ".safetensors.index.json"
 	ggufSuffix     = ".gguf"
+	onnxSuffix     = ".onnx"
+	onnxName       = "model.onnx"
 	configName     = "config.json"
 	maxIndexBytes  = safetensors.MaxHeaderBytes
 	maxConfigBytes = 4 << 20
@@ -28,6 +30,7 @@ const (
 const (
 	FormatSafetensors = "safetensors"
 	FormatGGUF        = "gguf"
+	FormatONNX        = "onnx"
 )
 
 // sideNames are the files that engines expect beside the weights.
@@ -39,10 +42,11 @@ var sideNames = []string{
 
 // Open reads the headers of the checkpoint that src names and checks every
 // claim in them. The source's entry decides where it names a file: one
-// .safetensors file, the index of a sharded checkpoint, or a .gguf file, with
-// the other parts where it is one of a split model. In a folder it is
-// model.safetensors, else the one index, else the one .safetensors file, else
-// the one GGUF model.
+// .safetensors file, the index of a sharded checkpoint, a .gguf file, with the
+// other parts where it is one of a split model, or an .onnx file, with its
+// external data. In a folder it is model.safetensors, else the one index, else
+// the one .safetensors file, else the one GGUF model, else model.onnx or the
+// one .onnx file.
 //
 // Errors: invalid_checkpoint with file and, where it is known, tensor and
 // bytes; unsupported for other formats; not_found where there is nothing to
@@ -62,17 +66,20 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 			ix.SideFiles = append(ix.SideFiles, f)
 		}
 	}
-	if strings.HasSuffix(name, ggufSuffix) {
+	sharded := strings.HasSuffix(name, indexSuffix)
+	switch {
+	case strings.HasSuffix(name, ggufSuffix):
 		ix.Format = FormatGGUF
 		if err := openGGUF(ctx, src, files, ix, name); err != nil {
 			return nil, err
 		}
 		return ix, nil
-	}
-	sharded := strings.HasSuffix(name, indexSuffix)
-	if sharded {
+	case strings.HasSuffix(name, onnxSuffix):
+		ix.Format = FormatONNX
+		err = openONNX(ctx, src, ix, name)
+	case sharded:
 		err = openShards(ctx, src, ix, name)
-	} else {
+	default:
 		err = openSingle(ctx, src, ix, name)
 	}
 	if err != nil {
@@ -80,7 +87,7 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 	}
 	// A single file that the user named may be one shard of a model: layers
 	// may be missing from it. From a checkpoint they may not.
-	whole := sharded || src.Entry() == ""
+	whole := sharded || src.Entry() == "" || ix.Format == FormatONNX
 	if err := describe(ctx, src, ix, whole); err != nil {
 		return nil, err
 	}
@@ -90,12 +97,14 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 // choose returns the file that a checkpoint is opened by.
 func choose(src source.Source, files []source.File) (string, error) {
 	if entry := src.Entry(); entry != "" {
-		if strings.HasSuffix(entry, ".safetensors") || strings.HasSuffix(entry, indexSuffix) || strings.HasSuffix(entry, ggufSuffix) {
-			return entry, nil
+		for _, suffix := range []string{".safetensors", indexSuffix, ggufSuffix, onnxSuffix} {
+			if strings.HasSuffix(entry, suffix) {
+				return entry, nil
+			}
 		}
 		return "", unsupported(src, entry)
 	}
-	var indexes, tensors, others []string
+	var indexes, tensors, onnxs, others []string
 	ggufs := map[ggufSet]string{} // a file of each
 	for _, f := range files {
 		switch {
@@ -108,6 +117,8 @@ func choose(src source.Source, files []source.File) (string, error) {
 		case strings.HasSuffix(f.Name, ggufSuffix):
 			set, _ := ggufSetOf(f.Name)
 			ggufs[set] = f.Name
+		case strings.HasSuffix(f.Name, onnxSuffix):
+			onnxs = append(onnxs, f.Name)
 		case slices.Contains(otherFormats, path.Ext(f.Name)):
 			others = append(others, f.Name)
 		}
@@ -129,15 +140,22 @@ func choose(src source.Source, files []source.File) (string, error) {
 	case len(ggufs) > 1:
 		return "", &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: src.URI(),
 			Err: fmt.Errorf("%d GGUF models in one folder", len(ggufs)), Hint: "name the file to open"}
+	case slices.Contains(onnxs, onnxName):
+		return onnxName, nil
+	case len(onnxs) == 1:
+		return onnxs[0], nil
+	case len(onnxs) > 1:
+		return "", &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: src.URI(),
+			Err: fmt.Errorf("%d ONNX models in one folder, and no %s", len(onnxs), onnxName), Hint: "name the file to open"}
 	case len(others) > 0:
 		return "", unsupported(src, others[0])
 	}
 	return "", &recovery.Error{Class: recovery.NotFound, Op: "open", File: src.URI(),
-		Err: errors.New("no checkpoint in this folder"), Hint: "it should hold model.safetensors, model.safetensors.index.json and its shards, or a .gguf file"}
+		Err: errors.New("no checkpoint in this folder"), Hint: "it should hold model.safetensors, model.safetensors.index.json and its shards, a .gguf or an .onnx file"}
 }
 
 // otherFormats are endings of checkpoints that this version does not read.
-var otherFormats = []string{".onnx", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+var otherFormats = []string{".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 
 func unsupported(src source.Source, name string) error {
 	e := &recovery.Error{Class: recovery.Unsupported, Op: "open", File: name,
@@ -145,7 +163,7 @@ func unsupported(src source.Source, name string) error {
 		Hint: "convert the checkpoint to safetensors"}
 	if !slices.Contains(otherFormats, path.Ext(name)) {
 		e.Err = errors.New("not a checkpoint by its name")
-		e.Hint = "name a .safetensors file, an index, a .gguf file or their folder"
+		e.Hint = "name a .safetensors file, an index, a .gguf or an .onnx file, or their folder"
 	}
 	return e
 }

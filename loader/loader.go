@@ -170,6 +170,11 @@ func handOver(node *Node, ranks []job.RankStatus, p model.Parts) (*model.Model, 
 
 // baseName names a model by its folder, or by its file without the extension.
 func baseName(uri string) string {
-	base := path.Base(strings.TrimRight(uri, "/"))
-	return strings.TrimSuffix(strings.TrimSuffix(base, ".index.json"), ".safetensors")
+	base := strings.TrimSuffix(path.Base(strings.TrimRight(uri, "/")), ".index.json")
+	for _, suffix := range []string{".safetensors", ".gguf", ".onnx"} {
+		if name, ok := strings.CutSuffix(base, suffix); ok {
+			return name
+		}
+	}
+	return base
 }

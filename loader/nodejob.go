@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/quant"
@@ -63,7 +64,7 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 	if err != nil {
 		return nil, err
 	}
-	j.src = source.Limit(src, s.LimitRate)
+	j.src = checkpoint.WithValues(source.Limit(src, s.LimitRate))
 	j.ctx, j.cancel = context.WithCancelCause(context.Background())
 	for range s.Plan.Files {
 		j.readers = append(j.readers, &lazyReader{})

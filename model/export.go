@@ -30,8 +30,8 @@ const (
 // them is stored as compressed-tensors defines it. Each file appears whole or
 // not at all.
 //
-// Errors: usage where safetensors has no layout for the scheme, or another
-// model's config.json lies there; and those of writing.
+// Errors: those of Exportable; usage where another model's config.json lies
+// there; and those of writing.
 func (m *Model) Export(ctx context.Context, path string) error {
 	if err := Exportable(m.parts.Plan); err != nil {
 		return err
@@ -70,10 +70,15 @@ func (m *Model) exported(tensor int) []quant.Plane {
 	return planes
 }
 
-// Exportable says, with class usage, why Export would refuse what a plan makes:
-// for some scheme safetensors has no layout.
+// Exportable says why Export would refuse what a plan makes: with class usage
+// where safetensors has no layout for a scheme; with class unsupported where it
+// has none of a tensor's element type, or where engines would take a weight
+// that is stored [in, out], under its name, for [out, in].
 func Exportable(p *shard.Plan) error {
 	for _, t := range p.Tensors {
+		if why := notExported(&t); why != nil {
+			return &recovery.Error{Class: recovery.Unsupported, Op: "export", Tensor: t.Name, Err: why}
+		}
 		switch scheme, _, _ := strings.Cut(t.Scheme, "+"); scheme {
 		case "none", "f32", "f16", "bf16", "int8":
 		default:
@@ -81,6 +86,17 @@ func Exportable(p *shard.Plan) error {
 				Err:  fmt.Errorf("safetensors has no layout for %s", t.Scheme),
 				Hint: "export int8, f16, bf16 or f32; writing GGUF comes in a later version"}
 		}
+	}
+	return nil
+}
+
+// notExported says why a tensor cannot be written as it is stored.
+func notExported(t *shard.Tensor) error {
+	switch {
+	case t.Transposed:
+		return errors.New("it is stored [in, out], as the second operand of a matrix product, and safetensors have weights [out, in]")
+	case t.Scheme == "none" && !t.DType.Safetensors():
+		return fmt.Errorf("safetensors has no element type %s", t.DType)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -163,7 +164,7 @@ func (b *builder) tensor(p *part) (Tensor, error) {
 // become decides what a tensor becomes. Schemes that scale rows or divide them
 // into blocks mean those of [out, in]: what is stored [in, out] stays as it is.
 func (b *builder) become(t *Tensor, isLinear bool) (reason string, err error) {
-	if !t.Transposed || !t.DType.Float() || b.pol.scope != pure && (b.pol.scope != linear || !isLinear) {
+	if !t.Transposed || !t.DType.Float() || b.pol.target != quant.Matrices && (b.pol.target != quant.Linear || !isLinear) {
 		return b.pol.apply(t, isLinear)
 	}
 	return fmt.Sprintf("it is stored [in, out], and %s works along the inputs of each output", b.pol.scheme.Name()), b.pol.set(t, b.pol.none)

@@ -16,6 +16,7 @@ import (
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/shard"
 )
 
 // testdata is the shared test data's folder.
@@ -243,6 +244,28 @@ func TestInspect(t *testing.T) {
 	in := mustJSON[inspection](t, "inspect", filepath.Join(testdata(t), "stories260K", "hf-bf16"))
 	if in.Format != "safetensors" || in.Architecture.Name != "llama" || in.Parameters != 260032 || in.Bytes != 2*260032 || in.Quantized || len(in.Tensors) != 47 {
 		t.Errorf("%+v", in)
+	}
+}
+
+// TestONNX: an ONNX model is shown, planned and loaded, as a file and as a
+// folder.
+func TestONNX(t *testing.T) {
+	folder := filepath.Join(testdata(t), "stories260K", "onnx-external")
+	for _, model := range []string{folder, filepath.Join(folder, "model.onnx")} {
+		in := mustJSON[inspection](t, "inspect", model)
+		if in.Format != "onnx" || in.Architecture.Name != "llama" || in.Parameters != 260032 || in.Bytes != 4*260032 || in.Quantized || len(in.Tensors) != 47 || in.Metadata["producer_name"] != "own-script" {
+			t.Errorf("%+v", in)
+		}
+		if p := mustJSON[shard.Plan](t, "plan", model, "--tp", "2"); p.ReadBytes != in.Bytes || len(p.Ranks) != 2 {
+			t.Errorf("plan reads %d bytes for %d ranks", p.ReadBytes, len(p.Ranks))
+		}
+		if j := mustJSON[messages.Job](t, "load", model, "--once", "--tp", "2", "--quant", "q8_0"); j.State != messages.StateReady || j.ReadAmplification != 1 {
+			t.Errorf("report %+v", j)
+		}
+	}
+	code, _, stderr := gantry(t, "load", filepath.Join(folder, "weights.bin"), "--once")
+	if code != exit.Checkpoint || !strings.Contains(lastLine(stderr), "weights.bin") {
+		t.Errorf("weights alone: exit %d, %s", code, stderr)
 	}
 }
 
