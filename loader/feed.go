@@ -1,9 +1,11 @@
 package loader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"unsafe"
 
@@ -20,6 +22,9 @@ type feed struct {
 	batches [][]span
 	slab    int64 // bytes
 	scratch int64 // bytes
+
+	stream io.ReadCloser // over the batches that lie side by side; nil: none is open
+	next   int64         // offset in the file of its next byte
 }
 
 // newFeed opens the chunk's file and divides the runs into reads.
@@ -34,7 +39,7 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 	}
 	// Two slabs of every chunk in work must fit the budget, or little else
 	// would: the smaller the budget, the smaller the reads.
-	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.node.slots))))
+	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.job.slots))))
 	for _, b := range f.batches {
 		if f.mapper == nil && !keepsBytes(b) {
 			f.slab = max(f.slab, batchBytes(b))
@@ -47,14 +52,15 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 func (f *feed) need() int64 { return f.slab + f.scratch }
 
 // run reads and transforms everything.
-func (f *feed) run(ctx context.Context, buffer []byte) error {
+func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
+	defer func() { err = cmp.Or(err, f.endStream()) }()
 	x := &transform{scratch: buffer[f.slab:f.need()]}
-	for _, b := range f.batches {
+	for i, b := range f.batches {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		n := batchBytes(b)
-		if err := f.batch(ctx, x, b, f.load.chunk.Offset+b[0].at, buffer[:f.slab]); err != nil {
+		if err := f.batch(ctx, x, i, buffer[:f.slab]); err != nil {
 			return f.locate(ctx, b, n, err)
 		}
 		f.load.read += n
@@ -62,9 +68,44 @@ func (f *feed) run(ctx context.Context, buffer []byte) error {
 	return nil
 }
 
-// batch reads a batch, which lies at off of the file, and transforms it.
-func (f *feed) batch(ctx context.Context, x *transform, b []span, off int64, slab []byte) error {
-	n := batchBytes(b)
+// read fills p with what follows in the file at off, where batch i begins. A
+// stream is opened for all batches that lie side by side from there on, so
+// that a remote source has one request to answer, not one for each slab.
+func (f *feed) read(ctx context.Context, i int, p []byte, off int64) (err error) {
+	if f.stream == nil || f.next != off {
+		if err := f.endStream(); err != nil {
+			return err
+		}
+		end := off
+		for _, b := range f.batches[i:] {
+			if f.load.chunk.Offset+b[0].at != end {
+				break
+			}
+			end += batchBytes(b)
+		}
+		if f.stream, err = source.Stream(ctx, f.reader, off, end-off); err != nil {
+			return err
+		}
+		f.next = off
+	}
+	n, err := io.ReadFull(f.stream, p)
+	f.next += int64(n)
+	return err
+}
+
+func (f *feed) endStream() error {
+	if f.stream == nil {
+		return nil
+	}
+	s := f.stream
+	f.stream = nil
+	return s.Close()
+}
+
+// batch reads batch i and transforms it.
+func (f *feed) batch(ctx context.Context, x *transform, i int, slab []byte) error {
+	b := f.batches[i]
+	n, off := batchBytes(b), f.load.chunk.Offset+b[0].at
 	if f.mapper != nil {
 		src, err := f.mapper.Range(off, n)
 		if err != nil {
@@ -76,13 +117,13 @@ func (f *feed) batch(ctx context.Context, x *transform, b []span, off int64, sla
 		return f.mapper.Verify()
 	}
 	if keepsBytes(b) {
-		if err := f.reader.ReadAt(ctx, x.first(b[0]), off); err != nil {
+		if err := f.read(ctx, i, x.first(b[0]), off); err != nil {
 			return err
 		}
 		x.stored(b[0])
 		return nil
 	}
-	if err := f.reader.ReadAt(ctx, slab[:n], off); err != nil {
+	if err := f.read(ctx, i, slab[:n], off); err != nil {
 		return err
 	}
 	x.batch(b, slab)

@@ -104,8 +104,8 @@ func (l *chunkLoad) begin(ctx context.Context, dests []Dest) error {
 // some holds none.
 func (l *chunkLoad) fill(ctx context.Context) error {
 	select {
-	case l.node.slots <- struct{}{}:
-		defer func() { <-l.node.slots }()
+	case l.job.slots <- struct{}{}:
+		defer func() { <-l.job.slots }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

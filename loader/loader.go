@@ -132,7 +132,7 @@ func (l *Loader) place(ctx context.Context, uri, name string, started time.Time,
 	}()
 
 	self := job.WorkerUp{Worker: job.Worker{Name: jobID, Incarnation: 1},
-		Window: window(runtime.GOMAXPROCS(0), plan.Options.ChunkBytes)}
+		Window: window(runtime.GOMAXPROCS(0), uri, plan.Options.ChunkBytes)}
 	for _, d := range devices {
 		self.Rooms = append(self.Rooms, job.Room{Device: d.ID, Bytes: d.Free})
 	}

@@ -26,6 +26,10 @@ type NodeOptions struct {
 	NewArena func(id string, bytes int64) (device.Arena, error)
 }
 
+// linksAtOnce is how many chunks of remote sources are worked on at once: they
+// wait for the network more than for a core, and each request a round trip.
+const linksAtOnce = 16
+
 // DefaultStaging is the default staging budget.
 const DefaultStaging = 256 << 20
 
@@ -36,6 +40,7 @@ type Node struct {
 	opts    NodeOptions
 	staging *staging
 	slots   chan struct{} // one token for each chunk being transformed
+	links   chan struct{} // the same for chunks of remote sources
 
 	mu   sync.Mutex
 	jobs map[string]*nodeJob
@@ -57,7 +62,7 @@ func NewNode(o NodeOptions) *Node {
 	if o.NewArena == nil {
 		o.NewArena = device.NewArena
 	}
-	return &Node{opts: o, staging: newStaging(o.Staging), slots: make(chan struct{}, o.Parallel), jobs: map[string]*nodeJob{}}
+	return &Node{opts: o, staging: newStaging(o.Staging), slots: make(chan struct{}, o.Parallel), links: make(chan struct{}, max(o.Parallel, linksAtOnce)), jobs: map[string]*nodeJob{}}
 }
 
 // JobSpec is what a node must know of a job before it works for it.
@@ -88,6 +93,10 @@ func (n *Node) Open(ctx context.Context, s JobSpec) error {
 	j, err := newNodeJob(ctx, s, n.opts.Open)
 	if err != nil {
 		return err
+	}
+	j.slots = n.slots
+	if source.Remote(j.src.URI()) {
+		j.slots = n.links
 	}
 	n.mu.Lock()
 	other := n.jobs[s.ID]

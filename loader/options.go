@@ -133,6 +133,9 @@ func (o *options) source(ctx context.Context, uri string, s recovery.Strategy) (
 
 // window is how many stored bytes may be under way at once. Staging bounds
 // memory; this only keeps the list of chunks in work short.
-func window(parallel int, chunkBytes int64) int64 {
+func window(parallel int, uri string, chunkBytes int64) int64 {
+	if source.Remote(uri) {
+		parallel = max(parallel, linksAtOnce/2)
+	}
 	return min(int64(2*parallel)*chunkBytes, math.MaxInt64/2)
 }

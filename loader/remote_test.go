@@ -2,6 +2,7 @@ package loader
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,9 +11,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/model"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -89,6 +92,87 @@ type sent struct {
 func (w sent) Write(p []byte) (int, error) {
 	w.bytes.Add(int64(len(p)))
 	return w.ResponseWriter.Write(p)
+}
+
+// TestRemoteRequests: a load asks once for each chunk, and for no byte twice.
+func TestRemoteRequests(t *testing.T) {
+	dir := synth(t, 1)
+	var bytes, requests atomic.Int64
+	files := http.FileServer(http.Dir(dir))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ".safetensors") {
+			requests.Add(1)
+			w = sent{w, &bytes}
+		}
+		files.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	l := New(WithQuantization(quant.Config{Scheme: "q8_0"}), WithLayout(shard.Layout{TP: 2}))
+	plan, err := l.Plan(t.Context(), server.URL+"/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	planning, planned := bytes.Swap(0), requests.Swap(0)
+	m, err := l.Load(t.Context(), server.URL+"/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	// Both plan; besides, each file is opened with a request for a byte.
+	extra := int64(len(plan.Files))
+	if got, want := requests.Load()-planned, int64(len(plan.Chunks))+extra; got > want {
+		t.Errorf("%d requests for %d chunks of %d files", got, len(plan.Chunks), extra)
+	}
+	if got := bytes.Load() - planning; got != plan.StoredBytes+extra {
+		t.Errorf("%d bytes sent for %d stored", got, plan.StoredBytes)
+	}
+	if len(plan.Chunks) < 4 || m.Report().ReadAmplification() != 1 {
+		t.Errorf("%d chunks, read amplification %g", len(plan.Chunks), m.Report().ReadAmplification())
+	}
+}
+
+// BenchmarkLink loads over a link on which each request waits for 20 ms first,
+// and compares with one request for the whole file.
+func BenchmarkLink(b *testing.B) {
+	dir := synth(b, 9)
+	files := http.FileServer(http.Dir(dir))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(20 * time.Millisecond)
+		files.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	uri := server.URL + "/model.safetensors"
+	b.Run("one-get", func(b *testing.B) {
+		slab := make([]byte, slabBytes)
+		for b.Loop() {
+			r, err := http.Get(uri)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r.Body}, slab)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(n)
+			r.Body.Close()
+		}
+	})
+	_, ix := open(b, uri)
+	plan := build(b, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: "q8_0"})
+	b.Run("load-phase", func(b *testing.B) {
+		b.SetBytes(plan.StoredBytes)
+		for b.Loop() {
+			b.StopTimer()
+			m := newTeam(b, uri, plan, 1, NodeOptions{})
+			b.StartTimer()
+			m.chunks(b.Context())
+			b.StopTimer()
+			if err := m.nodes[0].Close("j"); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
 }
 
 // TestRemoteIndexReadsHeadersOnly: planning asks for headers, and one byte to

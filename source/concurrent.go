@@ -1,6 +1,9 @@
 package source
 
-import "context"
+import (
+	"context"
+	"io"
+)
 
 // Concurrent lets at most n operations on s and its readers be under way at
 // once; the others wait for their turn or the end of their context. Its
@@ -44,6 +47,21 @@ func (s concurrent) Open(ctx context.Context, name string) (Reader, error) {
 type concurrentReader struct {
 	Reader
 	turns turns
+}
+
+// Stream has a turn until it is closed.
+func (r concurrentReader) Stream(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	select {
+	case r.turns <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s, err := Stream(ctx, r.Reader, off, n)
+	if err != nil {
+		<-r.turns
+		return nil, err
+	}
+	return &passed{ReadCloser: s, close: func() { <-r.turns }}, nil
 }
 
 func (r concurrentReader) ReadAt(ctx context.Context, p []byte, off int64) error {

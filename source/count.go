@@ -2,13 +2,14 @@ package source
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
 )
 
 // Counter adds up what was read. It may be used for several sources at once.
 type Counter struct {
 	Opens atomic.Int64 // files opened
-	Reads atomic.Int64 // ReadAt calls that succeeded
+	Reads atomic.Int64 // ReadAt calls that succeeded, and streams
 	Bytes atomic.Int64 // what they read
 }
 
@@ -28,6 +29,24 @@ func (s counted) Open(ctx context.Context, name string) (Reader, error) {
 	}
 	s.c.Opens.Add(1)
 	return countedReader{r, s.c}, nil
+}
+
+// Stream counts as one read, once it gives its first byte.
+func (r countedReader) Stream(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	s, err := Stream(ctx, r.Reader, off, n)
+	if err != nil {
+		return nil, err
+	}
+	begun := false
+	return &passed{ReadCloser: s, read: func(p []byte) (int, error) {
+		n, err := s.Read(p)
+		if n > 0 && !begun {
+			begun = true
+			r.c.Reads.Add(1)
+		}
+		r.c.Bytes.Add(int64(n))
+		return n, err
+	}}, nil
 }
 
 type countedReader struct {

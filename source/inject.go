@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/gantry-ml/gantry/recovery"
@@ -48,6 +49,30 @@ func (r faultyReader) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := r.Reader.ReadAt(ctx, p, off); err != nil {
 		return err
 	}
+	spoil(corrupt, p, off)
+	return nil
+}
+
+// Stream takes each Read for a read.
+func (r faultyReader) Stream(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	s, err := Stream(ctx, r.Reader, off, n)
+	if err != nil {
+		return nil, err
+	}
+	return &passed{ReadCloser: s, read: func(p []byte) (int, error) {
+		corrupt, err := r.faults.before(ctx, "read", r.File().Name, off, int64(len(p)))
+		if err != nil {
+			return 0, err
+		}
+		n, err := s.Read(p)
+		spoil(corrupt, p[:n], off)
+		off += int64(n)
+		return n, err
+	}}, nil
+}
+
+// spoil inverts what the rules say of the bytes p, which lie at off.
+func spoil(corrupt []*rule, p []byte, off int64) {
 	for _, c := range corrupt {
 		start, stop := int64(0), int64(len(p))
 		if c.ranged {
@@ -57,7 +82,6 @@ func (r faultyReader) ReadAt(ctx context.Context, p []byte, off int64) error {
 			p[i] = ^p[i]
 		}
 	}
-	return nil
 }
 
 // before does what the rules say about an operation on n bytes from off, and

@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"errors"
+	"io"
 
 	"golang.org/x/time/rate"
 
@@ -46,16 +47,45 @@ type limitedReader struct {
 // ReadAt waits for the bytes, then reads them. A deadline that would pass
 // while it waits fails it at once, with class timeout.
 func (r limitedReader) ReadAt(ctx context.Context, p []byte, off int64) error {
-	for left := len(p); left > 0; {
-		n := min(left, r.limiter.Burst())
-		if err := r.limiter.WaitN(ctx, n); err != nil {
+	if err := r.wait(ctx, off, len(p)); err != nil {
+		return err
+	}
+	return r.Reader.ReadAt(ctx, p, off)
+}
+
+// Stream waits for the bytes of each Read before it.
+func (r limitedReader) Stream(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	s, err := Stream(ctx, r.Reader, off, n)
+	if err != nil {
+		return nil, err
+	}
+	left := n
+	return &passed{ReadCloser: s, read: func(p []byte) (int, error) {
+		if p = p[:min(int64(len(p)), left)]; len(p) == 0 {
+			return s.Read(p)
+		}
+		if err := r.wait(ctx, off, len(p)); err != nil {
+			return 0, err
+		}
+		// What was waited for is read: a short read would be waited for twice.
+		got, err := io.ReadFull(s, p)
+		off, left = off+int64(got), left-int64(got)
+		return got, err
+	}}, nil
+}
+
+// wait returns when n bytes, from off of the file, may be read.
+func (r limitedReader) wait(ctx context.Context, off int64, n int) error {
+	for left := n; left > 0; {
+		part := min(left, r.limiter.Burst())
+		if err := r.limiter.WaitN(ctx, part); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return &recovery.Error{Class: recovery.Timeout, Op: "read", File: r.File().Name, Offset: off, Length: int64(len(p)),
+			return &recovery.Error{Class: recovery.Timeout, Op: "read", File: r.File().Name, Offset: off, Length: int64(n),
 				Err: errors.New("the rate limit does not allow it before its deadline"), Hint: "raise --limit-rate"}
 		}
-		left -= n
+		left -= part
 	}
-	return r.Reader.ReadAt(ctx, p, off)
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -98,6 +99,58 @@ func (s retried) Open(ctx context.Context, name string) (Reader, error) {
 type retriedReader struct {
 	Reader
 	r *retrier
+}
+
+// Stream goes on where it broke off: what has come is not asked for again.
+// Tries count anew with each byte that comes.
+func (r retriedReader) Stream(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	s := &retriedStream{ctx: ctx, r: r, off: off, left: n}
+	if err := r.r.do(ctx, s.open); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// retriedStream is a stream that is opened again after an error.
+type retriedStream struct {
+	ctx       context.Context
+	r         retriedReader
+	off, left int64
+	from      io.ReadCloser // nil: to be opened
+}
+
+func (s *retriedStream) open() (err error) {
+	if s.from == nil {
+		s.from, err = Stream(s.ctx, s.r.Reader, s.off, s.left)
+	}
+	return err
+}
+
+func (s *retriedStream) Read(p []byte) (n int, err error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	err = s.r.r.do(s.ctx, func() error {
+		if err := s.open(); err != nil {
+			return err
+		}
+		got, err := s.from.Read(p)
+		if n = got; n > 0 || err == nil {
+			s.off, s.left = s.off+int64(n), s.left-int64(n)
+			return nil // an error besides comes again with the next Read
+		}
+		_ = s.from.Close() // it has failed already
+		s.from = nil
+		return err
+	})
+	return n, err
+}
+
+func (s *retriedStream) Close() error {
+	if s.from == nil {
+		return nil
+	}
+	return s.from.Close()
 }
 
 func (r retriedReader) ReadAt(ctx context.Context, p []byte, off int64) error {

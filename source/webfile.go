@@ -45,15 +45,24 @@ func (f *webFile) Close() error { return nil }
 
 // ReadAt implements Reader.
 func (f *webFile) ReadAt(ctx context.Context, p []byte, off int64) error {
-	if err := ctx.Err(); err != nil {
+	s, err := f.Stream(ctx, off, int64(len(p)))
+	if err != nil {
 		return err
 	}
-	n := int64(len(p))
-	if off < 0 || off > f.file.Size || n > f.file.Size-off {
-		return f.at(off, n, f.changed("the range is not in the file, which has %d bytes", f.file.Size))
+	_, err = io.ReadFull(s, p)
+	return cmp.Or(err, s.Close())
+}
+
+// Stream implements Streamer: one request.
+func (f *webFile) Stream(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if off < 0 || n < 0 || off > f.file.Size || n > f.file.Size-off {
+		return nil, f.at(off, n, f.changed("the range is not in the file, which has %d bytes", f.file.Size))
 	}
 	if n == 0 {
-		return nil
+		return io.NopCloser(strings.NewReader("")), nil
 	}
 	u, validator, direct := f.target()
 	a, err := f.ask(ctx, u, off, n, validator)
@@ -63,11 +72,40 @@ func (f *webFile) ReadAt(ctx context.Context, p []byte, off int64) error {
 		direct = false
 		a, err = f.ask(ctx, f.url, off, n, "")
 	}
-	if err != nil {
-		return f.at(off, n, err)
+	if err == nil {
+		if err = f.check(a, off, n, validator, direct); err == nil {
+			return &webStream{f, a, off, n}, nil
+		}
+		a.Close()
 	}
-	defer a.Close()
-	return f.at(off, n, f.fill(a, p, off, validator, direct))
+	return nil, f.at(off, n, err)
+}
+
+// webStream is the body of an answer that check has found right.
+type webStream struct {
+	f         *webFile
+	a         *answer
+	off, left int64
+}
+
+func (s *webStream) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	if err := s.a.parent.Err(); err != nil {
+		return 0, err // net/http ends what it reads some time later
+	}
+	n, err := s.a.Read(p[:min(int64(len(p)), s.left)])
+	s.off, s.left = s.off+int64(n), s.left-int64(n)
+	if err != nil && s.left > 0 {
+		return n, s.f.at(s.off, s.left, s.a.failure(err))
+	}
+	return n, nil
+}
+
+func (s *webStream) Close() error {
+	s.a.Close()
+	return nil
 }
 
 func (f *webFile) ask(ctx context.Context, u *url.URL, off, n int64, validator string) (*answer, error) {
@@ -78,10 +116,9 @@ func (f *webFile) ask(ctx context.Context, u *url.URL, off, n int64, validator s
 	return f.web.get(ctx, u, h)
 }
 
-// fill checks an answer and reads p from it. A direct one must have the
-// validator that was known when it was asked for.
-func (f *webFile) fill(a *answer, p []byte, off int64, known string, direct bool) error {
-	n := int64(len(p))
+// check sees to it that an answer's body goes on with the n bytes from off. A
+// direct one must have the validator that was known when it was asked for.
+func (f *webFile) check(a *answer, off, n int64, known string, direct bool) error {
 	skip := int64(0)
 	switch a.StatusCode {
 	case http.StatusPartialContent:
@@ -112,9 +149,6 @@ func (f *webFile) fill(a *answer, p []byte, off int64, known string, direct bool
 		f.remember(a, validator)
 	}
 	if _, err := io.CopyN(io.Discard, a, skip); err != nil {
-		return a.failure(err)
-	}
-	if _, err := io.ReadFull(a, p); err != nil {
 		return a.failure(err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -53,6 +54,7 @@ func Run(t *testing.T, open func(t *testing.T, dir string) source.Source) {
 	t.Run("Files", func(t *testing.T) { testFiles(t, s, files) })
 	t.Run("ReadAt", func(t *testing.T) { testReadAt(t, s, files) })
 	t.Run("Ranges", func(t *testing.T) { testRanges(t, s) })
+	t.Run("Stream", func(t *testing.T) { testStream(t, s, files) })
 	t.Run("Concurrent", func(t *testing.T) { testConcurrent(t, s, files) })
 	t.Run("Names", func(t *testing.T) { testNames(t, s) })
 	t.Run("Cancelled", func(t *testing.T) { testCancelled(t, s) })
@@ -133,6 +135,76 @@ func testRanges(t *testing.T, s source.Source) {
 		}
 	}
 }
+
+func testStream(t *testing.T, s source.Source, files map[string][]byte) {
+	for name, data := range files {
+		r := openFile(t, s, name)
+		n := int64(len(data))
+		for _, span := range [][2]int64{{0, n}, {0, 0}, {n, n}, {max(n-1, 0), n}, {n / 3, n / 2}} {
+			stream, err := source.Stream(context.Background(), r, span[0], span[1]-span[0])
+			if err != nil {
+				t.Fatalf("%s %v: %v", name, span, err)
+			}
+			// One byte more than a page, so that reads end anywhere.
+			got, err := io.ReadAll(pieces{stream, 4097})
+			if err != nil || !bytes.Equal(got, data[span[0]:span[1]]) {
+				t.Errorf("%s %v: %d bytes, %v", name, span, len(got), err)
+			}
+			if err := stream.Close(); err != nil {
+				t.Errorf("%s %v: close: %v", name, span, err)
+			}
+		}
+	}
+	r := openFile(t, s, "model.safetensors")
+	n := r.File().Size
+	for _, span := range [][2]int64{{n, 1}, {n - 1, 2}, {-1, 1}, {1, 1 << 62}} {
+		stream, err := source.Stream(context.Background(), r, span[0], span[1])
+		if err == nil {
+			_, err = io.ReadAll(stream)
+			stream.Close()
+		}
+		if recovery.ClassOf(err) != recovery.SourceChanged {
+			t.Errorf("%d bytes at %d of %d: got %v, want source_changed", span[1], span[0], n, err)
+		}
+	}
+	testStreamLeft(t, r)
+}
+
+// testStreamLeft leaves streams before their end: given up, and cancelled.
+func testStreamLeft(t *testing.T, r source.Reader) {
+	for range 40 { // more than any source has turns
+		stream, err := source.Stream(context.Background(), r, 0, r.File().Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(stream, make([]byte, 10)); err != nil {
+			t.Error(err)
+		}
+		if err := stream.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stream, err := source.Stream(ctx, r, 0, r.File().Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := io.ReadAll(stream); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := stream.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+// pieces reads at most n bytes at a time.
+type pieces struct {
+	r io.Reader
+	n int
+}
+
+func (p pieces) Read(b []byte) (int, error) { return p.r.Read(b[:min(len(b), p.n)]) }
 
 func testConcurrent(t *testing.T, s source.Source, files map[string][]byte) {
 	data := files["model.safetensors"]
