@@ -224,6 +224,9 @@ func TestTopologyDoesNotChangeBytes(t *testing.T) {
 			}
 			for _, tp := range []int{1, 2, 4} {
 				for _, nodes := range []int{1, 3} {
+					if dir != "hf-f32" && (tp == 2 || nodes != tp-1 && nodes != tp) {
+						continue // one rank on one node, four on three
+					}
 					t.Run(fmt.Sprintf("%s/%s/tp%d/nodes%d", dir, scheme, tp, nodes), func(t *testing.T) {
 						plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: tp}, Scheme: scheme, ChunkBytes: 64 << 10})
 						m := newTeam(t, path, plan, nodes, NodeOptions{Staging: 2 << 20})
@@ -314,17 +317,24 @@ func longRows(t testing.TB, cols int64) string {
 // Rows that take several chunks, and cuts inside blocks, change no byte.
 func TestLongRowsAndStraddles(t *testing.T) {
 	// Longer than a chunk; half of a row is no whole number of blocks.
-	for32, for256 := longRows(t, 32*1251), longRows(t, 256*157)
+	paths := map[int64]string{} // by block
 	for _, scheme := range quant.Names() {
-		path := for32
-		if strings.HasSuffix(scheme, "_K") {
-			path = for256
+		s, err := quant.Parse(scheme)
+		if err != nil {
+			t.Fatal(err)
 		}
+		l, err := s.Layout(dtype.F32, 1024)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block := max(l.Align, 32)
+		if paths[block] == "" {
+			paths[block] = longRows(t, block*(40000/block|1))
+		}
+		path := paths[block]
 		src, ix := open(t, path)
 		plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme, ChunkBytes: shard.MinChunkBytes})
-		if s, err := quant.Parse(scheme); err != nil {
-			t.Fatal(err)
-		} else if l, err := s.Layout(dtype.F32, 1024); err != nil || (l.Align > 1) != (len(plan.Straddles) > 0) {
+		if (l.Align > 1) != (len(plan.Straddles) > 0) {
 			t.Errorf("%s: straddles %v", scheme, plan.Straddles)
 		}
 		for _, nodes := range []int{1, 2} {

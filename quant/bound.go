@@ -80,3 +80,13 @@ func searchBound(ofRange, ofAbsmax, small float64) func([]float32) float64 {
 		return ofRange*(float64(max(most, 0))-float64(min(least, 0))) + ofAbsmax*m + small
 	}
 }
+
+// halfStep is the bound of values that are rounded to a step, of which codes
+// reach as far as steps. It is infinite where the outermost of them overflows
+// F32.
+func halfStep(step, steps float64) float64 {
+	if step*(steps+1)/2*rounded >= math.MaxFloat32 {
+		return math.Inf(1)
+	}
+	return step / 2 * (1 + 0x1p-12)
+}

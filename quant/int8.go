@@ -91,6 +91,6 @@ func (rowInt8) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int)
 
 func (rowInt8) Bound(dst []float64, src []float32, rows, cols int) {
 	boundRuns(dst, src[:rows*cols], cols, func(row []float32) float64 {
-		return max(absmax(row)/int8Range, int8MinScale) / 2 * rounded
+		return halfStep(max(absmax(row)/int8Range, int8MinScale), 255)
 	})
 }

@@ -15,6 +15,11 @@ var schemes = []Scheme{
 	cast{dtype.F16},
 	cast{dtype.BF16},
 	rowInt8{},
+	packed{name: "int4", bits: 4, symmetric: true, group: 128},
+	packed{name: "int2", bits: 2, symmetric: true, group: 128},
+	sign{},
+	fp8{to: dtype.F8E4M3},
+	fp8{to: dtype.F8E5M2},
 	q8_0{},
 	q4_0{},
 	q4_1{},
@@ -27,6 +32,10 @@ var schemes = []Scheme{
 	q6K{},
 	iq4_nl{},
 	mxfp4{},
+	nf4{},
+	nbits{bits: 4, block: nbitsBlock, symmetric: true},
+	nbits{bits: 8, block: nbitsBlock, symmetric: true},
+	custom{packed{bits: 4, symmetric: true, group: 128}},
 }
 
 // tuned is a scheme with parameters, which --quant writes after its name, as

@@ -15,9 +15,9 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	for _, name := range Names() {
+	for i, name := range Names() {
 		s, err := Parse(name)
-		if err != nil || s.Name() != name {
+		if err != nil || s != schemes[i] {
 			t.Errorf("Parse(%q) = %v, %v", name, s, err)
 		}
 	}
@@ -48,6 +48,17 @@ func TestLayout(t *testing.T) {
 		{scheme: "int8", from: dtype.BF16, cols: 172, want: Layout{Align: 1, Scope: Row, Planes: []Plane{
 			{DType: dtype.I8, Cols: 1, Unit: 1}, {Role: Scales, Suffix: "_scale", DType: dtype.F32, Unit: 4}}}},
 		{scheme: "int8", from: dtype.F8E4M3, cols: 172, fails: true},
+		{scheme: "int4", from: dtype.BF16, cols: 256, want: Layout{Align: 128, Planes: []Plane{
+			{Suffix: "_packed", DType: dtype.I32, Cols: 8, Unit: 4}, {Role: Scales, Suffix: "_scale", DType: dtype.F32, Cols: 128, Unit: 4}}}},
+		{scheme: "int4", from: dtype.BF16, cols: 60, want: Layout{Align: 8, Scope: Row, Planes: []Plane{
+			{Suffix: "_packed", DType: dtype.I32, Cols: 8, Unit: 4}, {Role: Scales, Suffix: "_scale", DType: dtype.F32, Unit: 4}}}},
+		{scheme: "int4", from: dtype.BF16, cols: 172, fails: true},
+		{scheme: "int2", from: dtype.BF16, cols: 172, fails: true},
+		{scheme: "custom:bits=3,symmetric=false,group=48", from: dtype.F32, cols: 96, want: Layout{Align: 96, Planes: []Plane{
+			{Suffix: "_packed", DType: dtype.I32, Cols: 32, Unit: 12}, {Role: Scales, Suffix: "_scale", DType: dtype.F32, Cols: 48, Unit: 4},
+			{Role: ZeroPoints, Suffix: "_zero_point", DType: dtype.I8, Cols: 48, Unit: 1}}}},
+		{scheme: "custom:bits=3", from: dtype.F32, cols: 80, fails: true},
+		{scheme: "custom:group=0", from: dtype.I8, cols: 64, fails: true},
 		{scheme: "q8_0", from: dtype.F16, cols: 64, want: Layout{Align: 32, Planes: weight(dtype.U8, 32, 34)}},
 		{scheme: "q8_0", from: dtype.F16, cols: 172, fails: true},
 		{scheme: "q8_0", from: dtype.Bool, cols: 64, fails: true},
@@ -126,14 +137,10 @@ func rowValues(t *rapid.T, n int) []float32 {
 // TestErrorBounds holds that no value decodes further from what it was than
 // Bound says, whatever the values, and that Bound says something useful.
 func TestErrorBounds(t *testing.T) {
-	for _, s := range schemes {
+	for _, s := range variants(t) {
 		t.Run(s.Name(), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
-				l, err := s.Layout(dtype.F32, superLen)
-				if err != nil {
-					rt.Fatal(err)
-				}
-				rows, cols := rapid.IntRange(1, 2).Draw(rt, "rows"), max(int(l.Align), blockLen)
+				rows, cols := rapid.IntRange(1, 2).Draw(rt, "rows"), width(t, s)
 				var x []float32
 				for range rows {
 					x = append(x, rowValues(rt, cols)...)
@@ -157,8 +164,8 @@ func TestErrorBounds(t *testing.T) {
 
 // TestNoBound holds that nothing is promised where a value is not finite.
 func TestNoBound(t *testing.T) {
-	for _, s := range schemes {
-		x := make([]float32, superLen)
+	for _, s := range variants(t) {
+		x := make([]float32, width(t, s))
 		x[3] = float32(math.NaN())
 		bound := make([]float64, len(x))
 		if s.Bound(bound, x, 1, len(x)); !math.IsInf(bound[3], 1) {
@@ -170,14 +177,11 @@ func TestNoBound(t *testing.T) {
 // TestPieces holds that a tensor encoded in runs of rows, and in runs of
 // aligned columns where a row may be cut, equals the tensor encoded whole.
 func TestPieces(t *testing.T) {
-	for _, s := range schemes {
+	for _, s := range variants(t) {
 		t.Run(s.Name(), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				from := rapid.SampledFrom(floats).Draw(rt, "from")
-				rows, cols := rapid.IntRange(1, 5).Draw(rt, "rows"), blockLen*rapid.IntRange(1, 4).Draw(rt, "blocks")
-				if l, err := s.Layout(from, superLen); err == nil && l.Align == superLen {
-					cols *= superLen / blockLen
-				}
+				rows, cols := rapid.IntRange(1, 5).Draw(rt, "rows"), width(t, s)/2*rapid.IntRange(1, 4).Draw(rt, "blocks")
 				src := randomFloats(rapid.Uint64().Draw(rt, "seed"), from, rows*cols)
 				whole := encode(t, s, src, from, rows, cols)
 				l, err := s.Layout(from, int64(cols))
@@ -277,8 +281,9 @@ func TestExtremes(t *testing.T) {
 
 // TestAllocs holds that encoding and decoding allocate nothing.
 func TestAllocs(t *testing.T) {
-	const rows, cols = 4, superLen
-	for _, s := range schemes {
+	const rows = 4
+	for _, s := range variants(t) {
+		cols := width(t, s)
 		for _, from := range floats {
 			src := randomFloats(1, from, rows*cols)
 			dst := encode(t, s, src, from, rows, cols)

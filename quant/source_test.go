@@ -65,15 +65,12 @@ func TestCastIsElementwise(t *testing.T) {
 // TestSourceTypes holds that what a tensor becomes depends on its values, not
 // on the type that held them.
 func TestSourceTypes(t *testing.T) {
-	for _, s := range schemes {
-		rows, cols := 3, 64
+	for _, s := range variants(t) {
 		switch s.(type) {
 		case none, cast:
 			continue
-		case rowInt8, q8_0:
-		default:
-			rows, cols = 1, superLen
 		}
+		rows, cols := 2, width(t, s)
 		for _, from := range floats {
 			for name, src := range adversaries(6, from, rows*cols) {
 				eachTwin(t, s.Name()+"/"+from.String()+"/"+name, func(t *testing.T) {

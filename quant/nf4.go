@@ -1,0 +1,128 @@
+package quant
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/gantry-ml/gantry/dtype"
+)
+
+// nf4 is bitsandbytes' NormalFloat4 (Dettmers et al., "QLoRA", 2023): 16 levels
+// at the quantiles of a normal distribution, and an F32 absmax for each block
+// of 64 values. A byte has value 2i in its high and value 2i+1 in its low four
+// bits. Blocks run along rows, which is how bitsandbytes has them too where
+// rows divide into blocks.
+//
+//	q = the level nearest to x × (1 / max(absmax, 1e-38)), the lower one of two as near
+//	x ≈ absmax × level(q), off by at most 0.152 × absmax, half of the widest gap
+//
+// Source: bitsandbytes, backends/default/ops.py (quantize_4bit,
+// dequantize_4bit), csrc/kernels.cu (dQuantizeNF4), functional.py (QuantState:
+// the names that a file has). Absmax is not quantized again ("double
+// quantization" is its option).
+//
+// A block that holds a NaN or an infinity gets the absmax NaN and the codes of
+// zero.
+type nf4 struct{}
+
+const (
+	nf4Block     = 64
+	nf4Zero      = 7     // the code of level 0
+	nf4MinAbsmax = 1e-38 // whose inverse F32 holds
+)
+
+var nf4Levels = [16]float32{
+	-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+	-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
+	0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+	0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
+}
+
+// nf4Middles are halfway between each level and the next, rounded as
+// dQuantizeNF4 has them.
+var nf4Middles = [15]float32{
+	-0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544,
+	-0.23460740596055984, -0.13791173323988914, -0.045525018125772476, 0.03979014977812767,
+	0.1202552504837513, 0.2035212516784668, 0.2920137718319893, 0.3893125355243683,
+	0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
+}
+
+func (nf4) Name() string { return "nf4" }
+
+func (nf4) Target() Target { return Linear }
+
+func (s nf4) Layout(from dtype.Type, cols int64) (Layout, error) {
+	if err := checkFloat(s, from); err != nil {
+		return Layout{}, err
+	}
+	if err := checkCols(s, cols, nf4Block); err != nil {
+		return Layout{}, err
+	}
+	return Layout{Align: nf4Block, Planes: []Plane{
+		{DType: dtype.U8, Cols: 2, Unit: 1},
+		{Role: Scales, Suffix: ".absmax", DType: dtype.F32, Cols: nf4Block, Unit: 4},
+	}}, nil
+}
+
+func (nf4) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	in := nf4Block * from.Size()
+	for i := range rows * cols / nf4Block {
+		block := src[i*in:][:in]
+		out := dst[0][i*nf4Block/2:][:nf4Block/2]
+		most := kernel.absmax(block, from)
+		if most >= infBits {
+			most = nanBits
+			for j := range out {
+				out[j] = nf4Zero<<4 | nf4Zero
+			}
+		} else {
+			encodeNF4(out, block, from, math.Float32frombits(most))
+		}
+		binary.LittleEndian.PutUint32(dst[1][4*i:], most)
+	}
+}
+
+func encodeNF4(out, block []byte, from dtype.Type, absmax float32) {
+	inverse := 1 / max(absmax, nf4MinAbsmax)
+	var f [tile]float32
+	for len(block) > 0 {
+		nextTile(&f, &block, from)
+		for j := range tile / 2 {
+			out[j] = nf4Code(float32(f[2*j]*inverse))<<4 | nf4Code(float32(f[2*j+1]*inverse))
+		}
+		out = out[tile/2:]
+	}
+}
+
+// nf4Code returns how many middles are below y.
+func nf4Code(y float32) uint8 {
+	l := 0
+	for step := len(nf4Levels) / 2; step > 0; step /= 2 {
+		if y > nf4Middles[l+step-1] {
+			l += step
+		}
+	}
+	return uint8(l)
+}
+
+func (nf4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
+	for i := range rows * cols / nf4Block {
+		absmax := math.Float32frombits(binary.LittleEndian.Uint32(src[1][4*i:]))
+		out := (*[nf4Block]float32)(dst[i*nf4Block:])
+		for j, q := range src[0][i*nf4Block/2:][:nf4Block/2] {
+			out[2*j] = float32(nf4Levels[q>>4] * absmax)
+			out[2*j+1] = float32(nf4Levels[q&15] * absmax)
+		}
+	}
+}
+
+func (nf4) Bound(dst []float64, src []float32, rows, cols int) {
+	widest := float64(nf4Levels[1]-nf4Levels[0]) / 2
+	boundRuns(dst, src[:rows*cols], nf4Block, func(block []float32) float64 {
+		m := absmax(block)
+		if m < nf4MinAbsmax {
+			return m
+		}
+		return m * widest * rounded
+	})
+}

@@ -1,0 +1,318 @@
+package quant
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strconv"
+
+	"github.com/gantry-ml/gantry/dtype"
+)
+
+// packed is int4, int2 and custom: integers of 2 to 8 bits with an F32 scale
+// for each group of columns, in the layout that compressed-tensors calls
+// pack-quantized: weight_packed, I32 [out, in × bits / 32], weight_scale, F32
+// [out, in / group], and where it is not symmetric weight_zero_point.
+//
+//	symmetric:  scale = absmax / (2^bits - 1) × 2          zero = 0
+//	otherwise:  scale = (max - min) / (2^bits - 1)         zero = roundHalfEven(-2^(bits-1) - min / scale)
+//	q = roundHalfEven(clamp(x / scale + zero, -2^(bits-1), 2^(bits-1) - 1))
+//	x ≈ (q - zero) × scale, off by at most scale / 2 and its rounding
+//
+// max and min are at least and at most 0, and a scale is at least 2⁻²³, as
+// int8's. Column i of a row has bits [i × bits, (i + 1) × bits) of the row's
+// words, low bits first, and holds q + 2^(bits-1); a row ends with whole words.
+// A row that is shorter than a group is one group, and with group 0 each row
+// is. Zero points are kept as one I8 each; the published layout, which packs
+// those of several rows into a word, is for export.
+//
+// Source: compressed-tensors, compressors/pack_quantized (pack_to_int32) and
+// quantization/utils/helpers.py (calculate_qparams). Its scales are F16, BF16
+// or F32; F32 for int8's reasons.
+//
+// A group that holds a NaN or an infinity gets the scale NaN and zeros.
+type packed struct {
+	name      string
+	bits      int
+	symmetric bool
+	group     int // columns; 0: the row
+}
+
+// maxGroup keeps the columns of a group, and of the words it ends in, far from
+// an int's end.
+const maxGroup = 1 << 20
+
+func (s packed) Name() string { return s.name }
+
+func (packed) Target() Target { return Linear }
+
+// custom is packed with its bits, symmetry and group given in its name.
+type custom struct{ packed }
+
+func (s custom) Name() string {
+	return fmt.Sprintf("custom:bits=%d,symmetric=%t,group=%d", s.bits, s.symmetric, s.group)
+}
+
+func (custom) form() string { return "bits=2..8,symmetric=true|false,group=N" }
+
+func (s custom) with(key, value string) (Scheme, error) {
+	var err error
+	switch key {
+	case "bits":
+		s.bits, err = parseInt(value, 2, 8)
+	case "symmetric":
+		s.symmetric, err = parseBool(value)
+	case "group":
+		s.group, err = parseInt(value, 0, maxGroup)
+	default:
+		err = fmt.Errorf("want bits, symmetric or group")
+	}
+	return s, err
+}
+
+// parseInt reads a parameter that is a number.
+func parseInt(s string, least, most int) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < least || n > most || strconv.Itoa(n) != s {
+		return 0, fmt.Errorf("want a number from %d to %d", least, most)
+	}
+	return n, nil
+}
+
+// parseBool reads a parameter that is true or false.
+func parseBool(s string) (bool, error) {
+	if s != "true" && s != "false" {
+		return false, fmt.Errorf("want true or false")
+	}
+	return s == "true", nil
+}
+
+// words returns the smallest run of columns that is whole I32 words, and how
+// many of them.
+func (s packed) words() (cols, words int) {
+	for cols = 4; cols*s.bits%32 != 0; {
+		cols *= 2
+	}
+	return cols, cols * s.bits / 32
+}
+
+func (s custom) Layout(from dtype.Type, cols int64) (Layout, error) {
+	s.name = s.Name() // which errors say
+	return s.packed.Layout(from, cols)
+}
+
+func (s packed) Layout(from dtype.Type, cols int64) (Layout, error) {
+	if err := checkFloat(s, from); err != nil {
+		return Layout{}, err
+	}
+	run, words := s.words()
+	if words == 1 { // the last word of a row need not be full
+		run = 1
+	}
+	if err := checkCols(s, cols, int64(run)); err != nil {
+		return Layout{}, err
+	}
+	l := Layout{Scope: Row, Align: 1}
+	unit := int64(0)
+	if s.group > 0 && cols > int64(s.group) {
+		if err := checkCols(s, cols, int64(s.group)); err != nil {
+			return Layout{}, err
+		}
+		l.Scope, l.Align, unit = Block, int64(s.group), int64(s.group)
+	}
+	full, _ := s.words()
+	l.Align = lcm(l.Align, int64(full))
+	l.Planes = []Plane{
+		{Suffix: "_packed", DType: dtype.I32, Cols: int64(full), Unit: int64(4 * words)},
+		{Role: Scales, Suffix: "_scale", DType: dtype.F32, Cols: unit, Unit: 4},
+	}
+	if !s.symmetric {
+		l.Planes = append(l.Planes, Plane{Role: ZeroPoints, Suffix: "_zero_point", DType: dtype.I8, Cols: unit, Unit: 1})
+	}
+	return l, nil
+}
+
+func lcm(a, b int64) int64 {
+	x, y := a, b
+	for y != 0 {
+		x, y = y, x%y
+	}
+	return a / x * b
+}
+
+// groups returns how many groups a row, or a part of one, has, and their
+// columns.
+func (s packed) groups(cols int) (n, size int) {
+	if s.group == 0 || cols <= s.group {
+		return 1, cols
+	}
+	return cols / s.group, s.group
+}
+
+// rowBytes returns the bytes of a row's words.
+func (s packed) rowBytes(cols int) int { return (cols*s.bits + 31) / 32 * 4 }
+
+func (s packed) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	n, size := s.groups(cols)
+	in := size * from.Size()
+	for r := range rows {
+		w := bitWriter{out: dst[0][r*s.rowBytes(cols):][:s.rowBytes(cols)]}
+		for g := range n {
+			at := r*n + g
+			group := src[at*in:][:in]
+			scale, zero := s.params(group, from)
+			binary.LittleEndian.PutUint32(dst[1][4*at:], math.Float32bits(scale))
+			if !s.symmetric {
+				dst[2][at] = byte(int8(zero))
+			}
+			s.write(&w, group, from, scale, zero)
+		}
+		w.flush()
+	}
+}
+
+// params chooses a group's scale and zero point.
+func (s packed) params(group []byte, from dtype.Type) (scale, zero float32) {
+	steps := float32(int(1)<<s.bits - 1)
+	if s.symmetric {
+		absmax := kernel.absmax(group, from)
+		if absmax >= infBits {
+			return math.Float32frombits(nanBits), 0
+		}
+		return max(float32(math.Float32frombits(absmax)/(steps/2)), int8MinScale), 0
+	}
+	least, most, finite := rangeWithZero(group, from)
+	if !finite {
+		return math.Float32frombits(nanBits), 0
+	}
+	scale = max(stepOf(least, most, steps), int8MinScale)
+	low := -float32(int(1) << (s.bits - 1))
+	return scale, roundEven(low - float32(least/scale))
+}
+
+// stepOf returns (most - least) / steps, also where the difference alone would
+// overflow.
+func stepOf(least, most, steps float32) float32 {
+	if d := most - least; d <= math.MaxFloat32 {
+		return d / steps
+	}
+	return float32(most/steps) - float32(least/steps)
+}
+
+// rangeWithZero returns the smallest and the largest of some elements and 0,
+// and whether all are finite.
+func rangeWithZero(src []byte, from dtype.Type) (least, most float32, finite bool) {
+	var f [tile]float32
+	var top uint32
+	for len(src) > 0 {
+		n := nextTile(&f, &src, from)
+		top = max(top, tileAbsmax(&f))
+		for _, x := range f[:n] {
+			least, most = min(least, x), max(most, x)
+		}
+	}
+	return least, most, top < infBits
+}
+
+// nextTile reads up to 32 elements from src, zeros behind them, moves it on,
+// and returns how many there were.
+func nextTile(f *[tile]float32, src *[]byte, from dtype.Type) int {
+	size := from.Size()
+	if len(*src) >= tile*size {
+		loadTile(f, *src, from)
+		*src = (*src)[tile*size:]
+		return tile
+	}
+	var head [8 * tile]byte
+	loadTile(f, padTile(&head, *src), from)
+	n := len(*src) / size
+	*src = nil
+	return n
+}
+
+// roundEven rounds |y| < 2²² to an integer, half to even.
+func roundEven(y float32) float32 {
+	const magic = 3 << 22
+	return float32(y+magic) - magic
+}
+
+// write appends a group's codes.
+func (s packed) write(w *bitWriter, group []byte, from dtype.Type, scale, zero float32) {
+	half := float32(int(1) << (s.bits - 1))
+	var f [tile]float32
+	for len(group) > 0 {
+		n := nextTile(&f, &group, from)
+		for _, x := range f[:n] {
+			var q float32
+			if scale == scale {
+				q = roundEven(min(max(float32(x/scale)+zero, -half), half-1))
+			}
+			w.put(uint32(q+half), s.bits)
+		}
+	}
+}
+
+// bitWriter fills bytes from their low bits on.
+type bitWriter struct {
+	out  []byte
+	held uint64
+	bits int
+}
+
+func (w *bitWriter) put(v uint32, bits int) {
+	w.held |= uint64(v) << w.bits
+	w.bits += bits
+	for ; w.bits >= 8; w.bits -= 8 {
+		w.out[0] = byte(w.held)
+		w.out, w.held = w.out[1:], w.held>>8
+	}
+}
+
+// flush writes what is held, and zeros to the end.
+func (w *bitWriter) flush() {
+	if w.bits > 0 {
+		w.out[0] = byte(w.held)
+		w.out = w.out[1:]
+	}
+	clear(w.out)
+}
+
+func (s packed) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
+	n, size := s.groups(cols)
+	half, mask := 1<<(s.bits-1), uint64(1)<<s.bits-1
+	for r := range rows {
+		words := src[0][r*s.rowBytes(cols):]
+		var held uint64
+		var have int
+		for g := range n {
+			at := r*n + g
+			scale := math.Float32frombits(binary.LittleEndian.Uint32(src[1][4*at:]))
+			zero := half
+			if !s.symmetric {
+				zero += int(int8(src[2][at]))
+			}
+			out := dst[at*size:][:size]
+			for i := range out {
+				if have < s.bits {
+					held |= uint64(binary.LittleEndian.Uint32(words)) << have
+					words, have = words[4:], have+32
+				}
+				out[i] = float32(float32(int(held&mask)-zero) * scale)
+				held, have = held>>s.bits, have-s.bits
+			}
+		}
+	}
+}
+
+func (s packed) Bound(dst []float64, src []float32, rows, cols int) {
+	_, size := s.groups(cols)
+	steps := float64(int(1)<<s.bits - 1)
+	boundRuns(dst, src[:rows*cols], size, func(group []float32) float64 {
+		least, most := bounds(group)
+		width := float64(max(most, 0)) - float64(min(least, 0))
+		if s.symmetric {
+			width = 2 * absmax(group)
+		}
+		return halfStep(max(width/steps, int8MinScale), steps)
+	})
+}
