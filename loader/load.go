@@ -59,6 +59,7 @@ type chunkLoad struct {
 	stop    context.CancelCauseFunc // ends the load when a right to write is revoked
 	chunk   *shard.Chunk
 	targets []*target
+	sends   bool   // it holds a token of the lane's outbox
 	out     []byte // send buffer
 	read    int64  // stored bytes read
 	done    []job.PieceDone
@@ -103,12 +104,22 @@ func (l *chunkLoad) begin(ctx context.Context, dests []Dest) error {
 // staging memory that a chunk needs is asked for at once: whoever waits for
 // some holds none.
 func (l *chunkLoad) fill(ctx context.Context) error {
-	select {
-	case l.job.slots <- struct{}{}:
-		defer func() { <-l.job.slots }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	var remote int64
+	for _, t := range l.targets {
+		if t.writer == nil {
+			remote += t.piece.Bytes
+		}
 	}
+	if remote > 0 {
+		if err := acquire(ctx, l.job.lane.outbox); err != nil {
+			return err
+		}
+		l.sends = true
+	}
+	if err := acquire(ctx, l.job.lane.slots); err != nil {
+		return err
+	}
+	defer func() { <-l.job.lane.slots }()
 	runs, err := planRuns(l.chunk, l.job.encoded, l.targets)
 	if err != nil {
 		return err
@@ -116,12 +127,6 @@ func (l *chunkLoad) fill(ctx context.Context) error {
 	f, err := l.newFeed(ctx, runs)
 	if err != nil {
 		return err
-	}
-	var remote int64
-	for _, t := range l.targets {
-		if t.writer == nil {
-			remote += t.piece.Bytes
-		}
 	}
 	buffers, err := l.node.staging.get(ctx, remote, f.need())
 	if err != nil {
@@ -136,6 +141,16 @@ func (l *chunkLoad) fill(ctx context.Context) error {
 		}
 	}
 	return f.run(ctx, buffers[1])
+}
+
+// acquire takes a token.
+func acquire(ctx context.Context, tokens chan struct{}) error {
+	select {
+	case tokens <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // commit counts the pieces of this node as placed.
@@ -195,4 +210,7 @@ func (l *chunkLoad) release() {
 		}
 	}
 	l.node.staging.put(l.out)
+	if l.sends {
+		<-l.job.lane.outbox
+	}
 }

@@ -39,8 +39,8 @@ const DefaultStaging = 256 << 20
 type Node struct {
 	opts    NodeOptions
 	staging *staging
-	slots   chan struct{} // one token for each chunk being transformed
-	links   chan struct{} // the same for chunks of remote sources
+	local   lane // of chunks that lie in files here
+	remote  lane // of chunks that come from elsewhere
 
 	mu   sync.Mutex
 	jobs map[string]*nodeJob
@@ -62,7 +62,23 @@ func NewNode(o NodeOptions) *Node {
 	if o.NewArena == nil {
 		o.NewArena = device.NewArena
 	}
-	return &Node{opts: o, staging: newStaging(o.Staging), slots: make(chan struct{}, o.Parallel), links: make(chan struct{}, max(o.Parallel, linksAtOnce)), jobs: map[string]*nodeJob{}}
+	return &Node{opts: o, staging: newStaging(o.Staging), local: newLane(o.Parallel),
+		remote: newLane(max(o.Parallel, linksAtOnce)), jobs: map[string]*nodeJob{}}
+}
+
+// lane bounds what is under way at once.
+type lane struct {
+	slots  chan struct{} // one token for each chunk that is read and transformed
+	outbox chan struct{} // one token for each with pieces to send, until they are sent
+}
+
+// outboxes is how many chunks wait for their pieces to be sent, for each that
+// is transformed at once. More would only pile up: in memory that has left the
+// cache, or was never there.
+const outboxes = 2
+
+func newLane(chunks int) lane {
+	return lane{make(chan struct{}, chunks), make(chan struct{}, outboxes*chunks)}
 }
 
 // JobSpec is what a node must know of a job before it works for it.
@@ -94,9 +110,9 @@ func (n *Node) Open(ctx context.Context, s JobSpec) error {
 	if err != nil {
 		return err
 	}
-	j.slots = n.slots
+	j.lane = n.local
 	if source.Remote(j.src.URI()) {
-		j.slots = n.links
+		j.lane = n.remote
 	}
 	n.mu.Lock()
 	other := n.jobs[s.ID]
@@ -131,19 +147,19 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 }
 
 // likely is how much staging memory a load will use at the least: what each
-// chunk in work encodes into, and what most of them send to other ranks while
-// as many are being made.
+// chunk in work is encoded into, and the pieces that wait to be sent.
 func (n *Node) likely(p *shard.Plan) int64 {
 	var sent int64
 	for i := range p.Chunks {
-		var all, own int64
-		for _, piece := range p.Chunks[i].Pieces {
-			all += piece.Bytes
-			own = max(own, piece.Bytes)
+		if pieces := p.Chunks[i].Pieces; len(p.Ranks) > 1 {
+			var sum int64
+			for _, piece := range pieces {
+				sum += piece.Bytes
+			}
+			sent = max(sent, sum)
 		}
-		sent = max(sent, all-own)
 	}
-	return int64(n.opts.Parallel) * (min(scratchBytes, p.PlacedBytes) + 2*sent)
+	return int64(n.opts.Parallel) * (min(scratchBytes, p.PlacedBytes) + outboxes*sent)
 }
 
 // Free gives a hold's arena back, after its receives have drained. A hold

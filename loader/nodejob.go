@@ -21,7 +21,7 @@ type nodeJob struct {
 	spec    JobSpec
 	encoded []encoded // by tensor of the plan
 	src     source.Source
-	slots   chan struct{} // one token for each chunk in work; shared with other jobs
+	lane    lane // shared with other jobs
 
 	ctx    context.Context // ends when the job is closed here
 	cancel context.CancelCauseFunc
