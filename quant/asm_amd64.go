@@ -228,3 +228,23 @@ func castF32ToBF16AVX512(dst *byte, src *byte, n int)
 //
 //go:noescape
 func castBF16ToF16AVX512(dst *byte, src *byte, n int)
+
+// fitRangeAVX2 fits 8 groups of x with n tries, the first of them steps, which is the largest integer.
+//
+//go:noescape
+func fitRangeAVX2(fit *float32, x *float32, scratch *float32, tries *float32, n int, steps int32)
+
+// fitAbsoluteAVX2 fits 8 groups of x with n tries, the first of them steps, which is the largest integer.
+//
+//go:noescape
+func fitAbsoluteAVX2(fit *float32, x *float32, scratch *float32, tries *float32, n int, steps int32)
+
+// fitSignedAVX2 fits 8 groups of 16 x with n tries.
+//
+//go:noescape
+func fitSignedAVX2(fit *float32, x *float32, scratch *float32, tries *float32, n int)
+
+// roundAVX2 is roundPortable.
+//
+//go:noescape
+func roundAVX2(q *byte, x *float32, scales *float32, least *float32, low int32, high int32)

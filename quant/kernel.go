@@ -22,6 +22,9 @@ type kernels struct {
 	absmax func(src []byte, from dtype.Type) uint32
 	// int8 writes clamp(roundHalfEven(x / scale)) of finite elements.
 	int8 func(dst, src []byte, from dtype.Type, scale float32)
+	// lanes says that fitRange, fitSigned and round, which are methods since
+	// what is passed to a func value moves to the heap, have routines too.
+	lanes bool
 }
 
 // kernel is the fastest twin of this machine, chosen once.

@@ -110,7 +110,8 @@ var avx512 = func() routines {
 
 func (r *routines) kernels() kernels {
 	return kernels{
-		name: r.name,
+		name:  r.name,
+		lanes: true,
 		cast: func(dst, src []byte, to, from dtype.Type) {
 			in, out := from.Size(), to.Size()
 			n := len(src) / in / tile * tile

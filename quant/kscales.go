@@ -1,7 +1,5 @@
 package quant
 
-import "math"
-
 // The head of q4_K and q5_K, which is the same: F16 d and dmin, and 8 scales
 // and 8 minima of 6 bits in 12 bytes, one for each group of 32 values.
 //
@@ -16,27 +14,9 @@ const kHead = 2 + 2 + 12
 // fitHead chooses the integers, in [0, s.steps], and writes the head.
 func (s *rangeSearch) fitHead(head *[kHead]byte, x *[superLen]float32, q *[superLen]uint8) {
 	const groups = superLen / 32
-	var scales, mins [groups]float32
-	var weights [32]float32
-	var maxScale, maxMin float32
-	for j := range groups {
-		group := x[32*j:][:32]
-		var sum float32
-		for _, v := range group {
-			sum += float32(v * v)
-		}
-		mean := float32(math.Sqrt(float64(sum / 32)))
-		for i, v := range group {
-			weights[i] = mean + abs(v)
-		}
-		scales[j], mins[j] = s.fit(group, weights[:], q[32*j:][:32])
-		if scales[j] > maxScale {
-			maxScale = scales[j]
-		}
-		if mins[j] > maxMin {
-			maxMin = mins[j]
-		}
-	}
+	var f rangeFit
+	kernel.fitRange(s, &f, x)
+	maxScale, maxMin := largest(f.scale[:groups]), largest(f.least[:groups])
 	putHalf(head[:], maxScale/63)
 	putHalf(head[2:], maxMin/63)
 	var perScale, perMin float32
@@ -49,8 +29,8 @@ func (s *rangeSearch) fitHead(head *[kHead]byte, x *[superLen]float32, q *[super
 	packed := head[4:]
 	clear(packed)
 	for j := range groups {
-		scale := min(uint8(nearest(float32(perScale*scales[j]))), 63)
-		least := min(uint8(nearest(float32(perMin*mins[j]))), 63)
+		scale := min(uint8(nearest(float32(perScale*f.scale[j]))), 63)
+		least := min(uint8(nearest(float32(perMin*f.least[j]))), 63)
 		if j < 4 {
 			packed[j], packed[j+4] = scale, least
 		} else {
@@ -59,15 +39,21 @@ func (s *rangeSearch) fitHead(head *[kHead]byte, x *[superLen]float32, q *[super
 			packed[j] |= least >> 4 << 6
 		}
 	}
+	var scales, least [kGroups]float32
 	for j := range groups {
-		scale, least := headScale(head, j)
-		if scale == 0 {
-			continue
-		}
-		for i, v := range x[32*j:][:32] {
-			q[32*j+i] = uint8(min(max(nearest((v+least)/scale), 0), s.steps))
+		scales[j], least[j] = headScale(head, j)
+	}
+	s.finish(q, x, &f, &scales, &least)
+}
+
+// largest returns the largest number, and 0 where none is above it.
+func largest(x []float32) (most float32) {
+	for _, v := range x {
+		if v > most {
+			most = v
 		}
 	}
+	return most
 }
 
 // headScale returns the scale and the minimum of group j.

@@ -21,7 +21,11 @@ const (
 	q2KBytes = q2KD + 4
 )
 
-var q2KSearch = rangeSearch{steps: 3, first: -0.5, stride: 0.1, last: 15, absolute: true}
+var q2KSearch = func() rangeSearch {
+	s := newRangeSearch(3, 16, -0.5, 0.1, 15)
+	s.absolute = true
+	return s
+}()
 
 func (q2K) Name() string { return "q2_K" }
 
@@ -45,46 +49,29 @@ func (q2K) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 
 func encodeQ2K(out *[q2KBytes]byte, x *[superLen]float32) {
 	var q [superLen]uint8
-	var scales, mins [superLen / 16]float32
-	var weights [16]float32
-	var maxScale, maxMin float32
-	for j := range scales {
-		group := x[16*j:][:16]
-		for k, v := range group {
-			weights[k] = abs(v)
-		}
-		scales[j], mins[j] = q2KSearch.fit(group, weights[:], q[16*j:][:16])
-		if scales[j] > maxScale {
-			maxScale = scales[j]
-		}
-		if mins[j] > maxMin {
-			maxMin = mins[j]
-		}
-	}
+	var f rangeFit
+	kernel.fitRange(&q2KSearch, &f, x)
+	maxScale, maxMin := largest(f.scale[:]), largest(f.least[:])
 	clear(out[:])
 	if maxScale > 0 {
 		per := 15 / maxScale
-		for j, s := range scales {
+		for j, s := range f.scale {
 			out[j] = uint8(nearest(float32(per * s)))
 		}
 		putHalf(out[q2KD:], maxScale/15)
 	}
 	if maxMin > 0 {
 		per := 15 / maxMin
-		for j, m := range mins {
+		for j, m := range f.least {
 			out[j] |= uint8(nearest(float32(per*m)) << 4)
 		}
 		putHalf(out[q2KD+2:], maxMin/15)
 	}
+	var scales, least [kGroups]float32
 	for j := range scales {
-		scale, least := q2KScale(out, j)
-		if scale == 0 {
-			continue
-		}
-		for k, v := range x[16*j:][:16] {
-			q[16*j+k] = uint8(min(max(nearest((v+least)/scale), 0), 3))
-		}
+		scales[j], least[j] = q2KScale(out, j)
 	}
+	q2KSearch.finish(&q, x, &f, &scales, &least)
 	putPairs(out[q2KLow:], &q)
 }
 

@@ -62,14 +62,9 @@ func encodeQ3K(out *[q3KBytes]byte, x *[superLen]float32) {
 		putHalf(out[q3KD:], 1/inverse)
 	}
 	for j := range scales {
-		scale := q3KScale(out, j)
-		if scale == 0 {
-			continue
-		}
-		for k, v := range x[16*j:][:16] {
-			q[16*j+k] = uint8(min(max(nearest(v/scale), -steps), steps-1) + steps)
-		}
+		scales[j] = q3KScale(out, j)
 	}
+	kernel.round(&q, x, &scales, &[kGroups]float32{}, -steps, steps-1)
 	for k, l := range q {
 		out[k%32] |= l >> 2 << (k / 32)
 	}

@@ -17,7 +17,7 @@ type q4K struct{}
 
 const q4KBytes = kHead + superLen/2
 
-var q4KSearch = rangeSearch{steps: 15, first: -1, stride: 0.1, last: 20}
+var q4KSearch = newRangeSearch(15, 32, -1, 0.1, 20)
 
 func (q4K) Name() string { return "q4_K" }
 

@@ -19,7 +19,7 @@ const (
 	q5KBytes = q5KLow + superLen/2
 )
 
-var q5KSearch = rangeSearch{steps: 31, first: -0.5, stride: 0.1, last: 15}
+var q5KSearch = newRangeSearch(31, 32, -0.5, 0.1, 15)
 
 func (q5K) Name() string { return "q5_K" }
 

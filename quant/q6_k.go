@@ -44,13 +44,9 @@ func (q6K) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 }
 
 func encodeQ6K(out *[q6KBytes]byte, x *[superLen]float32) {
-	const steps = 32
-	var q [superLen]uint8
-	var scales [superLen / 16]float32
-	for j := range scales {
-		scales[j] = fitSigned(x[16*j:][:16], q[16*j:][:16], steps)
-	}
-	m, most := signedMax(scales[:])
+	var f signedFit
+	kernel.fitSigned(&f, x)
+	m, most := signedMax(f.scale[:])
 	if most < groupEpsilon {
 		clear(out[:])
 		return
@@ -58,17 +54,19 @@ func encodeQ6K(out *[q6KBytes]byte, x *[superLen]float32) {
 	inverse := -128 / m
 	putHalf(out[q6KD:], 1/inverse)
 	d := half(out[q6KD:])
-	for j, s := range scales {
+	var q [superLen]uint8
+	var scales [kGroups]float32
+	for j, s := range f.scale {
 		l := int8(min(nearest(float32(inverse*s)), 127))
 		out[q6KScales+j] = uint8(l)
-		scale := float32(d * float32(l))
-		if scale == 0 {
-			continue
-		}
-		for k, v := range x[16*j:][:16] {
-			q[16*j+k] = uint8(min(max(nearest(v/scale), -steps), steps-1) + steps)
+		scales[j] = float32(d * float32(l))
+		if scales[j] == 0 && f.inverse[j] != 0 {
+			for k, v := range x[16*j:][:16] {
+				q[16*j+k] = uint8(signedInteger(v, f.inverse[j]) + q6KSteps)
+			}
 		}
 	}
+	kernel.round(&q, x, &scales, &[kGroups]float32{}, -q6KSteps, q6KSteps-1)
 	for h := range 2 {
 		q, low, upper := q[128*h:][:128], out[64*h:][:64], out[q6KUpper+32*h:][:32]
 		for k := range upper {

@@ -78,6 +78,25 @@ func adversaries(seed uint64, d dtype.Type, n int) map[string][]byte {
 		}
 		rows[name] = row
 	}
+	// Groups of very different sizes, and of values that hardly differ.
+	scales, near := make([]byte, 0, n*size), make([]byte, 0, n*size)
+	var exponent int
+	for i := range n {
+		if i%16 == 0 {
+			exponent = r.IntN(275) - 149
+		}
+		scales = appendFloat(scales, d, math.Ldexp(r.NormFloat64(), exponent))
+		near = appendFloat(near, d, -1-float64(r.IntN(3))*0x1p-23)
+	}
+	rows["scales"], rows["near"] = scales, near
+	limit := randomFloats(seed, d, n)
+	for i := range n {
+		if i/16%3 == 0 {
+			f := math.Float32frombits(math.Float32bits(groupEpsilon) - uint32(r.IntN(2)))
+			copy(limit[i*size:], appendFloat(nil, d, float64(f)*float64(1-r.IntN(3))))
+		}
+	}
+	rows["limit"] = limit
 	for _, e := range edges {
 		row := randomFloats(seed, d, n)
 		f := float64(math.Float32frombits(e | uint32(r.IntN(2))<<31))
@@ -234,6 +253,20 @@ func compareTwin(k kernels, row []byte, from dtype.Type) string {
 	} {
 		if msg := differ(blocks*b.size, b.name, func(k kernels, dst []byte) {
 			b.encode(k)(dst[:blocks*b.size], src[:blocks*q8Block*from.Size()], from)
+		}, k); msg != "" {
+			return msg
+		}
+	}
+	for _, s := range []Scheme{q2K{}, q3K{}, q4K{}, q5K{}, q6K{}} {
+		l, err := s.Layout(from, 0)
+		if err != nil {
+			return err.Error()
+		}
+		supers := n / superLen
+		if msg := differ(supers*int(l.Planes[0].Unit), s.Name(), func(k kernels, dst []byte) {
+			defer func(before kernels) { kernel = before }(kernel)
+			kernel = k
+			s.Encode([][]byte{dst}, src, from, supers, superLen)
 		}, k); msg != "" {
 			return msg
 		}

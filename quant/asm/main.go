@@ -39,5 +39,9 @@ func main() {
 	castKernel(avx512, f32, f16)
 	castKernel(avx512, f32, bf16)
 	castKernel(avx512, bf16, f16)
+	rangeKernel("fitRangeAVX2", 32, false)
+	rangeKernel("fitAbsoluteAVX2", 16, true)
+	signedKernel()
+	roundKernel()
 	Generate()
 }

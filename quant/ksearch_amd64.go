@@ -1,0 +1,41 @@
+//go:build !purego
+
+package quant
+
+// laneScratch is what the searches over 8 groups work in: three arrays with a
+// row for each value of a group and a lane for each group, then single rows.
+type laneScratch [3*32 + 8][8]float32
+
+func (k *kernels) fitRange(s *rangeSearch, f *rangeFit, x *[superLen]float32) {
+	if !k.lanes {
+		s.fitPortable(f, x)
+		return
+	}
+	var scratch laneScratch
+	if !s.absolute {
+		fitRangeAVX2(&f.scale[0], &x[0], &scratch[0][0], &s.tries[0], len(s.tries), s.steps)
+		return
+	}
+	for h := range 2 {
+		fitAbsoluteAVX2(&f.scale[8*h], &x[128*h], &scratch[0][0], &s.tries[0], len(s.tries), s.steps)
+	}
+}
+
+func (k *kernels) fitSigned(f *signedFit, x *[superLen]float32) {
+	if !k.lanes {
+		signedPortable(f, x)
+		return
+	}
+	var scratch laneScratch
+	for h := range 2 {
+		fitSignedAVX2(&f.scale[8*h], &x[128*h], &scratch[0][0], &signedTries[0], len(signedTries))
+	}
+}
+
+func (k *kernels) round(q *[superLen]uint8, x *[superLen]float32, scales, least *[kGroups]float32, low, high int32) {
+	if !k.lanes {
+		roundPortable(q, x, scales, least, low, high)
+		return
+	}
+	roundAVX2(&q[0], &x[0], &scales[0], &least[0], low, high)
+}
