@@ -242,7 +242,7 @@ func TestFaultsInTheSource(t *testing.T) {
 // TestInspect: the documented fields, and the parameter count.
 func TestInspect(t *testing.T) {
 	in := mustJSON[inspection](t, "inspect", filepath.Join(testdata(t), "stories260K", "hf-bf16"))
-	if in.Format != "safetensors" || in.Architecture.Name != "llama" || in.Parameters != 260032 || in.Bytes != 2*260032 || in.Quantized || len(in.Tensors) != 47 {
+	if in.Format != "safetensors" || in.Architecture != "llama" || in.Parameters != 260032 || in.Bytes != 2*260032 || in.Quantized || len(in.Tensors) != 47 {
 		t.Errorf("%+v", in)
 	}
 }
@@ -253,7 +253,7 @@ func TestONNX(t *testing.T) {
 	folder := filepath.Join(testdata(t), "stories260K", "onnx-external")
 	for _, model := range []string{folder, filepath.Join(folder, "model.onnx")} {
 		in := mustJSON[inspection](t, "inspect", model)
-		if in.Format != "onnx" || in.Architecture.Name != "llama" || in.Parameters != 260032 || in.Bytes != 4*260032 || in.Quantized || len(in.Tensors) != 47 || in.Metadata["producer_name"] != "own-script" {
+		if in.Format != "onnx" || in.Architecture != "llama" || in.Parameters != 260032 || in.Bytes != 4*260032 || in.Quantized || len(in.Tensors) != 47 || in.Metadata["producer_name"] != "own-script" {
 			t.Errorf("%+v", in)
 		}
 		if p := mustJSON[shard.Plan](t, "plan", model, "--tp", "2"); p.ReadBytes != in.Bytes || len(p.Ranks) != 2 {
@@ -273,7 +273,7 @@ func TestONNX(t *testing.T) {
 func TestGGUF(t *testing.T) {
 	file := filepath.Join(testdata(t), "stories260K", "gguf", "stories260K-q8_0.gguf")
 	in := mustJSON[inspection](t, "inspect", file)
-	if in.Format != "gguf" || in.Architecture.Name != "llama" || in.Parameters != 260032 || !in.Quantized || len(in.Tensors) != 47 || in.DTypes["Q8_0"] == 0 {
+	if in.Format != "gguf" || in.Architecture != "llama" || in.Parameters != 260032 || !in.Quantized || len(in.Tensors) != 47 || in.DTypes["Q8_0"] == 0 {
 		t.Errorf("%+v", in)
 	}
 	code, stdout, _ := gantry(t, "inspect", file)
@@ -310,7 +310,7 @@ func TestQuantize(t *testing.T) {
 			} else if !bytes.Equal(first, got) {
 				t.Errorf("%s: tp %s changes the file", scheme, tp)
 			}
-			if in := mustJSON[inspection](t, "inspect", out); in.Quantized != (scheme == "int8") || in.Architecture.Name != "llama" {
+			if in := mustJSON[inspection](t, "inspect", out); in.Quantized != (scheme == "int8") || in.Architecture != "llama" {
 				t.Errorf("%s: %+v", scheme, in)
 			}
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,7 +20,8 @@ import (
 // inspection is what `inspect --json` prints.
 type inspection struct {
 	Format       string                  `json:"format"`
-	Architecture checkpoint.Architecture `json:"architecture"`
+	Architecture string                  `json:"architecture"` // "" where the names fit nothing known
+	Dimensions   checkpoint.Architecture `json:"dimensions"`
 	Parameters   int64                   `json:"parameters"`
 	Bytes        int64                   `json:"bytes"` // of tensors
 	Quantized    bool                    `json:"quantized"`
@@ -71,7 +73,7 @@ func openIndex(ctx context.Context, uri string) (*checkpoint.Index, error) {
 
 func inspect(ix *checkpoint.Index) inspection {
 	in := inspection{
-		Format: ix.Format, Architecture: ix.Architecture, Parameters: ix.Architecture.Parameters,
+		Format: ix.Format, Architecture: ix.Architecture.Name, Dimensions: ix.Architecture, Parameters: ix.Architecture.Parameters,
 		Quantized: quantized(ix), DTypes: map[string]int64{}, Metadata: ix.Metadata,
 		Files: nonNil(ix.Files), SideFiles: nonNil(ix.SideFiles), Tensors: []inspectedTensor{},
 	}
@@ -100,17 +102,13 @@ func quantized(ix *checkpoint.Index) bool {
 
 func (in inspection) write(w io.Writer, tensors bool) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	arch := in.Architecture.Name
-	if arch == "" {
-		arch = "unknown"
-	}
 	fmt.Fprintf(tw, "format\t%s in %s\n", in.Format, plural(len(in.Files), "file"))
-	fmt.Fprintf(tw, "architecture\t%s\n", printable(arch))
-	if c := in.Architecture; c.Layers > 0 {
+	fmt.Fprintf(tw, "architecture\t%s\n", printable(cmp.Or(in.Architecture, "unknown")))
+	if c := in.Dimensions; c.Layers > 0 {
 		fmt.Fprintf(tw, "dimensions\t%d layers, hidden %d, intermediate %d, %d heads, %d kv heads, vocabulary %d\n",
 			c.Layers, c.Hidden, c.Intermediate, c.Heads, c.KVHeads, c.Vocab)
 	}
-	if n := in.Architecture.Context; n > 0 {
+	if n := in.Dimensions.Context; n > 0 {
 		fmt.Fprintf(tw, "context\t%d tokens\n", n)
 	}
 	if kind := in.Metadata["tokenizer.ggml.model"]; kind != "" {

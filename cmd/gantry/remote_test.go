@@ -20,7 +20,7 @@ func TestInspectRemote(t *testing.T) {
 	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	defer server.Close()
 	local, remote := mustJSON[inspection](t, "inspect", dir), mustJSON[inspection](t, "inspect", server.URL+"/")
-	if diff := cmp.Diff(local.Tensors, remote.Tensors); diff != "" || local.Architecture != remote.Architecture {
+	if diff := cmp.Diff(local.Tensors, remote.Tensors); diff != "" || local.Dimensions != remote.Dimensions {
 		t.Error(diff)
 	}
 	if code, _, stderr := gantry(t, "inspect", server.URL+"/missing/"); code != exit.Source {
