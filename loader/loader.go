@@ -104,7 +104,8 @@ func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *
 	if err != nil {
 		return nil, nil, err
 	}
-	plan, err := shard.Build(ix, shard.Options{Layout: l.opts.layout, Scheme: scheme, ChunkBytes: l.opts.chunkBytes, KeepOriginal: l.opts.keep})
+	plan, err := shard.Build(ix, shard.Options{Layout: l.opts.layout, Scheme: scheme, Overrides: l.opts.quant.Overrides,
+		ChunkBytes: l.opts.chunkBytes, KeepOriginal: l.opts.keep || l.opts.quant.KeepOriginal})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,7 +30,7 @@ type options struct {
 	staging   int64
 	limitRate int64
 	validate  bool
-	keep      bool // the originals
+	keep      bool // the originals, whatever quant says
 	transform []model.Transform
 
 	// What tests set.
@@ -56,8 +56,8 @@ func WithRecovery(s recovery.Strategy) Option { return func(o *options) { o.stra
 // WithQuantization quantizes tensors while they are loaded.
 func WithQuantization(c quant.Config) Option { return func(o *options) { o.quant = c } }
 
-// WithDType casts all float tensors to F32, F16 or BF16 while they are loaded.
-// It excludes WithQuantization.
+// WithDType casts all float tensors to F32, F16 or BF16 while they are loaded,
+// but those that WithQuantization overrides. It excludes a scheme of that.
 func WithDType(t dtype.Type) Option { return func(o *options) { o.dtype = t } }
 
 // WithLayout cuts the model over ranks, all of them in this process.
@@ -108,7 +108,7 @@ func (o *options) validated() error {
 func (o *options) scheme() (string, error) {
 	switch o.dtype {
 	case dtype.Invalid:
-		return o.quant.Scheme, nil
+		return o.quant.Resolve()
 	case dtype.F32:
 		return "f32", nil
 	case dtype.F16:

@@ -26,11 +26,11 @@ func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
 		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "plan",
 			Err: errors.New("loading GGUF checkpoints is not supported in this version, inspecting them is"), Hint: "load the model's safetensors"}
 	}
-	o, scheme, err := o.normalise()
+	o, err := o.normalise()
 	if err != nil {
 		return nil, err
 	}
-	pol, err := newPolicy(scheme, o)
+	pol, err := newPolicy(o)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +89,9 @@ func (b *builder) warn() {
 		}
 		slices.Sort(modules)
 		b.warnf("the number of heads is unknown: the rows of %s are cut evenly, perhaps inside a head", strings.Join(modules, ", "))
+	}
+	for _, w := range b.pol.warnings() {
+		b.warnf("%s", w)
 	}
 	if b.pol.target == quant.Linear && b.linear == 0 {
 		b.warnf("%s is for linear layers, and no tensor is known to be the weight of one: nothing is quantized", o.Scheme)

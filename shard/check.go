@@ -10,11 +10,11 @@ import (
 // every number that points somewhere points inside, planes do not overlap, the
 // ranks hold every tensor, and pieces follow from slices and segments.
 func (p *Plan) check() error {
-	o, _, err := p.Options.normalise()
+	o, err := p.Options.normalise()
 	switch {
 	case err != nil:
 		return badPlan("%w", err)
-	case o != p.Options:
+	case !o.equal(p.Options):
 		return badPlan("its options are not written out in full")
 	case o.Layout.Ranks() != len(p.Ranks):
 		return badPlan("layout %s has %d ranks, the plan %d", o.Layout, o.Layout.Ranks(), len(p.Ranks))

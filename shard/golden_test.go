@@ -10,13 +10,14 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
 
 // TestPlan runs the goldens in testdata/plan. `checkpoint` lists tensors, one
 // a line: file, dtype, name, shape; N layers repeat lines with "*". `plan`
-// prints the parts of a plan that it is asked for.
+// prints the parts of a plan that it is asked for; its lines are overrides.
 func TestPlan(t *testing.T) {
 	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
 		var s *stored
@@ -47,6 +48,10 @@ func TestPlan(t *testing.T) {
 					default:
 						d.Fatalf(t, "unknown argument %s", a.Key)
 					}
+				}
+				for _, line := range strings.Fields(d.Input) {
+					pattern, scheme, _ := strings.Cut(line, "=")
+					o.Overrides = append(o.Overrides, quant.Override{Pattern: pattern, Scheme: scheme})
 				}
 				p, err := shard.Build(s.ix, o)
 				if err != nil {
@@ -135,6 +140,10 @@ func render(p *shard.Plan, show []string) string {
 		case "tensors":
 			for _, t := range p.Tensors {
 				fmt.Fprintf(&b, "tensor %s %s %d×%d %s → %s\n", t.Name, t.DType, t.Rows, t.Cols, t.Rule, t.Scheme)
+			}
+		case "why":
+			for _, t := range p.Tensors {
+				fmt.Fprintf(&b, "%s %s → %s (%s)\n", t.Name, t.DType, t.Scheme, t.Why)
 			}
 		case "ranks":
 			for _, r := range p.Ranks {

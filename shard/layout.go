@@ -2,6 +2,8 @@ package shard
 
 import (
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/gantry-ml/gantry/quant"
@@ -80,36 +82,56 @@ func (l Layout) Validate() error {
 
 // Validate says whether Build accepts the options, whatever the checkpoint.
 func (o Options) Validate() error {
-	_, _, err := o.normalise()
+	_, err := o.normalise()
 	return err
 }
 
-// normalise returns the options with every default filled in, and their
-// scheme.
-func (o Options) normalise() (Options, quant.Scheme, error) {
+// normalise returns the options with every default filled in and every scheme
+// by its full name.
+func (o Options) normalise() (Options, error) {
 	if err := o.Layout.Validate(); err != nil {
-		return o, nil, err
+		return o, err
 	}
 	o.Layout = o.Layout.normal()
 	if o.ChunkBytes == 0 {
 		o.ChunkBytes = DefaultChunkBytes
 	}
 	if o.ChunkBytes < MinChunkBytes || o.ChunkBytes > MaxChunkBytes {
-		return o, nil, usage("", fmt.Sprintf("choose from %d to %d", MinChunkBytes, MaxChunkBytes),
+		return o, usage("", fmt.Sprintf("choose from %d to %d", MinChunkBytes, MaxChunkBytes),
 			"chunks of %d bytes are out of range", o.ChunkBytes)
 	}
 	if o.Scheme == "" {
 		o.Scheme = "none"
 	}
-	s, err := quant.Parse(o.Scheme)
-	if err != nil {
-		return o, nil, err
+	if _, ok := quant.ParseRecipe(o.Scheme); !ok {
+		s, err := quant.Parse(o.Scheme)
+		if err != nil {
+			return o, err
+		}
+		if quant.HasOriginal(s) {
+			return o, usage("", "ask for the scheme alone and for keep_original", "%s is not a scheme of its own", o.Scheme)
+		}
+		o.Scheme = s.Name()
 	}
-	if quant.HasOriginal(s) {
-		return o, nil, usage("", "ask for the scheme alone and for keep_original", "%s is not a scheme of its own", o.Scheme)
+	if err := quant.CheckOverrides(o.Overrides); err != nil {
+		return o, err
 	}
-	o.Scheme = s.Name()
-	return o, s, nil
+	o.Overrides = append([]quant.Override(nil), o.Overrides...) // nil where empty
+	for i := range o.Overrides {
+		_, s, err := o.Overrides[i].Compile()
+		if err != nil {
+			return o, err
+		}
+		o.Overrides[i].Scheme = s.Name()
+	}
+	return o, nil
+}
+
+// equal reports whether two options are the same, one by one.
+func (o Options) equal(p Options) bool {
+	same := slices.Equal(o.Overrides, p.Overrides)
+	o.Overrides, p.Overrides = nil, nil
+	return same && reflect.DeepEqual(o, p)
 }
 
 // usage is an error about a request that makes no sense, for all tensors or

@@ -30,11 +30,17 @@ type Layout struct {
 // Options is what a plan depends on besides the Index.
 type Options struct {
 	Layout     Layout `json:"layout"`
-	Scheme     string `json:"scheme"`      // "" is "none"
+	Scheme     string `json:"scheme"`      // a scheme's name or a recipe's; "" is "none"
 	ChunkBytes int64  `json:"chunk_bytes"` // MinChunkBytes to MaxChunkBytes; 0 is DefaultChunkBytes
 	// KeepOriginal keeps what a tensor was stored as beside what it becomes.
 	KeepOriginal bool `json:"keep_original,omitempty"`
+	// Overrides say what tensors become by their names; the first that matches
+	// a tensor counts, and Scheme is for what none of them matches.
+	Overrides []Override `json:"overrides,omitempty"`
 }
+
+// Override says what tensors become whose names match a pattern.
+type Override = quant.Override
 
 // Plan says which chunk lands where, transformed how. A tensor is seen as
 // rows × cols: rows is its first dimension, cols the product of the others
@@ -78,7 +84,16 @@ type Tensor struct {
 	Cols       int64        `json:"cols"`
 	Rule       Rule         `json:"rule"`
 	Scheme     string       `json:"scheme"` // what it becomes
+	Why        string       `json:"why"`    // which rule says so
 	Layout     quant.Layout `json:"-"`      // derived from Scheme, DType and Cols
+}
+
+// Placed returns the bytes of one whole copy of what the tensor becomes.
+func (t *Tensor) Placed() (n int64) {
+	for _, p := range t.Layout.Planes {
+		n += t.Rows * p.RowBytes(t.Cols)
+	}
+	return n
 }
 
 // Rule is how a tensor is divided over the ranks of a tp group.

@@ -8,19 +8,22 @@ import (
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// policy decides what each tensor becomes. It looks at the tensor and the
-// scheme only, never at the layout.
+// policy decides what each tensor becomes. It looks at the tensor, its name
+// and place in the model, and the options, never at the layout.
 type policy struct {
-	scheme   quant.Scheme // the job's
-	target   quant.Target
-	keep     bool  // the originals too
-	maxRow   int64 // stored bytes of the longest row that is transformed as a whole
-	none     quant.Scheme
-	f16, f32 quant.Scheme // what a pure scheme leaves
+	scheme    quant.Scheme // the job's; nil with a recipe
+	recipe    *quant.Recipe
+	target    quant.Target // of scheme
+	overrides []override
+	seats     seats
+	keep      bool  // the originals too
+	maxRow    int64 // stored bytes of the longest row that is transformed as a whole
+	none      quant.Scheme
+	f16, f32  quant.Scheme // what a scheme for matrices leaves
 }
 
-func newPolicy(job quant.Scheme, o Options) (*policy, error) {
-	p := &policy{scheme: job, maxRow: o.ChunkBytes, keep: o.KeepOriginal, target: job.Target()}
+func newPolicy(o Options) (*policy, error) {
+	p := &policy{maxRow: o.ChunkBytes, keep: o.KeepOriginal}
 	for _, d := range []struct {
 		name string
 		to   *quant.Scheme
@@ -31,34 +34,138 @@ func newPolicy(job quant.Scheme, o Options) (*policy, error) {
 		}
 		*d.to = s
 	}
-	return p, nil
+	if r, ok := quant.ParseRecipe(o.Scheme); ok {
+		p.recipe = &r
+	} else {
+		s, err := quant.Parse(o.Scheme)
+		if err != nil {
+			return nil, err
+		}
+		p.scheme, p.target = s, s.Target()
+	}
+	var err error
+	p.overrides, err = compile(o.Overrides)
+	return p, err
 }
 
-// apply sets the tensor's scheme and layout. isLinear says that it is the
-// weight of a linear layer. The reason is "" unless the tensor was meant to
-// get the job's scheme and could not.
-func (p *policy) apply(t *Tensor, isLinear bool) (reason string, err error) {
-	dims := len(t.Shape)
-	switch {
-	case !t.DType.Float(), t.Rows == 0, t.Cols == 0, p.target == quant.Nothing:
-	case p.target == quant.Matrices && dims < 2:
-		if p.set(t, p.f32) == nil {
-			return "", nil
-		}
-	case p.target == quant.Matrices && dims > 2:
-		reason = fmt.Sprintf("%s takes matrices, this has %d dimensions", p.scheme.Name(), dims)
-	case p.target == quant.Linear && (!isLinear || dims != 2):
-	default:
-		err := p.set(t, p.scheme)
-		if err == nil {
-			return "", nil
-		}
-		reason = cause(err)
-		if p.target == quant.Matrices && p.set(t, p.f16) == nil {
-			return reason, nil
-		}
+// apply sets what tensor i of the plan becomes, and why. isLinear says that it
+// is the weight of a linear layer. The fallback is "" unless the tensor was
+// meant to get a scheme and could not: then it is the cause.
+func (p *policy) apply(i int, t *Tensor, isLinear bool) (fallback string, err error) {
+	if o := p.override(t.Name); o != nil {
+		return p.force(t, o)
 	}
-	return reason, p.set(t, p.none)
+	switch {
+	case p.target == quant.Nothing && p.recipe == nil:
+		t.Why = "none: as stored"
+	case !numbers(t):
+		t.Why = "no floats: as stored"
+	case p.recipe != nil:
+		return p.mix(t, p.seats.kind[i], p.seats.at[i])
+	case p.target == quant.Linear && !(isLinear && len(t.Shape) == 2):
+		t.Why = p.scheme.Name() + " is for weights of linear layers: as stored"
+	case p.target == quant.Matrices && len(t.Shape) < 2:
+		t.Why = p.scheme.Name() + ": vectors become f32"
+		return "", p.set(t, p.f32)
+	default:
+		t.Why = p.scheme.Name() + ": " + targets[p.target]
+		fallback, err = p.become(t, p.scheme)
+		return p.explain(t, fallback), err
+	}
+	return "", p.set(t, p.none)
+}
+
+// targets names what schemes are for.
+var targets = map[quant.Target]string{quant.Floats: "floats", quant.Matrices: "matrix", quant.Linear: "weight of a linear layer"}
+
+// numbers says whether a tensor has elements that can become others.
+func numbers(t *Tensor) bool { return t.DType.Float() && t.Rows > 0 && t.Cols > 0 }
+
+// become gives the tensor a scheme or, where it cannot take it, what the
+// scheme leaves to such tensors, and says why: those for matrices make vectors
+// F32 and matrices with other rows F16, the others keep what is stored.
+func (p *policy) become(t *Tensor, s quant.Scheme) (cause string, err error) {
+	dims := len(t.Shape)
+	matrices := s.Target() == quant.Matrices
+	switch {
+	case s.Target() == quant.Nothing:
+		return "", p.set(t, p.none)
+	case !numbers(t):
+		return fmt.Sprintf("its elements of type %s are no floats", t.DType), p.set(t, p.none)
+	case s.Target() != quant.Floats && dims != 2:
+		left := p.none
+		if matrices && dims < 2 {
+			left = p.f32
+		}
+		return fmt.Sprintf("%s takes matrices, this has %s", s.Name(), dimensions(dims)), p.set(t, left)
+	case s.Target() != quant.Floats && t.Transposed:
+		return sideways(t, s.Name()), p.set(t, p.none)
+	}
+	err = p.set(t, s)
+	if err == nil {
+		return "", nil
+	}
+	cause = causeOf(err)
+	if matrices && p.set(t, p.f16) == nil {
+		return cause, nil
+	}
+	return cause, p.set(t, p.none)
+}
+
+// sideways is why a tensor cannot become a scheme that scales rows, or divides
+// them into blocks, and means those of [out, in].
+func sideways(t *Tensor, scheme string) string {
+	return fmt.Sprintf("it is stored [in, out], and %s works along the inputs of each output", scheme)
+}
+
+func dimensions(n int) string {
+	if n == 1 {
+		return "1 dimension"
+	}
+	return fmt.Sprintf("%d dimensions", n)
+}
+
+// explain adds to a tensor's reason that it fell back, and returns the cause.
+func (p *policy) explain(t *Tensor, cause string) string {
+	if cause != "" {
+		t.Why += "; " + cause
+	}
+	return cause
+}
+
+// mix applies the recipe. As in ggml, leading dimensions of 1 do not count.
+func (p *policy) mix(t *Tensor, kind quant.Kind, at int) (fallback string, err error) {
+	dims := len(t.Shape)
+	for _, d := range t.Shape {
+		if d != 1 {
+			break
+		}
+		dims--
+	}
+	t.Why = p.recipe.Name() + ": "
+	if dims < 2 || kind == quant.KindPlain {
+		t.Why += "vectors, norms and routers become f32"
+		return "", p.set(t, p.f32)
+	}
+	t.Why += kind.String()
+	if kind == quant.KindValue || kind == quant.KindDown {
+		t.Why += fmt.Sprintf(" %d", at+1)
+	}
+	if dims > 2 {
+		return p.explain(t, fmt.Sprintf("it takes matrices, this has %s", dimensions(dims))), p.set(t, p.none)
+	}
+	if t.Transposed {
+		return p.explain(t, sideways(t, p.recipe.Name())), p.set(t, p.none)
+	}
+	name, instead := p.recipe.Choose(kind, at, t.Cols, p.seats.model)
+	s, err := quant.Parse(name)
+	if err != nil {
+		return "", err
+	}
+	if instead != "" {
+		fallback = fmt.Sprintf("a row of %d elements does not divide into blocks of %s", t.Cols, instead)
+	}
+	return p.explain(t, fallback), p.set(t, s)
 }
 
 // set gives the tensor a scheme, or says why that cannot be.
@@ -80,8 +187,8 @@ func (p *policy) set(t *Tensor, s quant.Scheme) error {
 	return nil
 }
 
-// cause returns why a scheme refused, without what it was asked.
-func cause(err error) string {
+// causeOf returns why a scheme refused, without what it was asked.
+func causeOf(err error) string {
 	if e := (*recovery.Error)(nil); errors.As(err, &e) && e.Err != nil {
 		return e.Err.Error()
 	}

@@ -71,6 +71,16 @@ func drawStored(t *rapid.T) *stored {
 	return s
 }
 
+// drawOverrides draws a few overrides that sweep over tensors of every kind.
+func drawOverrides(t *rapid.T) []quant.Override {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) quant.Override {
+		return quant.Override{
+			Pattern: rapid.SampledFrom([]string{"*", "lm_head", "model.embed_tokens", "*.down_proj.weight", "model.layers.[0-2]", "*norm*", "*.bias", "odd.*"}).Draw(t, "pattern"),
+			Scheme:  rapid.SampledFrom(quant.Names()).Draw(t, "override"),
+		}
+	}), 0, 3).Draw(t, "overrides")
+}
+
 // TestLoad is the property the package is there for: whatever the layout, the
 // ranks together hold what the whole tensors become, every stored byte is
 // read once and every placed byte written once.
@@ -80,8 +90,9 @@ func TestLoad(t *testing.T) {
 		s := drawStored(r)
 		degree := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 8})
 		o := shard.Options{ChunkBytes: rapid.Int64Range(shard.MinChunkBytes, 2*shard.MinChunkBytes).Draw(r, "chunk"),
-			Layout: shard.Layout{TP: degree.Draw(r, "tp"), PP: rapid.IntRange(0, 3).Draw(r, "pp"), DP: rapid.IntRange(0, 2).Draw(r, "dp")},
-			Scheme: rapid.SampledFrom(quant.Names()).Draw(r, "scheme"), KeepOriginal: rapid.Bool().Draw(r, "keep")}
+			Layout:       shard.Layout{TP: degree.Draw(r, "tp"), PP: rapid.IntRange(0, 3).Draw(r, "pp"), DP: rapid.IntRange(0, 2).Draw(r, "dp")},
+			Scheme:       rapid.SampledFrom(append(quant.Names(), quant.Recipes()...)).Draw(r, "scheme"),
+			KeepOriginal: rapid.Bool().Draw(r, "keep"), Overrides: drawOverrides(r)}
 		p, err := shard.Build(s.ix, o)
 		if err != nil {
 			if recovery.ClassOf(err) != recovery.Usage || o.Layout.TP < 2 && o.Layout.PP < 2 {
@@ -95,13 +106,14 @@ func TestLoad(t *testing.T) {
 		checkJoin(t, r, s, p, load(t, r, s, p), rapid.Int64Range(1, 50).Draw(r, "rows"))
 
 		// What a tensor becomes depends on the scheme only.
-		single, err := shard.Build(s.ix, shard.Options{Scheme: o.Scheme, ChunkBytes: o.ChunkBytes, KeepOriginal: o.KeepOriginal})
+		single, err := shard.Build(s.ix, shard.Options{Scheme: o.Scheme, ChunkBytes: o.ChunkBytes, KeepOriginal: o.KeepOriginal, Overrides: o.Overrides})
 		if err != nil {
 			r.Fatalf("%v", err)
 		}
 		for i := range single.Tensors {
-			if single.Tensors[i].Name != p.Tensors[i].Name || single.Tensors[i].Scheme != p.Tensors[i].Scheme {
-				r.Fatalf("%s becomes %s, alone %s", p.Tensors[i].Name, p.Tensors[i].Scheme, single.Tensors[i].Scheme)
+			one, cut := single.Tensors[i], p.Tensors[i]
+			if one.Name != cut.Name || one.Scheme != cut.Scheme || one.Why != cut.Why || cut.Why == "" {
+				r.Fatalf("%s becomes %s (%s), alone %s (%s)", cut.Name, cut.Scheme, cut.Why, one.Scheme, one.Why)
 			}
 		}
 		checkJSON(r, s, o, p)

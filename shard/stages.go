@@ -82,7 +82,7 @@ func (b *builder) stage() (err error) {
 	var before, after int64
 	weight, stacks := map[int]int64{}, []string{}
 	for i, p := range b.parts {
-		size := placed(&b.plan.Tensors[i])
+		size := b.plan.Tensors[i].Placed()
 		switch p.at {
 		case embedding:
 			before += size
@@ -103,15 +103,6 @@ func (b *builder) stage() (err error) {
 	}
 	b.stages, err = planStages(b.plan.Options.Layout.PP, weight, stacks, before, after)
 	return err
-}
-
-// placed returns the bytes of the whole tensor in an arena.
-func placed(t *Tensor) int64 {
-	var n int64
-	for _, p := range t.Layout.Planes {
-		n += t.Rows * p.RowBytes(t.Cols)
-	}
-	return n
 }
 
 // on says whether a stage holds a tensor. What nobody knows the place of is

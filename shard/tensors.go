@@ -2,12 +2,12 @@ package shard
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/dtype"
-	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -42,9 +42,10 @@ func (b *builder) tensors() error {
 	})
 	all = b.dropTied(all)
 	b.parts = all
+	b.pol.seats = newSeats(b.ix, all)
 	limit := b.plan.Options.ChunkBytes * MaxChunks
 	for i := range all {
-		t, err := b.tensor(&all[i])
+		t, err := b.tensor(i, &all[i])
 		if err != nil {
 			return err
 		}
@@ -123,7 +124,7 @@ func (b *builder) dropTied(all []part) []part {
 }
 
 // tensor decides how a tensor is cut and what it becomes.
-func (b *builder) tensor(p *part) (Tensor, error) {
+func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	s := p.source
 	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, File: s.File, Offset: s.Offset, Bytes: s.Bytes,
 		Rows: 1, Cols: 1, Rule: p.rule.weight}
@@ -151,21 +152,14 @@ func (b *builder) tensor(p *part) (Tensor, error) {
 	if isLinear {
 		b.linear++
 	}
-	reason, err := b.become(&t, isLinear)
-	if err != nil {
+	reason, err := b.pol.apply(i, &t, isLinear)
+	if e := (*recovery.Error)(nil); errors.As(err, &e) && e.Tensor != "" {
+		return t, err
+	} else if err != nil {
 		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name, Err: err}
 	}
 	if reason != "" {
 		b.plan.Fallbacks = append(b.plan.Fallbacks, Note{t.Name, fmt.Sprintf("becomes %s: %s", t.Scheme, reason)})
 	}
 	return t, b.cut.check(&t, p.rule, p.module)
-}
-
-// become decides what a tensor becomes. Schemes that scale rows or divide them
-// into blocks mean those of [out, in]: what is stored [in, out] stays as it is.
-func (b *builder) become(t *Tensor, isLinear bool) (reason string, err error) {
-	if !t.Transposed || !t.DType.Float() || b.pol.target != quant.Matrices && (b.pol.target != quant.Linear || !isLinear) {
-		return b.pol.apply(t, isLinear)
-	}
-	return fmt.Sprintf("it is stored [in, out], and %s works along the inputs of each output", b.pol.scheme.Name()), b.pol.set(t, b.pol.none)
 }

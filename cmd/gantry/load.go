@@ -14,7 +14,6 @@ import (
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/messages"
-	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/spf13/cobra"
 )
@@ -22,6 +21,7 @@ import (
 // loadFlags are the flags of load besides those that shape the plan.
 type loadFlags struct {
 	request   messages.LoadRequest
+	quant     quantFlags
 	limitRate size.Bytes
 	staging   size.Bytes
 	workers   int
@@ -41,6 +41,7 @@ there; the command waits for the end, or returns at once with --detach. Without
 is gone when the command ends.`,
 		Example: `  gantry load ./model --tp 2 --quant q8_0 --once
   gantry load /models/llama --name prod --tp 4 --server nats://127.0.0.1:4222
+  gantry load ./model --quant q4_K_M --quant-override 'model.layers.0=q8_0' --once
   gantry load ./model --quant int8 --json | jq .read_amplification`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -50,8 +51,7 @@ is gone when the command ends.`,
 	}
 	flags := cmd.Flags()
 	planFlags(flags, &f.request.Options)
-	flags.StringVar(&f.request.Options.Scheme, "quant", "none", "what weights become: "+schemeNames())
-	flags.BoolVar(&f.request.Options.KeepOriginal, "keep-original", false, "keep the stored elements beside what they become")
+	f.quant.register(flags, "quant")
 	flags.StringVar(&f.request.Name, "name", "", "the model's name (default: that of its folder or file)")
 	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto, cpu, cuda:N, or a list")
 	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
@@ -69,9 +69,7 @@ is gone when the command ends.`,
 	return cmd
 }
 
-// schemeNames lists the schemes for help texts.
-func schemeNames() string { return strings.Join(quant.Forms(), ", ") }
-
+// check reports flags that make no sense, and completes the request.
 func (f *loadFlags) check(server bool) error {
 	switch {
 	case f.detach && !server:
@@ -84,8 +82,7 @@ func (f *loadFlags) check(server bool) error {
 	if _, err := recovery.Parse(f.request.Recovery); err != nil {
 		return err
 	}
-	_, err := quant.Parse(f.request.Options.Scheme)
-	return err
+	return f.quant.apply(&f.request.Options)
 }
 
 // load submits a job, shows its progress, and prints its report.

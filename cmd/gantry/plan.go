@@ -22,12 +22,27 @@ func planFlags(flags *pflag.FlagSet, o *shard.Options) {
 
 func (a *app) planCommand() *cobra.Command {
 	var o shard.Options
+	var q quantFlags
+	var tensors bool
 	cmd := &cobra.Command{
-		Use:     "plan MODEL",
-		Short:   "Show what a load would do, without reading a weight",
-		Example: "  gantry plan ./model --tp 4 --quant q8_0",
-		Args:    cobra.ExactArgs(1),
+		Use:   "plan MODEL",
+		Short: "Show what a load would do, without reading a weight",
+		Long: `Show what a load would do: what tensors become and how many bytes that saves,
+ranks and their bytes, chunks, and what will not be as one might expect. With
+--tensors each tensor is listed with what it becomes and why. Only headers are
+read. --json is the plan itself.
+
+A pattern of --quant-override is a glob over tensor names: * is any run of
+characters, dots too, ? one character, [0-3] one of several, {q,k} one of these.
+It matches a whole name or that of a module that holds the tensor: lm_head
+matches lm_head.weight, and model.layers.1 all of that layer.`,
+		Example: `  gantry plan ./model --tp 4 --quant q8_0
+  gantry plan ./model --quant q4_K_M --quant-override '*.{gate,up}_proj=q3_K' --tensors`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := q.apply(&o); err != nil {
+				return err
+			}
 			ix, err := openIndex(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -36,34 +51,37 @@ func (a *app) planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(p, func(w io.Writer) error { return writePlan(w, p) })
+			return a.print(p, func(w io.Writer) error { return writePlan(w, p, tensors) })
 		},
 	}
 	planFlags(cmd.Flags(), &o)
-	cmd.Flags().StringVar(&o.Scheme, "quant", "none", "what weights become: "+schemeNames())
+	q.register(cmd.Flags(), "quant")
+	cmd.Flags().BoolVar(&tensors, "tensors", false, "list each tensor, what it becomes and why")
 	return cmd
 }
 
-func writePlan(w io.Writer, p *shard.Plan) error {
+func writePlan(w io.Writer, p *shard.Plan, tensors bool) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "plan\t%s\n", p.Digest())
 	fmt.Fprintf(tw, "layout\t%s\n", p.Options.Layout)
 	fmt.Fprintf(tw, "scheme\t%s\n", p.Options.Scheme)
 	fmt.Fprintf(tw, "read\t%s in %s, amplification %.2f\n", size.Format(p.ReadBytes), plural(len(p.Chunks), "chunk"), float64(p.ReadBytes)/float64(max(p.StoredBytes, 1)))
 	fmt.Fprintf(tw, "place\t%s\n", size.Format(p.PlacedBytes))
-	fmt.Fprintf(tw, "fallbacks\t%d\n", len(p.Fallbacks))
-	for _, n := range p.Fallbacks {
-		fmt.Fprintf(tw, "\t%s: %s\n", printable(n.Tensor), n.Reason)
-	}
-	fmt.Fprintf(tw, "straddles\t%d\n", len(p.Straddles))
-	for _, n := range p.Straddles {
-		fmt.Fprintf(tw, "\t%s: %s\n", printable(n.Tensor), n.Reason)
-	}
+	writeNotes(tw, "fallbacks", p.Fallbacks)
+	writeNotes(tw, "straddles", p.Straddles)
 	for _, s := range p.Warnings {
 		fmt.Fprintf(tw, "warning\t%s\n", s)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	if err := writeBecomes(w, p); err != nil {
+		return err
+	}
+	if tensors {
+		if err := writeTensors(w, p); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintln(w)
 	return table(w, "RANK\tDP\tPP\tTP\tARENA\tTENSORS", len(p.Ranks), func(tw io.Writer, i int) {

@@ -9,13 +9,13 @@ import (
 	"github.com/gantry-ml/gantry/loader"
 	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/progress"
-	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/spf13/cobra"
 )
 
 func (a *app) quantizeCommand() *cobra.Command {
 	var o shard.Options
+	var q quantFlags
 	var out string
 	cmd := &cobra.Command{
 		Use:   "quantize MODEL --to SCHEME --out FILE",
@@ -27,15 +27,19 @@ usage.`,
 		Example: "  gantry quantize ./model --to int8 --out ./model-int8/model.safetensors",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if out == "" || o.Scheme == "" {
+			if out == "" || q.scheme == "" {
 				return usagef("quantize needs --to SCHEME and --out FILE")
+			}
+			c, err := q.config()
+			if err != nil {
+				return err
 			}
 			if !strings.HasSuffix(out, ".safetensors") {
 				return usagef("--out %s: want a name that ends in .safetensors", out)
 			}
 			ctx := cmd.Context()
 			var bar *bytesBar
-			l := loader.New(loader.WithQuantization(quant.Config{Scheme: o.Scheme}), loader.WithLayout(o.Layout),
+			l := loader.New(loader.WithQuantization(c), loader.WithLayout(o.Layout),
 				loader.WithProgress(func(u progress.Update) { bar.set(u.BytesDone, u.BytesTotal) }))
 			plan, err := l.Plan(ctx, args[0])
 			if err != nil {
@@ -62,15 +66,15 @@ usage.`,
 				BytesPlaced int64        `json:"bytes_placed"`
 				Seconds     float64      `json:"seconds"`
 				Fallbacks   []shard.Note `json:"fallbacks"`
-			}{out, o.Scheme, r.BytesRead, r.BytesPlaced, r.Seconds, m.Plan().Fallbacks}
+			}{out, plan.Options.Scheme, r.BytesRead, r.BytesPlaced, r.Seconds, m.Plan().Fallbacks}
 			return a.print(result, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s: %s of %s, from %s\n", out, size.Format(r.BytesPlaced), o.Scheme, size.Format(r.BytesRead))
+				_, err := fmt.Fprintf(w, "%s: %s of %s, from %s\n", out, size.Format(r.BytesPlaced), plan.Options.Scheme, size.Format(r.BytesRead))
 				return err
 			})
 		},
 	}
 	planFlags(cmd.Flags(), &o)
-	cmd.Flags().StringVar(&o.Scheme, "to", "", "what weights become: none, f32, f16, bf16, int8")
+	q.register(cmd.Flags(), "to")
 	cmd.Flags().StringVar(&out, "out", "", "the `FILE` to write, ending in .safetensors")
 	return cmd
 }

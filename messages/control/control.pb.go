@@ -409,6 +409,7 @@ type PlanOptions struct {
 	Scheme        string                 `protobuf:"bytes,5,opt,name=scheme,proto3" json:"scheme,omitempty"`
 	ChunkBytes    int64                  `protobuf:"varint,6,opt,name=chunk_bytes,json=chunkBytes,proto3" json:"chunk_bytes,omitempty"`
 	KeepOriginal  bool                   `protobuf:"varint,7,opt,name=keep_original,json=keepOriginal,proto3" json:"keep_original,omitempty"`
+	Overrides     []*Override            `protobuf:"bytes,8,rep,name=overrides,proto3" json:"overrides,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +493,66 @@ func (x *PlanOptions) GetKeepOriginal() bool {
 	return false
 }
 
+func (x *PlanOptions) GetOverrides() []*Override {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+// Override is quant.Override.
+type Override struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Scheme        string                 `protobuf:"bytes,2,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Override) Reset() {
+	*x = Override{}
+	mi := &file_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Override) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Override) ProtoMessage() {}
+
+func (x *Override) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Override.ProtoReflect.Descriptor instead.
+func (*Override) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Override) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *Override) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
 // Hello asks a worker who it is and what it holds. It also introduces the
 // sender as the leader of the header's epoch.
 type Hello struct {
@@ -503,7 +564,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +576,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +589,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Hello) GetHeader() *Header {
@@ -550,7 +611,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +623,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +636,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Holding) GetHeader() *Header {
@@ -606,7 +667,7 @@ type JobHeld struct {
 
 func (x *JobHeld) Reset() {
 	*x = JobHeld{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +679,7 @@ func (x *JobHeld) String() string {
 func (*JobHeld) ProtoMessage() {}
 
 func (x *JobHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +692,7 @@ func (x *JobHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobHeld.ProtoReflect.Descriptor instead.
 func (*JobHeld) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobHeld) GetJob() string {
@@ -682,7 +743,7 @@ type OpenIndex struct {
 
 func (x *OpenIndex) Reset() {
 	*x = OpenIndex{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +755,7 @@ func (x *OpenIndex) String() string {
 func (*OpenIndex) ProtoMessage() {}
 
 func (x *OpenIndex) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +768,7 @@ func (x *OpenIndex) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenIndex.ProtoReflect.Descriptor instead.
 func (*OpenIndex) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OpenIndex) GetHeader() *Header {
@@ -743,7 +804,7 @@ type IndexOpened struct {
 
 func (x *IndexOpened) Reset() {
 	*x = IndexOpened{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +816,7 @@ func (x *IndexOpened) String() string {
 func (*IndexOpened) ProtoMessage() {}
 
 func (x *IndexOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +829,7 @@ func (x *IndexOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IndexOpened.ProtoReflect.Descriptor instead.
 func (*IndexOpened) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *IndexOpened) GetHeader() *Header {
@@ -810,7 +871,7 @@ type OpenJob struct {
 
 func (x *OpenJob) Reset() {
 	*x = OpenJob{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +883,7 @@ func (x *OpenJob) String() string {
 func (*OpenJob) ProtoMessage() {}
 
 func (x *OpenJob) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +896,7 @@ func (x *OpenJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenJob.ProtoReflect.Descriptor instead.
 func (*OpenJob) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OpenJob) GetHeader() *Header {
@@ -905,7 +966,7 @@ type JobOpened struct {
 
 func (x *JobOpened) Reset() {
 	*x = JobOpened{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +978,7 @@ func (x *JobOpened) String() string {
 func (*JobOpened) ProtoMessage() {}
 
 func (x *JobOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +991,7 @@ func (x *JobOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobOpened.ProtoReflect.Descriptor instead.
 func (*JobOpened) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JobOpened) GetHeader() *Header {
@@ -959,7 +1020,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1032,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1045,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Place) GetHeader() *Header {
@@ -1020,7 +1081,7 @@ type Placed struct {
 
 func (x *Placed) Reset() {
 	*x = Placed{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1093,7 @@ func (x *Placed) String() string {
 func (*Placed) ProtoMessage() {}
 
 func (x *Placed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1106,7 @@ func (x *Placed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placed.ProtoReflect.Descriptor instead.
 func (*Placed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Placed) GetHeader() *Header {
@@ -1082,7 +1143,7 @@ type Dest struct {
 
 func (x *Dest) Reset() {
 	*x = Dest{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1155,7 @@ func (x *Dest) String() string {
 func (*Dest) ProtoMessage() {}
 
 func (x *Dest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1168,7 @@ func (x *Dest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dest.ProtoReflect.Descriptor instead.
 func (*Dest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Dest) GetHold() *Hold {
@@ -1150,7 +1211,7 @@ type LoadChunk struct {
 
 func (x *LoadChunk) Reset() {
 	*x = LoadChunk{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1223,7 @@ func (x *LoadChunk) String() string {
 func (*LoadChunk) ProtoMessage() {}
 
 func (x *LoadChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1236,7 @@ func (x *LoadChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadChunk.ProtoReflect.Descriptor instead.
 func (*LoadChunk) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LoadChunk) GetHeader() *Header {
@@ -1211,7 +1272,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1284,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1297,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Accepted) GetHeader() *Header {
@@ -1265,7 +1326,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1338,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1351,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Refused) GetHeader() *Header {
@@ -1320,7 +1381,7 @@ type ChunkRetried struct {
 
 func (x *ChunkRetried) Reset() {
 	*x = ChunkRetried{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1393,7 @@ func (x *ChunkRetried) String() string {
 func (*ChunkRetried) ProtoMessage() {}
 
 func (x *ChunkRetried) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1406,7 @@ func (x *ChunkRetried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkRetried.ProtoReflect.Descriptor instead.
 func (*ChunkRetried) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ChunkRetried) GetHeader() *Header {
@@ -1388,7 +1449,7 @@ type PieceDone struct {
 
 func (x *PieceDone) Reset() {
 	*x = PieceDone{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1461,7 @@ func (x *PieceDone) String() string {
 func (*PieceDone) ProtoMessage() {}
 
 func (x *PieceDone) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1474,7 @@ func (x *PieceDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PieceDone.ProtoReflect.Descriptor instead.
 func (*PieceDone) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PieceDone) GetRank() uint32 {
@@ -1450,7 +1511,7 @@ type ChunkDone struct {
 
 func (x *ChunkDone) Reset() {
 	*x = ChunkDone{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1523,7 @@ func (x *ChunkDone) String() string {
 func (*ChunkDone) ProtoMessage() {}
 
 func (x *ChunkDone) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1536,7 @@ func (x *ChunkDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkDone.ProtoReflect.Descriptor instead.
 func (*ChunkDone) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ChunkDone) GetHeader() *Header {
@@ -1519,7 +1580,7 @@ type ChunkFailed struct {
 
 func (x *ChunkFailed) Reset() {
 	*x = ChunkFailed{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1592,7 @@ func (x *ChunkFailed) String() string {
 func (*ChunkFailed) ProtoMessage() {}
 
 func (x *ChunkFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1605,7 @@ func (x *ChunkFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkFailed.ProtoReflect.Descriptor instead.
 func (*ChunkFailed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ChunkFailed) GetHeader() *Header {
@@ -1586,7 +1647,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1659,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1672,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Revoke) GetHeader() *Header {
@@ -1639,7 +1700,7 @@ type Seal struct {
 
 func (x *Seal) Reset() {
 	*x = Seal{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1712,7 @@ func (x *Seal) String() string {
 func (*Seal) ProtoMessage() {}
 
 func (x *Seal) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1725,7 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Seal) GetHeader() *Header {
@@ -1698,7 +1759,7 @@ type Validation struct {
 
 func (x *Validation) Reset() {
 	*x = Validation{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1771,7 @@ func (x *Validation) String() string {
 func (*Validation) ProtoMessage() {}
 
 func (x *Validation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1784,7 @@ func (x *Validation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Validation.ProtoReflect.Descriptor instead.
 func (*Validation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Validation) GetRan() bool {
@@ -1797,7 +1858,7 @@ type Sealed struct {
 
 func (x *Sealed) Reset() {
 	*x = Sealed{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1870,7 @@ func (x *Sealed) String() string {
 func (*Sealed) ProtoMessage() {}
 
 func (x *Sealed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1883,7 @@ func (x *Sealed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealed.ProtoReflect.Descriptor instead.
 func (*Sealed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Sealed) GetHeader() *Header {
@@ -1878,7 +1939,7 @@ type Free struct {
 
 func (x *Free) Reset() {
 	*x = Free{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1951,7 @@ func (x *Free) String() string {
 func (*Free) ProtoMessage() {}
 
 func (x *Free) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1964,7 @@ func (x *Free) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Free.ProtoReflect.Descriptor instead.
 func (*Free) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Free) GetHeader() *Header {
@@ -1931,7 +1992,7 @@ type CloseJob struct {
 
 func (x *CloseJob) Reset() {
 	*x = CloseJob{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2004,7 @@ func (x *CloseJob) String() string {
 func (*CloseJob) ProtoMessage() {}
 
 func (x *CloseJob) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2017,7 @@ func (x *CloseJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseJob.ProtoReflect.Descriptor instead.
 func (*CloseJob) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CloseJob) GetHeader() *Header {
@@ -1984,7 +2045,7 @@ type JobClosed struct {
 
 func (x *JobClosed) Reset() {
 	*x = JobClosed{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2057,7 @@ func (x *JobClosed) String() string {
 func (*JobClosed) ProtoMessage() {}
 
 func (x *JobClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2070,7 @@ func (x *JobClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobClosed.ProtoReflect.Descriptor instead.
 func (*JobClosed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *JobClosed) GetHeader() *Header {
@@ -2060,7 +2121,7 @@ const file_control_proto_rawDesc = "" +
 	"\aretries\x18\x02 \x01(\rR\aretries\x12\x17\n" +
 	"\abase_ns\x18\x03 \x01(\x03R\x06baseNs\x12\x15\n" +
 	"\x06max_ns\x18\x04 \x01(\x03R\x05maxNs\x12\x16\n" +
-	"\x06factor\x18\x05 \x01(\x01R\x06factor\"\xab\x01\n" +
+	"\x06factor\x18\x05 \x01(\x01R\x06factor\"\xe6\x01\n" +
 	"\vPlanOptions\x12\x0e\n" +
 	"\x02tp\x18\x01 \x01(\rR\x02tp\x12\x0e\n" +
 	"\x02pp\x18\x02 \x01(\rR\x02pp\x12\x0e\n" +
@@ -2069,7 +2130,11 @@ const file_control_proto_rawDesc = "" +
 	"\x06scheme\x18\x05 \x01(\tR\x06scheme\x12\x1f\n" +
 	"\vchunk_bytes\x18\x06 \x01(\x03R\n" +
 	"chunkBytes\x12#\n" +
-	"\rkeep_original\x18\a \x01(\bR\fkeepOriginal\":\n" +
+	"\rkeep_original\x18\a \x01(\bR\fkeepOriginal\x129\n" +
+	"\toverrides\x18\b \x03(\v2\x1b.gantry.control.v1.OverrideR\toverrides\"<\n" +
+	"\bOverride\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12\x16\n" +
+	"\x06scheme\x18\x02 \x01(\tR\x06scheme\":\n" +
 	"\x05Hello\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\"l\n" +
 	"\aHolding\x121\n" +
@@ -2197,7 +2262,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_control_proto_goTypes = []any{
 	(*Header)(nil),       // 0: gantry.control.v1.Header
 	(*Error)(nil),        // 1: gantry.control.v1.Error
@@ -2205,86 +2270,88 @@ var file_control_proto_goTypes = []any{
 	(*Hold)(nil),         // 3: gantry.control.v1.Hold
 	(*Strategy)(nil),     // 4: gantry.control.v1.Strategy
 	(*PlanOptions)(nil),  // 5: gantry.control.v1.PlanOptions
-	(*Hello)(nil),        // 6: gantry.control.v1.Hello
-	(*Holding)(nil),      // 7: gantry.control.v1.Holding
-	(*JobHeld)(nil),      // 8: gantry.control.v1.JobHeld
-	(*OpenIndex)(nil),    // 9: gantry.control.v1.OpenIndex
-	(*IndexOpened)(nil),  // 10: gantry.control.v1.IndexOpened
-	(*OpenJob)(nil),      // 11: gantry.control.v1.OpenJob
-	(*JobOpened)(nil),    // 12: gantry.control.v1.JobOpened
-	(*Place)(nil),        // 13: gantry.control.v1.Place
-	(*Placed)(nil),       // 14: gantry.control.v1.Placed
-	(*Dest)(nil),         // 15: gantry.control.v1.Dest
-	(*LoadChunk)(nil),    // 16: gantry.control.v1.LoadChunk
-	(*Accepted)(nil),     // 17: gantry.control.v1.Accepted
-	(*Refused)(nil),      // 18: gantry.control.v1.Refused
-	(*ChunkRetried)(nil), // 19: gantry.control.v1.ChunkRetried
-	(*PieceDone)(nil),    // 20: gantry.control.v1.PieceDone
-	(*ChunkDone)(nil),    // 21: gantry.control.v1.ChunkDone
-	(*ChunkFailed)(nil),  // 22: gantry.control.v1.ChunkFailed
-	(*Revoke)(nil),       // 23: gantry.control.v1.Revoke
-	(*Seal)(nil),         // 24: gantry.control.v1.Seal
-	(*Validation)(nil),   // 25: gantry.control.v1.Validation
-	(*Sealed)(nil),       // 26: gantry.control.v1.Sealed
-	(*Free)(nil),         // 27: gantry.control.v1.Free
-	(*CloseJob)(nil),     // 28: gantry.control.v1.CloseJob
-	(*JobClosed)(nil),    // 29: gantry.control.v1.JobClosed
+	(*Override)(nil),     // 6: gantry.control.v1.Override
+	(*Hello)(nil),        // 7: gantry.control.v1.Hello
+	(*Holding)(nil),      // 8: gantry.control.v1.Holding
+	(*JobHeld)(nil),      // 9: gantry.control.v1.JobHeld
+	(*OpenIndex)(nil),    // 10: gantry.control.v1.OpenIndex
+	(*IndexOpened)(nil),  // 11: gantry.control.v1.IndexOpened
+	(*OpenJob)(nil),      // 12: gantry.control.v1.OpenJob
+	(*JobOpened)(nil),    // 13: gantry.control.v1.JobOpened
+	(*Place)(nil),        // 14: gantry.control.v1.Place
+	(*Placed)(nil),       // 15: gantry.control.v1.Placed
+	(*Dest)(nil),         // 16: gantry.control.v1.Dest
+	(*LoadChunk)(nil),    // 17: gantry.control.v1.LoadChunk
+	(*Accepted)(nil),     // 18: gantry.control.v1.Accepted
+	(*Refused)(nil),      // 19: gantry.control.v1.Refused
+	(*ChunkRetried)(nil), // 20: gantry.control.v1.ChunkRetried
+	(*PieceDone)(nil),    // 21: gantry.control.v1.PieceDone
+	(*ChunkDone)(nil),    // 22: gantry.control.v1.ChunkDone
+	(*ChunkFailed)(nil),  // 23: gantry.control.v1.ChunkFailed
+	(*Revoke)(nil),       // 24: gantry.control.v1.Revoke
+	(*Seal)(nil),         // 25: gantry.control.v1.Seal
+	(*Validation)(nil),   // 26: gantry.control.v1.Validation
+	(*Sealed)(nil),       // 27: gantry.control.v1.Sealed
+	(*Free)(nil),         // 28: gantry.control.v1.Free
+	(*CloseJob)(nil),     // 29: gantry.control.v1.CloseJob
+	(*JobClosed)(nil),    // 30: gantry.control.v1.JobClosed
 }
 var file_control_proto_depIdxs = []int32{
-	0,  // 0: gantry.control.v1.Hello.header:type_name -> gantry.control.v1.Header
-	0,  // 1: gantry.control.v1.Holding.header:type_name -> gantry.control.v1.Header
-	8,  // 2: gantry.control.v1.Holding.jobs:type_name -> gantry.control.v1.JobHeld
-	3,  // 3: gantry.control.v1.JobHeld.holds:type_name -> gantry.control.v1.Hold
-	2,  // 4: gantry.control.v1.JobHeld.in_flight:type_name -> gantry.control.v1.Ref
-	0,  // 5: gantry.control.v1.OpenIndex.header:type_name -> gantry.control.v1.Header
-	4,  // 6: gantry.control.v1.OpenIndex.strategy:type_name -> gantry.control.v1.Strategy
-	0,  // 7: gantry.control.v1.IndexOpened.header:type_name -> gantry.control.v1.Header
-	1,  // 8: gantry.control.v1.IndexOpened.error:type_name -> gantry.control.v1.Error
-	0,  // 9: gantry.control.v1.OpenJob.header:type_name -> gantry.control.v1.Header
-	5,  // 10: gantry.control.v1.OpenJob.options:type_name -> gantry.control.v1.PlanOptions
-	4,  // 11: gantry.control.v1.OpenJob.strategy:type_name -> gantry.control.v1.Strategy
-	0,  // 12: gantry.control.v1.JobOpened.header:type_name -> gantry.control.v1.Header
-	1,  // 13: gantry.control.v1.JobOpened.error:type_name -> gantry.control.v1.Error
-	0,  // 14: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
-	3,  // 15: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
-	0,  // 16: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
-	3,  // 17: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
-	1,  // 18: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
-	3,  // 19: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
-	0,  // 20: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
-	2,  // 21: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
-	15, // 22: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
-	0,  // 23: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
-	2,  // 24: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
-	0,  // 25: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
-	1,  // 26: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
-	0,  // 27: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
-	2,  // 28: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
-	1,  // 29: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
-	0,  // 30: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
-	2,  // 31: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
-	20, // 32: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
-	0,  // 33: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
-	2,  // 34: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
-	1,  // 35: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
-	0,  // 36: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
-	2,  // 37: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
-	0,  // 38: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
-	3,  // 39: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
-	0,  // 40: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
-	3,  // 41: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
-	25, // 42: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
-	1,  // 43: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
-	0,  // 44: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
-	3,  // 45: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
-	0,  // 46: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
-	0,  // 47: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
-	1,  // 48: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
-	49, // [49:49] is the sub-list for method output_type
-	49, // [49:49] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	6,  // 0: gantry.control.v1.PlanOptions.overrides:type_name -> gantry.control.v1.Override
+	0,  // 1: gantry.control.v1.Hello.header:type_name -> gantry.control.v1.Header
+	0,  // 2: gantry.control.v1.Holding.header:type_name -> gantry.control.v1.Header
+	9,  // 3: gantry.control.v1.Holding.jobs:type_name -> gantry.control.v1.JobHeld
+	3,  // 4: gantry.control.v1.JobHeld.holds:type_name -> gantry.control.v1.Hold
+	2,  // 5: gantry.control.v1.JobHeld.in_flight:type_name -> gantry.control.v1.Ref
+	0,  // 6: gantry.control.v1.OpenIndex.header:type_name -> gantry.control.v1.Header
+	4,  // 7: gantry.control.v1.OpenIndex.strategy:type_name -> gantry.control.v1.Strategy
+	0,  // 8: gantry.control.v1.IndexOpened.header:type_name -> gantry.control.v1.Header
+	1,  // 9: gantry.control.v1.IndexOpened.error:type_name -> gantry.control.v1.Error
+	0,  // 10: gantry.control.v1.OpenJob.header:type_name -> gantry.control.v1.Header
+	5,  // 11: gantry.control.v1.OpenJob.options:type_name -> gantry.control.v1.PlanOptions
+	4,  // 12: gantry.control.v1.OpenJob.strategy:type_name -> gantry.control.v1.Strategy
+	0,  // 13: gantry.control.v1.JobOpened.header:type_name -> gantry.control.v1.Header
+	1,  // 14: gantry.control.v1.JobOpened.error:type_name -> gantry.control.v1.Error
+	0,  // 15: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
+	3,  // 16: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
+	0,  // 17: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
+	3,  // 18: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
+	1,  // 19: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
+	3,  // 20: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
+	0,  // 21: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
+	2,  // 22: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
+	16, // 23: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
+	0,  // 24: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
+	2,  // 25: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
+	0,  // 26: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
+	1,  // 27: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
+	0,  // 28: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
+	2,  // 29: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
+	1,  // 30: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
+	0,  // 31: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
+	2,  // 32: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
+	21, // 33: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
+	0,  // 34: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
+	2,  // 35: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
+	1,  // 36: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
+	0,  // 37: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
+	2,  // 38: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
+	0,  // 39: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
+	3,  // 40: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
+	0,  // 41: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
+	3,  // 42: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
+	26, // 43: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
+	1,  // 44: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
+	0,  // 45: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
+	3,  // 46: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
+	0,  // 47: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
+	0,  // 48: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
+	1,  // 49: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2298,7 +2365,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -104,17 +104,26 @@ func (x *Strategy) Recovery() recovery.Strategy {
 
 // FromOptions returns o as a message.
 func FromOptions(o shard.Options) *PlanOptions {
+	overrides := make([]*Override, len(o.Overrides))
+	for i, v := range o.Overrides {
+		overrides[i] = &Override{Pattern: v.Pattern, Scheme: v.Scheme}
+	}
 	return &PlanOptions{
 		Tp: uint32(o.Layout.TP), Pp: uint32(o.Layout.PP), Ep: uint32(o.Layout.EP), Dp: uint32(o.Layout.DP),
-		Scheme: o.Scheme, ChunkBytes: o.ChunkBytes, KeepOriginal: o.KeepOriginal,
+		Scheme: o.Scheme, ChunkBytes: o.ChunkBytes, KeepOriginal: o.KeepOriginal, Overrides: overrides,
 	}
 }
 
 // Shard returns the options.
 func (x *PlanOptions) Shard() shard.Options {
+	var overrides []shard.Override
+	for _, v := range x.GetOverrides() {
+		overrides = append(overrides, shard.Override{Pattern: v.GetPattern(), Scheme: v.GetScheme()})
+	}
 	return shard.Options{
 		Layout: shard.Layout{TP: int(x.GetTp()), PP: int(x.GetPp()), EP: int(x.GetEp()), DP: int(x.GetDp())},
 		Scheme: x.GetScheme(), ChunkBytes: x.GetChunkBytes(), KeepOriginal: x.GetKeepOriginal(),
+		Overrides: overrides,
 	}
 }
 
