@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort demo test race purego vet lint generate generated-clean fuzz clean
+.PHONY: all build ort gateway demo test race purego vet lint generate generated-clean fuzz clean
 
 all: build
 
@@ -26,10 +26,14 @@ ort:
 demo: ort build
 	@DEMO_SIZE=$(DEMO_SIZE) scripts/demo.sh
 
-test: ort
+# The S3 service of the tests: a pinned module, built once into $(CACHE).
+gateway:
+	@scripts/versitygw.sh >/dev/null
+
+test: ort gateway
 	$(GO) test -timeout 6m ./...
 
-race: ort
+race: ort gateway
 	$(GO) test -race -timeout 20m ./...
 
 # Without assembly the portable kernels are all there is.

@@ -18,6 +18,7 @@ import (
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
+	"github.com/gantry-ml/gantry/source/sourcetest/s3test"
 )
 
 // hub serves a folder as the model org/name of a hub.
@@ -53,9 +54,22 @@ func hub(t *testing.T, dir string) http.Handler {
 	return mux
 }
 
-// TestLoadRemote places the same bytes as from files, and reads each once.
+// TestLoadRemote: from files, web server, hub and bucket come the same ranks,
+// each byte once, and what they say is what the model says.
 func TestLoadRemote(t *testing.T) {
-	for _, dir := range []string{"hf-f32", "hf-sharded"} {
+	service, err := s3test.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := service.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	service.Setenv(t)
+	service.Bucket(t, "models")
+	want := expectation(t, "expected.json", "hf-f32")
+	for _, dir := range []string{"hf-f32", "hf-sharded", "onnx-external"} {
 		path := filepath.Join(testdata(t, "stories260K"), dir)
 		server := httptest.NewServer(http.FileServer(http.Dir(path)))
 		defer server.Close()
@@ -63,6 +77,7 @@ func TestLoadRemote(t *testing.T) {
 		defer models.Close()
 		t.Setenv("HF_ENDPOINT", models.URL)
 		t.Setenv("HF_HUB_OFFLINE", "")
+		service.PutFolder(t, "models", dir+"/", path)
 		layout := WithLayout(shard.Layout{TP: 2})
 		digests := func(m *model.Model) (d [][16]byte) {
 			for _, r := range m.Report().Ranks {
@@ -70,14 +85,20 @@ func TestLoadRemote(t *testing.T) {
 			}
 			return d
 		}
-		want := digests(load(t, path, layout))
-		for _, uri := range []string{server.URL + "/", "hf://org/name"} {
+		local := digests(load(t, path, layout))
+		for _, uri := range []string{server.URL + "/", "hf://org/name", "s3://models/" + dir} {
 			m := load(t, uri, layout)
-			if got := digests(m); len(got) != 2 || !slices.Equal(got, want) {
-				t.Errorf("%s from %s: ranks %x, from files %x", dir, uri, got, want)
+			if got := digests(m); len(got) != 2 || !slices.Equal(got, local) {
+				t.Errorf("%s from %s: ranks %x, from files %x", dir, uri, got, local)
 			}
 			if a := m.Report().ReadAmplification(); a != 1 {
 				t.Errorf("%s from %s: read amplification %g", dir, uri, a)
+			}
+			if dir == "onnx-external" {
+				continue // has no config.json; that its files speak is another test's
+			}
+			if got, _ := speak(t, m, want.Prompt, 100); !slices.Equal(got, want.Generated[:100]) {
+				t.Errorf("%s from %s: %v, want %v", dir, uri, got, want.Generated[:100])
 			}
 		}
 	}

@@ -182,7 +182,7 @@ func TestOpenErrors(t *testing.T) {
 		{"file://host/model", recovery.Usage},
 		{"file://", recovery.Usage},
 		{"https://user:secret@example.com/model?token=secret", recovery.Usage},
-		{"s3://bucket/model", recovery.Unsupported},
+		{"gs://bucket/model", recovery.Unsupported},
 		{"hf://model", recovery.Usage},
 		{"hf://org/model@../x", recovery.Usage},
 		{"file://" + dir, ""},

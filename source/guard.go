@@ -15,7 +15,7 @@ import (
 type guard struct {
 	hosts      []string // allowed explicitly: a name, an address, or *.domain
 	restricted bool     // only hosts
-	named      []string // hosts that the user named himself: his URI's, his proxy's
+	named      []string // hosts that the user named himself: his URI's, his proxy's; or *.domain
 }
 
 // metadataNames and metadataAddrs are where clouds serve their machines'
@@ -27,9 +27,13 @@ var (
 
 func canonicalHost(h string) string { return strings.ToLower(strings.TrimSuffix(h, ".")) }
 
-func (g guard) allows(host string) bool {
+func (g guard) allows(host string) bool { return listed(g.hosts, host) }
+
+// listed reports whether a host is one of a list of names, addresses and
+// *.domain.
+func listed(hosts []string, host string) bool {
 	host = canonicalHost(host)
-	return slices.ContainsFunc(g.hosts, func(h string) bool {
+	return slices.ContainsFunc(hosts, func(h string) bool {
 		h = canonicalHost(h)
 		domain, wild := strings.CutPrefix(h, "*")
 		return h == host || wild && strings.HasPrefix(domain, ".") && strings.HasSuffix(host, domain)
@@ -57,7 +61,7 @@ func (g guard) address(name string, ip netip.Addr) error {
 		return nil
 	case ip.IsLinkLocalUnicast(), ip.IsMulticast(), ip.IsUnspecified(), slices.Contains(metadataAddrs, ip):
 		return refusedHost(name, fmt.Sprintf("%s is a link-local or metadata address", ip))
-	case (ip.IsLoopback() || ip.IsPrivate()) && !slices.Contains(g.named, canonicalHost(name)):
+	case (ip.IsLoopback() || ip.IsPrivate()) && !listed(g.named, name):
 		return refusedHost(name, fmt.Sprintf("%s is a private address", ip))
 	}
 	return nil

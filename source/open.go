@@ -57,8 +57,9 @@ func (o Options) Validate() error {
 }
 
 // Open opens a path, a file:// URI, an http:// or https:// URI (that of a
-// folder on a web server ends with '/'), or hf://org/name[@rev]. Remote sources are asked again, as
-// Options.Retry says, and reached only when they are used.
+// folder on a web server ends with '/'), hf://org/name[@rev] or
+// s3://bucket/prefix. Remote sources are asked again, as Options.Retry says,
+// and reached only when they are used.
 // Errors: not_found, not_allowed, unsupported (other schemes), usage.
 func Open(ctx context.Context, uri string, o Options) (Source, error) {
 	if err := o.Validate(); err != nil {
@@ -88,7 +89,7 @@ func Open(ctx context.Context, uri string, o Options) (Source, error) {
 
 // remotes are the ways to open by scheme.
 var remotes = map[string]func(uri string, o Options) (Source, error){
-	"http": openHTTP, "https": openHTTP, "hf": openHub,
+	"http": openHTTP, "https": openHTTP, "hf": openHub, "s3": openS3,
 }
 
 // localPath returns the path that a plain path or a file:// URI names.

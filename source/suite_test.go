@@ -2,7 +2,6 @@ package source_test
 
 import (
 	"context"
-	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -11,11 +10,17 @@ import (
 	"github.com/gantry-ml/gantry/source/sourcetest"
 )
 
-// TestMain has this process trust the authority of trusted.
-func TestMain(m *testing.M) {
-	remove := trustAuthority()
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) { remove(); os.Exit(code) }))
+// run is the tests with what they share: an authority that this process
+// trusts, and an S3 service, started by the first that needs it.
+type run struct{ m *testing.M }
+
+func (r run) Run() int {
+	defer trustAuthority()()
+	defer endService()
+	return r.m.Run()
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(run{m}) }
 
 // open opens a source that the test closes.
 func open(t testing.TB, uri string, o source.Options) source.Source {

@@ -3,15 +3,12 @@ package source
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -110,25 +107,17 @@ func (w *web) redirect(req *http.Request, via []*http.Request) error {
 // answer is a response whose body is being read. Close it.
 type answer struct {
 	*http.Response
+	*silence
 	linked linked
-	parent context.Context
-	ctx    context.Context
-	timer  *time.Timer
-	cancel context.CancelCauseFunc
 	web    *web
 }
 
-var errStalled = errors.New("nothing came for too long")
-
-// get asks for u with these headers. The time limit is on silence, not on the
-// whole: it starts again with all that arrives.
+// get asks for u with these headers.
 func (w *web) get(parent context.Context, u *url.URL, header http.Header) (*answer, error) {
 	if err := parent.Err(); err != nil {
 		return nil, err
 	}
-	a := &answer{parent: parent, web: w}
-	a.ctx, a.cancel = context.WithCancelCause(parent)
-	a.timer = time.AfterFunc(w.stall, func() { a.cancel(errStalled) })
+	a := &answer{silence: newSilence(parent, w.stall), web: w}
 	req, err := http.NewRequestWithContext(context.WithValue(a.ctx, linkedKey{}, &a.linked), http.MethodGet, u.String(), nil)
 	if err != nil {
 		a.end()
@@ -142,22 +131,16 @@ func (w *web) get(parent context.Context, u *url.URL, header http.Header) (*answ
 		a.end()
 		return nil, err
 	}
-	a.timer.Stop()
+	a.heard()
 	return a, nil
 }
 
-// Read reads the body. Only the server's silence counts: a reader that takes
-// its time between two reads does not end the answer.
+// Read reads the body.
 func (a *answer) Read(p []byte) (int, error) {
-	a.timer.Reset(a.web.stall)
+	a.wait()
 	n, err := a.Body.Read(p)
-	a.timer.Stop()
+	a.heard()
 	return n, err
-}
-
-func (a *answer) end() {
-	a.timer.Stop()
-	a.cancel(nil)
 }
 
 // Close gives the connection back where little is left on it.
@@ -165,48 +148,6 @@ func (a *answer) Close() {
 	_, _ = io.CopyN(io.Discard, a, 4<<10) // what is left decides about the connection only
 	_ = a.Body.Close()                    // reading has told all that is to be known
 	a.end()
-}
-
-// failure classifies what went wrong on the way, without the URL that
-// net/http puts before it, which may be signed.
-func (a *answer) failure(err error) error {
-	var (
-		ue      *url.Error
-		own     *recovery.Error
-		dns     *net.DNSError
-		timeout net.Error
-		dial    *net.OpError
-	)
-	if errors.As(err, &ue) {
-		err = ue.Err
-	}
-	e := &recovery.Error{Class: recovery.Unreachable, Op: "read", Err: err}
-	begun := a.Response != nil
-	switch {
-	case a.parent.Err() != nil:
-		return a.parent.Err()
-	case context.Cause(a.ctx) == errStalled:
-		e.Err = fmt.Errorf("no byte for %v", a.web.stall)
-		if begun {
-			e.Class = recovery.Timeout
-		}
-	case errors.As(err, &own):
-		return own
-	case errors.As(err, &dns) && dns.IsNotFound:
-		e.Class, e.Err, e.Hint = recovery.NotFound, errors.New("no such host"), "check the URI"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		e.Err = fmt.Errorf("the connection broke off: %w", err)
-		if begun {
-			e.Class = recovery.Reset
-		}
-	case begun && errors.As(err, &timeout) && timeout.Timeout():
-		e.Class = recovery.Timeout
-	case errors.As(err, &dial) && dial.Op == "dial":
-		e.Hint = "check that the server runs and is reached from here"
-	case strings.Contains(err.Error(), "certificate"): // there are many types of it
-		e.Class, e.Hint = recovery.NotAllowed, "add the authority to the system's certificates"
-	}
-	return e
 }
 
 // below returns the URL of a name in the folder u, whose path ends with '/'.

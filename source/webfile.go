@@ -59,7 +59,7 @@ func (f *webFile) Stream(ctx context.Context, off, n int64) (io.ReadCloser, erro
 		return nil, err
 	}
 	if off < 0 || n < 0 || off > f.file.Size || n > f.file.Size-off {
-		return nil, f.at(off, n, f.changed("the range is not in the file, which has %d bytes", f.file.Size))
+		return nil, f.at(off, n, changed("the range is not in the file, which has %d bytes", f.file.Size))
 	}
 	if n == 0 {
 		return io.NopCloser(strings.NewReader("")), nil
@@ -124,14 +124,14 @@ func (f *webFile) check(a *answer, off, n int64, known string, direct bool) erro
 	case http.StatusPartialContent:
 		start, stop, size, ok := contentRange(a.Header.Get("Content-Range"))
 		if ok && size != f.file.Size {
-			return f.changed("it has %d bytes, it had %d when it was opened", size, f.file.Size)
+			return changed("it has %d bytes, it had %d when it was opened", size, f.file.Size)
 		}
 		if !ok || start != off || stop != off+n {
 			return recovery.Errorf(recovery.Unavailable, "the server sent another range: %.80q", a.Header.Get("Content-Range"))
 		}
 	case http.StatusOK:
 		if a.ContentLength >= 0 && a.ContentLength != f.file.Size {
-			return f.changed("it has %d bytes, it had %d when it was opened", a.ContentLength, f.file.Size)
+			return changed("it has %d bytes, it had %d when it was opened", a.ContentLength, f.file.Size)
 		}
 		skip = off
 	default:
@@ -139,7 +139,7 @@ func (f *webFile) check(a *answer, off, n int64, known string, direct bool) erro
 	}
 	validator := validatorOf(a)
 	if direct && validator != known || !direct && !f.same(a) {
-		return f.changed("the server has another version of it now")
+		return changed("the server has another version of it now")
 	}
 	if a.StatusCode == http.StatusOK && n != f.file.Size && f.file.Size > wholeLimit {
 		return &recovery.Error{Class: recovery.Unsupported, Err: fmt.Errorf("the server sends whole files, not ranges, and this one is over %d MiB", wholeLimit>>20),
@@ -219,7 +219,8 @@ func validatorOf(a *answer) string {
 	return cmp.Or(a.Header.Get("ETag"), a.Header.Get("Last-Modified"))
 }
 
-func (f *webFile) changed(format string, args ...any) error {
+// changed is the error of a remote file that is not the one that was opened.
+func changed(format string, args ...any) error {
 	return &recovery.Error{Class: recovery.SourceChanged, Err: fmt.Errorf(format, args...), Hint: "load again once nobody writes it"}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
+	"github.com/gantry-ml/gantry/source/sourcetest/s3test"
 )
 
 // TestInspectRemote shows the same of a checkpoint on a web server as of its
@@ -25,6 +26,35 @@ func TestInspectRemote(t *testing.T) {
 	}
 	if code, _, stderr := gantry(t, "inspect", server.URL+"/missing/"); code != exit.Source {
 		t.Errorf("a folder that is not there: exit %d, %s", code, stderr)
+	}
+}
+
+// TestS3Exits: what is not there or not allowed is exit code 4.
+func TestS3Exits(t *testing.T) {
+	service, err := s3test.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	service.Setenv(t)
+	service.Bucket(t, "models")
+	service.PutFolder(t, "models", "m/", filepath.Join(testdata(t), "stories260K", "hf-f32"))
+	for name, c := range map[string]struct {
+		uri    string
+		secret string
+		want   int
+	}{
+		"there":          {"s3://models/m", s3test.SecretKey, exit.Done},
+		"no such bucket": {"s3://nowhere/m", s3test.SecretKey, exit.Source},
+		"no such prefix": {"s3://models/n", s3test.SecretKey, exit.Source},
+		"no such key":    {"s3://models/m/n.safetensors", s3test.SecretKey, exit.Source},
+		"wrong secret":   {"s3://models/m", "wrong", exit.Source},
+		"no URI":         {"s3://m", s3test.SecretKey, exit.Usage},
+	} {
+		t.Setenv("AWS_SECRET_ACCESS_KEY", c.secret)
+		if code, _, stderr := gantry(t, "inspect", c.uri); code != c.want {
+			t.Errorf("%s: exit %d, %s", name, code, stderr)
+		}
 	}
 }
 
