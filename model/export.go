@@ -19,7 +19,8 @@ const (
 	extension  = ".safetensors"
 	fileName   = "model" + extension
 	configName = "config.json"
-	// exportBytes is about how many encoded bytes are joined at once.
+	// exportBytes is about how many encoded bytes are joined at once, or those
+	// of packedRows rows.
 	exportBytes = 4 << 20
 )
 
@@ -27,7 +28,7 @@ const (
 // where the checkpoint had one: to path where that ends in .safetensors, else
 // to model.safetensors in the folder path, which it makes. Tensors are joined
 // over the ranks, so that the layout changes no byte; what a scheme makes of
-// them is stored as compressed-tensors defines it. Each file appears whole or
+// them is stored as quant.FormatOf says. Each file appears whole or
 // not at all.
 //
 // Errors: those of Exportable; usage where another model's config.json lies
@@ -60,32 +61,33 @@ func (m *Model) Export(ctx context.Context, path string) error {
 	return writeWhole(configPath, config)
 }
 
-// exported returns the planes of a tensor that a file gets: what it became,
-// not the original beside it.
-func (m *Model) exported(tensor int) []quant.Plane {
-	planes := m.parts.Plan.Tensors[tensor].Layout.Planes
-	if quant.HasOriginal(m.schemes[tensor]) {
-		planes = planes[:len(planes)-1]
-	}
-	return planes
-}
-
 // Exportable says why Export would refuse what a plan makes: with class usage
 // where safetensors has no layout for a scheme; with class unsupported where it
 // has none of a tensor's element type, or where engines would take a weight
 // that is stored [in, out], under its name, for [out, in].
 func Exportable(p *shard.Plan) error {
+	methods := map[string]string{} // to a tensor that has it
 	for _, t := range p.Tensors {
 		if why := notExported(&t); why != nil {
 			return &recovery.Error{Class: recovery.Unsupported, Op: "export", Tensor: t.Name, Err: why}
 		}
-		switch scheme, _, _ := strings.Cut(t.Scheme, "+"); scheme {
-		case "none", "f32", "f16", "bf16", "int8":
-		default:
-			return &recovery.Error{Class: recovery.Usage, Op: "export", Tensor: t.Name,
-				Err:  fmt.Errorf("safetensors has no layout for %s", t.Scheme),
-				Hint: "export int8, f16, bf16 or f32; writing GGUF comes in a later version"}
+		s, err := quant.Parse(t.Scheme)
+		if err != nil {
+			return err
 		}
+		format, ok := quant.FormatOf(s)
+		if !ok {
+			return &recovery.Error{Class: recovery.Usage, Op: "export", Tensor: t.Name,
+				Err:  fmt.Errorf("no layout for %s in safetensors has been published", t.Scheme),
+				Hint: "write ggml's types as GGUF"}
+		}
+		if format.Method != quant.Plain {
+			methods[format.Method] = t.Name
+		}
+	}
+	if a, b := methods[quant.CompressedTensors], methods[quant.BitsAndBytes]; a != "" && b != "" {
+		return &recovery.Error{Class: recovery.Usage, Op: "export", Tensor: b,
+			Err: fmt.Errorf("one quantization_config cannot say bitsandbytes and, of %s, compressed-tensors", a)}
 	}
 	return nil
 }
@@ -103,15 +105,14 @@ func notExported(t *shard.Tensor) error {
 
 // exportTensors writes the file.
 func (m *Model) exportTensors(ctx context.Context, path string) (err error) {
+	files := make([][]fileTensor, len(m.parts.Plan.Tensors))
 	var list []safetensors.Tensor
-	for i := range m.parts.Plan.Tensors {
-		t := &m.parts.Plan.Tensors[i]
-		for _, p := range m.exported(i) {
-			shape := t.Shape
-			if p.Cols == 0 { // one unit for each row
-				shape = []int64{t.Rows, 1}
-			}
-			list = append(list, safetensors.Tensor{Name: t.Name + p.Suffix, DType: p.DType, Shape: shape})
+	for i := range files {
+		if files[i], err = m.fileTensors(i); err != nil {
+			return err
+		}
+		for _, f := range files[i] {
+			list = append(list, f.Tensor)
 		}
 	}
 	w, err := safetensors.Create(path, list, map[string]string{"format": "pt"})
@@ -119,24 +120,24 @@ func (m *Model) exportTensors(ctx context.Context, path string) (err error) {
 		return err
 	}
 	next := 0
-	for i := range m.parts.Plan.Tensors {
-		if err := m.exportTensor(ctx, w, next, i); err != nil {
+	for i, f := range files {
+		if err := m.exportTensor(ctx, w, next, i, f); err != nil {
 			return errors.Join(err, w.Abort())
 		}
-		next += len(m.exported(i))
+		next += len(f)
 	}
 	return w.Commit()
 }
 
-// exportTensor writes the planes of a tensor to the file's tensors from first
-// on.
-func (m *Model) exportTensor(ctx context.Context, w *safetensors.Writer, first, tensor int) error {
+// exportTensor writes one of the model's tensors to the file's tensors from
+// first on.
+func (m *Model) exportTensor(ctx context.Context, w *safetensors.Writer, first, tensor int, files []fileTensor) error {
 	t := &m.parts.Plan.Tensors[tensor]
 	var row int64
 	for _, p := range t.Layout.Planes {
 		row += p.RowBytes(t.Cols)
 	}
-	step := max(exportBytes/max(row, 1), 1)
+	step := max(exportBytes/max(row, 1)/packedRows, 1) * packedRows
 	for at := int64(0); at < t.Rows; at += step {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -146,8 +147,8 @@ func (m *Model) exportTensor(ctx context.Context, w *safetensors.Writer, first, 
 		if err != nil {
 			return err
 		}
-		for i, p := range m.exported(tensor) {
-			if err := w.WriteTensor(first+i, planes[i], at*p.RowBytes(t.Cols)); err != nil {
+		for i := range files {
+			if err := files[i].write(w, first+i, rows, planes); err != nil {
 				return err
 			}
 		}

@@ -25,8 +25,10 @@ import (
 // zero.
 type nf4 struct{}
 
+// NF4Block is the number of values that share an absmax.
+const NF4Block = 64
+
 const (
-	nf4Block     = 64
 	nf4Zero      = 7     // the code of level 0
 	nf4MinAbsmax = 1e-38 // whose inverse F32 holds
 )
@@ -37,6 +39,9 @@ var nf4Levels = [16]float32{
 	0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
 	0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
 }
+
+// NF4Levels returns the values of the codes.
+func NF4Levels() [16]float32 { return nf4Levels }
 
 // nf4Middles are halfway between each level and the next, rounded as
 // dQuantizeNF4 has them.
@@ -55,20 +60,20 @@ func (s nf4) Layout(from dtype.Type, cols int64) (Layout, error) {
 	if err := checkFloat(s, from); err != nil {
 		return Layout{}, err
 	}
-	if err := checkCols(s, cols, nf4Block); err != nil {
+	if err := checkCols(s, cols, NF4Block); err != nil {
 		return Layout{}, err
 	}
-	return Layout{Align: nf4Block, Planes: []Plane{
+	return Layout{Align: NF4Block, Planes: []Plane{
 		{DType: dtype.U8, Cols: 2, Unit: 1},
-		{Role: Scales, Suffix: ".absmax", DType: dtype.F32, Cols: nf4Block, Unit: 4},
+		{Role: Scales, Suffix: ".absmax", DType: dtype.F32, Cols: NF4Block, Unit: 4},
 	}}, nil
 }
 
 func (nf4) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
-	in := nf4Block * from.Size()
-	for i := range rows * cols / nf4Block {
+	in := NF4Block * from.Size()
+	for i := range rows * cols / NF4Block {
 		block := src[i*in:][:in]
-		out := dst[0][i*nf4Block/2:][:nf4Block/2]
+		out := dst[0][i*NF4Block/2:][:NF4Block/2]
 		most := kernel.absmax(block, from)
 		if most >= infBits {
 			most = nanBits
@@ -106,10 +111,10 @@ func nf4Code(y float32) uint8 {
 }
 
 func (nf4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
-	for i := range rows * cols / nf4Block {
+	for i := range rows * cols / NF4Block {
 		absmax := math.Float32frombits(binary.LittleEndian.Uint32(src[1][4*i:]))
-		out := (*[nf4Block]float32)(dst[i*nf4Block:])
-		for j, q := range src[0][i*nf4Block/2:][:nf4Block/2] {
+		out := (*[NF4Block]float32)(dst[i*NF4Block:])
+		for j, q := range src[0][i*NF4Block/2:][:NF4Block/2] {
 			out[2*j] = float32(nf4Levels[q>>4] * absmax)
 			out[2*j+1] = float32(nf4Levels[q&15] * absmax)
 		}
@@ -118,7 +123,7 @@ func (nf4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 
 func (nf4) Bound(dst []float64, src []float32, rows, cols int) {
 	widest := float64(nf4Levels[1]-nf4Levels[0]) / 2
-	boundRuns(dst, src[:rows*cols], nf4Block, func(block []float32) float64 {
+	boundRuns(dst, src[:rows*cols], NF4Block, func(block []float32) float64 {
 		m := absmax(block)
 		if m < nf4MinAbsmax {
 			return m
