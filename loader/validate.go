@@ -7,7 +7,6 @@ import (
 
 	"github.com/gantry-ml/gantry/device/ort"
 	"github.com/gantry-ml/gantry/dtype"
-	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -45,7 +44,7 @@ func (c *checker) validate(ctx context.Context) (Validation, error) {
 	cols := s.Held.Len()
 	rows := shard.Span{Stop: max(min(s.Rows.Len(), validateRows, validateValues/cols), 1)}
 	v.Tensor, v.Method = c.encoded[s.Tensor].tensor.Name, "wrapped"
-	w, ok := c.weight(s, rows)
+	w, ok := c.wrap(s, rows)
 	if !ok {
 		v.Method = "decoded"
 		rows.Stop = min(rows.Stop, decodedRows, max(c.staging.budget/(8*cols)-1, 1))
@@ -81,40 +80,25 @@ func (c *checker) validate(ctx context.Context) (Validation, error) {
 	return v, nil
 }
 
-// largest returns the rank's largest matrix of numbers, nil without one.
+// largest returns the rank's largest matrix of numbers, of those that a scheme
+// changed where there are such; nil without one.
 func (c *checker) largest() *shard.Slice {
 	var best *shard.Slice
 	var size int64
+	var changed bool
 	slices := c.rank.plan.Ranks[c.rank.hold.Rank].Slices
 	for i := range slices {
 		s := &slices[i]
 		t := c.encoded[s.Tensor].tensor
-		if n := s.Rows.Len() * s.Held.Len(); len(t.Shape) == 2 && t.DType.Float() && n > size {
-			best, size = s, n
+		n, changes := s.Rows.Len()*s.Held.Len(), t.Scheme != "none"
+		if len(t.Shape) != 2 || !t.DType.Float() || n == 0 {
+			continue
+		}
+		if best == nil || changes && !changed || changes == changed && n > size {
+			best, size, changed = s, n, changes
 		}
 	}
 	return best
-}
-
-// weight wraps the arena's memory, where ONNX Runtime has an operator for it.
-func (c *checker) weight(s *shard.Slice, rows shard.Span) (ort.Weight, bool) {
-	planes := c.encoded[s.Tensor].layout.Planes
-	if quant.HasOriginal(c.encoded[s.Tensor].scheme) {
-		planes = planes[:len(planes)-1]
-	}
-	mem := c.planes(s, rows)
-	w := ort.Weight{Type: planes[0].DType, Data: mem[0], Rows: int(rows.Len()), Cols: int(s.Held.Len())}
-	switch w.Type {
-	case dtype.F32, dtype.F16, dtype.BF16:
-		return w, len(planes) == 1
-	case dtype.I8:
-		if len(planes) != 2 || planes[1].DType != dtype.F32 {
-			return w, false
-		}
-		w.Scales, w.ScaleType = mem[1], dtype.F32
-		return w, true
-	}
-	return w, false
 }
 
 // compare multiplies again with sums in float64 and returns the largest

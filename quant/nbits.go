@@ -36,6 +36,16 @@ type nbits struct {
 
 const nbitsBlock = 32 // the default
 
+// NBits returns the bits and the block of a scheme in MatMulNBits' layout,
+// with or without the originals beside it; false for other schemes.
+func NBits(s Scheme) (bits, block int, ok bool) {
+	if o, kept := s.(original); kept {
+		s = o.Scheme
+	}
+	n, ok := s.(nbits)
+	return n.bits, n.block, ok
+}
+
 func (s nbits) base() string { return fmt.Sprintf("ort_nbits%d", s.bits) }
 
 func (s nbits) Name() string {

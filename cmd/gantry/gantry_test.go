@@ -173,7 +173,9 @@ func TestHostileFilesAreRefused(t *testing.T) {
 // TestLoadReports: the report of a load in this process, as JSON.
 func TestLoadReports(t *testing.T) {
 	stories := filepath.Join(testdata(t), "stories260K", "hf-sharded")
-	for _, scheme := range []string{"none", "f16", "int8", "q8_0"} {
+	decoded := []string{"q8_0", "nf4", "binary", "int2", "custom:bits=3,symmetric=false,group=32"}
+	for _, scheme := range append([]string{"none", "f16", "int8", "int4", "fp8_e4m3", "fp8_e5m2", "custom:bits=4,symmetric=false,group=32",
+		"custom:bits=8,group=0", "ort_nbits4", "ort_nbits8:block=16,symmetric=false"}, decoded...) {
 		t.Run(scheme, func(t *testing.T) {
 			j := mustJSON[messages.Job](t, "load", stories, "--once", "--tp", "2", "--quant", scheme, "--name", "stories")
 			if j.State != messages.StateReady || j.Model != "stories" || j.ReadAmplification != 1 || j.Retries != 0 {
@@ -183,7 +185,7 @@ func TestLoadReports(t *testing.T) {
 				t.Errorf("validation %+v", j.Validation)
 			}
 			want := "wrapped"
-			if scheme == "q8_0" {
+			if slices.Contains(decoded, scheme) {
 				want = "decoded"
 			}
 			for _, r := range j.Validation.Ranks {

@@ -17,8 +17,13 @@ const (
 // placeholder is the file that external initializers are said to lie in.
 const placeholder = "weights.bin"
 
-// elementType is TensorProto.DataType of what a Weight may hold.
-var elementType = map[dtype.Type]uint64{dtype.F32: 1, dtype.I8: 3, dtype.F16: 10, dtype.BF16: 16}
+// microsoft is the domain of ONNX Runtime's own operators.
+const microsoft = "com.microsoft"
+
+// elementType is TensorProto.DataType of what a Matrix may hold; the C API has
+// the same numbers for these.
+var elementType = map[dtype.Type]uint64{dtype.F32: 1, dtype.U8: 2, dtype.I8: 3, dtype.F16: 10, dtype.BF16: 16,
+	dtype.F8E4M3: 17, dtype.F8E5M2: 19, dtype.U4: 21}
 
 // model is a graph in the making. Field numbers below are those of onnx.proto
 // (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
@@ -26,6 +31,7 @@ type model struct {
 	inputs, outputs []value
 	external        []external
 	nodes           []node
+	prepack         bool // let kernels pack copies of their weights
 }
 
 // value is a named tensor with its shape.
@@ -44,6 +50,7 @@ type external struct {
 
 type node struct {
 	op         string
+	domain     string // "" is ONNX's own
 	inputs     []string
 	output     string
 	attributes []attribute
@@ -56,7 +63,7 @@ type attribute struct {
 }
 
 func (g *model) add(op string, inputs []string, output string, attributes ...attribute) {
-	g.nodes = append(g.nodes, node{op, inputs, output, attributes})
+	g.nodes = append(g.nodes, node{op: op, inputs: inputs, output: output, attributes: attributes})
 }
 
 // cast adds a cast of the named value to F32 and returns its output's name.
@@ -93,13 +100,15 @@ func (g *model) marshal() []byte {
 	for _, v := range g.outputs {
 		graph.message(12, v.marshal())
 	}
-	var set message // OperatorSetIdProto of the default domain
-	set.text(1, "")
-	set.integer(2, opset)
 	m.integer(1, irVersion)
 	m.text(2, "gantry")
 	m.message(7, graph)
-	m.message(8, set)
+	for _, s := range []attribute{{"", opset}, {microsoft, 1}} {
+		var set message // OperatorSetIdProto
+		set.text(1, s.name)
+		set.integer(2, uint64(s.i))
+		m.message(8, set)
+	}
 	return m
 }
 
@@ -120,6 +129,7 @@ func (n node) marshal() message {
 		p.integer(20, attributeInt)
 		m.message(5, p)
 	}
+	m.text(7, n.domain)
 	return m
 }
 

@@ -15,41 +15,43 @@ import (
 // another type while it multiplies.
 const expandBytes = 8 << 20
 
-// MulT returns y = x·Wᵀ, m×w.Rows, for x of m×w.Cols, both row-major. W's
-// bytes are used where they lie. F32 takes no memory besides y; the other
-// types are brought to F32 in parts of at most 8 MiB (or one row). Values in
-// between are F32; the order of sums is ONNX Runtime's.
-func (r *Runtime) MulT(x []float32, m int, w Weight) ([]float32, error) {
+// MulT returns y = x·Wᵀ, m × W's rows, for x of m × W's columns, both
+// row-major. W's bytes are used where they lie. F32 takes no memory besides y;
+// the other types are brought to F32, or packed, in parts of at most 8 MiB of
+// F32 (or one row). Values in between are F32; the order of sums is ONNX
+// Runtime's.
+func (r *Runtime) MulT(x []float32, m int, w Matrix) ([]float32, error) {
 	if err := w.validate(); err != nil {
 		return nil, err
 	}
-	if m <= 0 || m > maxElements/w.Cols || len(x) != m*w.Cols || m > maxElements/w.Rows {
-		return nil, recovery.Errorf(recovery.Usage, "ort: x of %d values is not %d×%d", len(x), m, w.Cols)
+	rows, cols := w.size()
+	if m <= 0 || m > maxElements/cols || len(x) != m*cols || m > maxElements/rows {
+		return nil, recovery.Errorf(recovery.Usage, "ort: x of %d values is not %d×%d", len(x), m, cols)
 	}
-	part := w.Rows
-	if w.Type != dtype.F32 {
-		part = min(part, max(1, expandBytes/4/w.Cols))
+	part := rows
+	if plain, ok := w.(Weight); !ok || plain.Type != dtype.F32 {
+		part = min(part, max(1, expandBytes/4/cols))
 		defer trim()
 	}
-	if part == w.Rows {
+	if part == rows {
 		return r.mulPart(x, m, w)
 	}
-	y := make([]float32, m*w.Rows)
-	for start := 0; start < w.Rows; start += part {
-		stop := min(start+part, w.Rows)
-		p, err := r.mulPart(x, m, w.Slice(start, stop))
+	y := make([]float32, m*rows)
+	for start := 0; start < rows; start += part {
+		stop := min(start+part, rows)
+		p, err := r.mulPart(x, m, w.slice(start, stop))
 		if err != nil {
 			return nil, err
 		}
 		for i := range m {
-			copy(y[i*w.Rows+start:i*w.Rows+stop], p[i*(stop-start):])
+			copy(y[i*rows+start:i*rows+stop], p[i*(stop-start):])
 		}
 	}
 	return y, nil
 }
 
 // mulPart is MulT in one session.
-func (r *Runtime) mulPart(x []float32, m int, w Weight) (y []float32, err error) {
+func (r *Runtime) mulPart(x []float32, m int, w Matrix) (y []float32, err error) {
 	s, err := r.newSession(w.graph(m))
 	if err != nil {
 		return nil, fmt.Errorf("ort: x·Wᵀ with W of %s: %w", w, err)
@@ -59,18 +61,19 @@ func (r *Runtime) mulPart(x []float32, m int, w Weight) (y []float32, err error)
 }
 
 // mul runs a session of w.graph(m).
-func (s *session) mul(x []float32, m int, w Weight) (y []float32, err error) {
-	y = make([]float32, m*w.Rows)
+func (s *session) mul(x []float32, m int, w Matrix) (y []float32, err error) {
+	rows, cols := w.size()
+	y = make([]float32, m*rows)
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	pin.Pin(&x[0])
 	pin.Pin(&y[0])
-	in, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(w.Cols)), x)
+	in, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(cols)), x)
 	if err != nil {
 		return nil, fmt.Errorf("ort: wrap x: %w", err)
 	}
 	defer func() { err = errors.Join(err, in.Destroy()) }()
-	out, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(w.Rows)), y)
+	out, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(rows)), y)
 	if err != nil {
 		return nil, fmt.Errorf("ort: wrap y: %w", err)
 	}

@@ -82,8 +82,8 @@ func inArena(t *testing.T, b []byte) []byte {
 	return a.Host()
 }
 
-// product is x·Wᵀ with sums in float64.
-func product(x, w []float32, m, rows, cols int) []float32 {
+// multiply is x·Wᵀ with sums in float64.
+func multiply(x, w []float32, m, rows, cols int) []float32 {
 	y := make([]float32, m*rows)
 	for i := range m {
 		for j := range rows {
@@ -126,7 +126,7 @@ func TestMulT(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if e := relative(got, product(x, values, m, rows, cols)); !(e < 1e-5) {
+				if e := relative(got, multiply(x, values, m, rows, cols)); !(e < 1e-5) {
 					t.Errorf("relative error %g", e)
 				}
 				if !bytes.Equal(w.Data, data) || !bytes.Equal(w.Scales, scales) {
@@ -158,7 +158,7 @@ func TestWeightsAreNotCopied(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if e := relative(got, product(x, want, m, rows, cols)); !(e < 1e-5) {
+				if e := relative(got, multiply(x, want, m, rows, cols)); !(e < 1e-5) {
 					t.Errorf("relative error %g", e)
 				}
 				copy(w.Data, next.Data)
@@ -209,7 +209,7 @@ func TestMulTAtOnce(t *testing.T) {
 		x := draw(m*cols, rnd)
 		g.Go(func() error {
 			got, err := r.MulT(x, m, w)
-			if err == nil && !(relative(got, product(x, values, m, rows, cols)) < 1e-5) {
+			if err == nil && !(relative(got, multiply(x, values, m, rows, cols)) < 1e-5) {
 				err = fmt.Errorf("wrong result")
 			}
 			return err

@@ -31,7 +31,7 @@ func (r *Runtime) newSession(g *model) (_ *session, err error) {
 	if err := writeHole(filepath.Join(dir, placeholder), g.size()); err != nil {
 		return nil, fmt.Errorf("ort: placeholder: %w", err)
 	}
-	options, err := newOptions(dir)
+	options, err := newOptions(dir, g.prepack)
 	if err != nil {
 		return nil, fmt.Errorf("ort: session options: %w", err)
 	}
@@ -62,16 +62,19 @@ func (r *Runtime) newSession(g *model) (_ *session, err error) {
 }
 
 // newOptions returns the options of a session over placed weights.
-func newOptions(dir string) (*onnx.SessionOptions, error) {
+func newOptions(dir string, prepack bool) (*onnx.SessionOptions, error) {
 	o, err := onnx.NewSessionOptions()
 	if err != nil {
 		return nil, err
 	}
+	disable := "1" // prepacking would copy every weight
+	if prepack {
+		disable = "0"
+	}
 	set := []error{
 		// Constant folding would take the placeholder's bytes for the weights.
 		o.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelDisableAll),
-		// Prepacking would copy every weight.
-		o.AddSessionConfigEntry("session.disable_prepacking", "1"),
+		o.AddSessionConfigEntry("session.disable_prepacking", disable),
 		o.AddSessionConfigEntry("session.model_external_initializers_file_folder_path", dir),
 		// Several loads check at once: each works in its caller's thread.
 		o.SetIntraOpNumThreads(1),
