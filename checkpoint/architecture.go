@@ -36,6 +36,9 @@ func describe(ctx context.Context, src source.Source, ix *Index, whole bool) err
 		if c, err = parseConfig(data); err != nil {
 			return err
 		}
+		if ix.TPPlan, err = c.tpPlan(); err != nil {
+			return err
+		}
 		// Compact, as it would be after a way through JSON.
 		if ix.Config, err = json.Marshal(json.RawMessage(data)); err != nil {
 			return invalid(configName, "not JSON: %w", err)

@@ -55,6 +55,32 @@ func (c config) quantized() bool {
 	return c.fields != nil && json.Unmarshal(c.fields, &q) == nil && len(q.Config) > 0 && string(q.Config) != "null"
 }
 
+// Limits on a plan for tensor parallelism.
+const (
+	maxTPPlan     = 4096 // modules
+	maxTPPlanText = 256  // bytes of a module's name, or of its style
+)
+
+// tpPlan returns the base_model_tp_plan, nil where there is none. transformers
+// keeps it in a model's class; a config.json may carry it.
+func (c config) tpPlan() (map[string]string, error) {
+	var p struct {
+		Plan map[string]string `json:"base_model_tp_plan"`
+	}
+	if err := json.Unmarshal(c.fields, &p); err != nil {
+		return nil, invalid(configName, "base_model_tp_plan: %w", err)
+	}
+	if len(p.Plan) > maxTPPlan {
+		return nil, invalid(configName, "base_model_tp_plan has %d modules, at most %d are allowed", len(p.Plan), maxTPPlan)
+	}
+	for module, style := range p.Plan {
+		if len(module) > maxTPPlanText || len(style) > maxTPPlanText {
+			return nil, invalid(configName, "base_model_tp_plan: %.40q: a name over %d bytes", module, maxTPPlanText)
+		}
+	}
+	return p.Plan, nil
+}
+
 // fill sets what a config of the Llama family says, and the defaults that
 // transformers has for what it leaves out.
 func (c config) fill(a *Architecture) error {

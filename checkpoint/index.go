@@ -9,13 +9,17 @@ import (
 
 // Index is everything a checkpoint says about itself, validated.
 type Index struct {
-	Format       string            `json:"format"`  // "safetensors", "gguf" or "onnx"
-	Files        []source.File     `json:"files"`   // those that hold tensors, in shard order
-	Tensors      []Tensor          `json:"tensors"` // by file, then offset
-	Architecture Architecture      `json:"architecture"`
-	Config       json.RawMessage   `json:"config,omitempty"` // config.json, compact
-	Metadata     map[string]string `json:"metadata,omitempty"`
-	SideFiles    []source.File     `json:"side_files,omitempty"` // config, tokenizer, generation files
+	Format       string        `json:"format"`  // "safetensors", "gguf" or "onnx"
+	Files        []source.File `json:"files"`   // those that hold tensors, in shard order
+	Tensors      []Tensor      `json:"tensors"` // by file, then offset
+	Architecture Architecture  `json:"architecture"`
+	// TPPlan is config.json's base_model_tp_plan: how to divide modules, such
+	// as "layers.*.mlp.up_proj": "colwise". See shard.Build.
+	TPPlan    map[string]string `json:"tp_plan,omitempty"`
+	Quantized bool              `json:"quantized,omitempty"` // an ONNX graph computes with quantized weights
+	Config    json.RawMessage   `json:"config,omitempty"`    // config.json, compact
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	SideFiles []source.File     `json:"side_files,omitempty"` // config, tokenizer, generation files
 }
 
 // Tensor is one named array. Its bytes are row-major and little-endian. In a

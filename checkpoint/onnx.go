@@ -54,6 +54,7 @@ func openONNX(ctx context.Context, src source.Source, ix *Index, name string) er
 	slices.SortStableFunc(ix.Tensors, func(a, b Tensor) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Offset, b.Offset))
 	})
+	ix.Quantized = h.Quantized
 	for _, kv := range h.Metadata {
 		ix.say(kv.Key, kv.Value)
 	}

@@ -36,8 +36,9 @@ const (
 // sideNames are the files that engines expect beside the weights.
 var sideNames = []string{
 	"added_tokens.json", "chat_template.jinja", "chat_template.json", configName,
-	"generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json",
-	"tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+	"generation_config.json", "merges.txt", "preprocessor_config.json", "processor_config.json",
+	"sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",
+	"tokenizer.model", "tokenizer.model.v3", "tokenizer_config.json", "vocab.json", "vocab.txt",
 }
 
 // Open reads the headers of the checkpoint that src names and checks every

@@ -69,6 +69,7 @@ type Metadata struct {
 	Name         string
 	Format       string // of the checkpoint
 	Architecture checkpoint.Architecture
+	About        checkpoint.About // framework, versions, quantization
 	Scheme       string
 	Layout       shard.Layout
 	Bytes        int64 // of all arenas
@@ -80,7 +81,7 @@ type Metadata struct {
 // Metadata tells about the model. Revision is the digest of its plan.
 func (m *Model) Metadata() Metadata {
 	ix, plan := m.parts.Index, m.parts.Plan
-	md := Metadata{Name: m.parts.Name, Format: ix.Format, Architecture: ix.Architecture, Scheme: plan.Options.Scheme,
+	md := Metadata{Name: m.parts.Name, Format: ix.Format, Architecture: ix.Architecture, About: ix.About(), Scheme: plan.Options.Scheme,
 		Layout: plan.Options.Layout, Revision: plan.Digest(), Config: ix.Config, Extra: ix.Metadata}
 	for _, r := range plan.Ranks {
 		md.Bytes += r.ArenaBytes

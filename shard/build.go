@@ -35,7 +35,7 @@ func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
 		return nil, err
 	}
 	b := &builder{
-		ix: ix, pol: pol, tied: ix.Architecture.TiedEmbeddings,
+		ix: ix, pol: pol, tied: ix.Architecture.TiedEmbeddings, tp: newTPPlan(ix.TPPlan),
 		cut: cutter{tp: int64(o.Layout.TP), heads: countHeads(ix), plain: map[string]bool{}},
 		plan: &Plan{Version: Version, Checkpoint: ix.Digest(), Options: o, Files: slices.Clone(ix.Files),
 			Tensors: []Tensor{}, Ranks: []Rank{}, Chunks: []Chunk{},
@@ -58,6 +58,7 @@ type builder struct {
 	ix     *checkpoint.Index
 	pol    *policy
 	cut    cutter
+	tp     *tpPlan
 	tied   bool
 	plan   *Plan
 	parts  []part // by tensor of the plan
@@ -76,6 +77,9 @@ func (b *builder) warnf(format string, args ...any) {
 // warn says what a user might not expect of the plan.
 func (b *builder) warn() {
 	o := b.plan.Options
+	if o.Layout.TP > 1 {
+		b.tp.warnings(b.warnf)
+	}
 	if len(b.unmatched) > 0 && (o.Layout.TP > 1 || o.Layout.PP > 1) {
 		b.warnf("no layout rule matches %s: not cut, each rank holds the whole", some(b.unmatched))
 	}

@@ -23,13 +23,15 @@ type rule struct {
 	weight Rule
 	bias   Rule
 	heads  bool // rows are attention heads
-	at     place
+	// multiplies says that it is a linear layer however its weight is divided.
+	multiplies bool
+	at         place
 }
 
 // linear reports whether the module multiplies by its weight, and is inside a
 // layer: what schemes that are not ggml's quantize.
 func (r rule) linear() bool {
-	return r.weight == Colwise || r.weight == Rowwise || r.weight == KVHeads
+	return r.multiplies || r.weight == Colwise || r.weight == Rowwise || r.weight == KVHeads
 }
 
 // llamaRules is the division that Megatron-LM introduced (Shoeybi et al.,
@@ -128,6 +130,8 @@ func countHeads(ix *checkpoint.Index) heads {
 			continue
 		}
 		switch {
+		case n.leaf == "weight" && n.layer >= 0 && t.Transposed:
+			rows[n.module] = t.Shape[len(t.Shape)-1]
 		case n.leaf == "weight" && n.layer >= 0:
 			rows[n.module] = t.Shape[0]
 		case n.leaf == "inv_freq" && dim == 0:

@@ -87,6 +87,7 @@ func (b *builder) valid(t *checkpoint.Tensor) error {
 func (b *builder) part(t *checkpoint.Tensor) part {
 	p := part{name: parseName(t.Name), source: t, at: anywhere}
 	r, division, ok := match(b.ix.Architecture.Name, p.name, len(t.Shape))
+	r, division, ok = b.tp.follow(t.Name, p.name, len(t.Shape), r, division, ok)
 	if ok {
 		p.rule = r
 		p.rule.weight = division

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -20,11 +19,13 @@ import (
 // inspection is what `inspect --json` prints.
 type inspection struct {
 	Format       string                  `json:"format"`
-	Architecture string                  `json:"architecture"` // "" where the names fit nothing known
+	Architecture string                  `json:"architecture"` // by names and config.json; "" where neither tells
 	Dimensions   checkpoint.Architecture `json:"dimensions"`
 	Parameters   int64                   `json:"parameters"`
 	Bytes        int64                   `json:"bytes"` // of tensors
 	Quantized    bool                    `json:"quantized"`
+	About        checkpoint.About        `json:"about"`
+	TPPlan       map[string]string       `json:"tp_plan,omitempty"`
 	DTypes       map[string]int64        `json:"dtypes"` // bytes of each element type
 	Metadata     map[string]string       `json:"metadata"`
 	Files        []source.File           `json:"files"`
@@ -74,9 +75,11 @@ func openIndex(ctx context.Context, uri string) (*checkpoint.Index, error) {
 func inspect(ix *checkpoint.Index) inspection {
 	in := inspection{
 		Format: ix.Format, Architecture: ix.Architecture.Name, Dimensions: ix.Architecture, Parameters: ix.Architecture.Parameters,
-		Quantized: quantized(ix), DTypes: map[string]int64{}, Metadata: ix.Metadata,
+		About: ix.About(), TPPlan: ix.TPPlan, DTypes: map[string]int64{}, Metadata: ix.Metadata,
 		Files: nonNil(ix.Files), SideFiles: nonNil(ix.SideFiles), Tensors: []inspectedTensor{},
 	}
+	in.Architecture = cmp.Or(in.Architecture, in.About.ModelType)
+	in.Quantized = in.About.Quantization != nil
 	if in.Metadata == nil {
 		in.Metadata = map[string]string{}
 	}
@@ -88,22 +91,20 @@ func inspect(ix *checkpoint.Index) inspection {
 	return in
 }
 
-// quantized reports whether weights are quantized already: stored in blocks,
-// or said to be by the checkpoint's config.
-func quantized(ix *checkpoint.Index) bool {
-	if slices.ContainsFunc(ix.Tensors, func(t checkpoint.Tensor) bool { return t.DType.Quantized() }) {
-		return true
-	}
-	var c struct {
-		Quantization json.RawMessage `json:"quantization_config"`
-	}
-	return json.Unmarshal(ix.Config, &c) == nil && len(c.Quantization) > 0 && string(c.Quantization) != "null"
-}
-
 func (in inspection) write(w io.Writer, tensors bool) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "format\t%s in %s\n", in.Format, plural(len(in.Files), "file"))
+	format := in.Format
+	if v := in.About.FormatVersion; v != "" {
+		format += " version " + printable(v)
+	}
+	fmt.Fprintf(tw, "format\t%s in %s\n", format, plural(len(in.Files), "file"))
 	fmt.Fprintf(tw, "architecture\t%s\n", printable(cmp.Or(in.Architecture, "unknown")))
+	if f := in.About.Framework; f != "" {
+		fmt.Fprintf(tw, "framework\t%s\n", printable(strings.TrimSpace(f+" "+in.About.FrameworkVersion)))
+	}
+	if v := in.About.Version; v != "" {
+		fmt.Fprintf(tw, "version\t%s\n", printable(v))
+	}
 	if c := in.Dimensions; c.Layers > 0 {
 		fmt.Fprintf(tw, "dimensions\t%d layers, hidden %d, intermediate %d, %d heads, %d kv heads, vocabulary %d\n",
 			c.Layers, c.Hidden, c.Intermediate, c.Heads, c.KVHeads, c.Vocab)
@@ -122,8 +123,25 @@ func (in inspection) write(w io.Writer, tensors bool) error {
 	}
 	slices.Sort(types)
 	fmt.Fprintf(tw, "element types\t%s\n", strings.Join(types, ", "))
-	fmt.Fprintf(tw, "quantized\t%v\n", in.Quantized)
+	if in.About.DType != "" {
+		fmt.Fprintf(tw, "computes in\t%s\n", printable(in.About.DType))
+	}
+	how := ""
+	if q := in.About.Quantization; q != nil {
+		how = ", " + printable(q.String())
+	}
+	fmt.Fprintf(tw, "quantized\t%v%s\n", in.Quantized, how)
 	fmt.Fprintf(tw, "tensors\t%d\n", len(in.Tensors))
+	if len(in.TPPlan) > 0 {
+		fmt.Fprintf(tw, "tensor parallel\tplan of %s in config.json\n", plural(len(in.TPPlan), "module"))
+	}
+	if len(in.SideFiles) > 0 {
+		var names []string
+		for _, f := range in.SideFiles {
+			names = append(names, printable(f.Name))
+		}
+		fmt.Fprintf(tw, "side files\t%s\n", strings.Join(names, ", "))
+	}
 	if err := tw.Flush(); err != nil || !tensors {
 		return err
 	}
