@@ -114,6 +114,11 @@ func layout(entries []entry, metadata map[string]string, start, fileSize int64) 
 		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.end, b.end), strings.Compare(a.name, b.name))
 	})
 	h := &Header{Tensors: make([]Tensor, len(entries)), Metadata: metadata, Start: start}
+	dims := 0
+	for i := range entries {
+		dims += len(entries[i].shape)
+	}
+	shapes := make([]int64, 0, dims) // backs all shapes
 	at := uint64(0)
 	for i := range entries {
 		e := &entries[i]
@@ -135,7 +140,11 @@ func layout(entries []entry, metadata map[string]string, start, fileSize int64) 
 		if e.end > uint64(fileSize-start) {
 			return bad("it ends %d bytes behind the end of the file, which has %d: truncated", e.end-uint64(fileSize-start), fileSize)
 		}
-		h.Tensors[i] = Tensor{Name: e.name, DType: e.dtype, Shape: signed(e.shape), Offset: start + int64(e.begin), Bytes: int64(size)}
+		first := len(shapes)
+		for _, d := range e.shape {
+			shapes = append(shapes, int64(min(d, math.MaxInt64)))
+		}
+		h.Tensors[i] = Tensor{Name: e.name, DType: e.dtype, Shape: shapes[first:len(shapes):len(shapes)], Offset: start + int64(e.begin), Bytes: int64(size)}
 		at = e.end
 	}
 	if rest := uint64(fileSize-start) - at; rest != 0 {
@@ -148,13 +157,14 @@ func layout(entries []entry, metadata map[string]string, start, fileSize int64) 
 // last and without leaving 64 bits: 2^32 × 2^32 × 0 overflows, 0 × 2^32 ×
 // 2^32 does not.
 func byteSize(t dtype.Type, shape []uint64) (uint64, error) {
-	n := uint64(1)
-	for _, d := range append(shape[:len(shape):len(shape)], uint64(t.Bits())) {
-		hi, lo := bits.Mul64(n, d)
-		if hi != 0 {
+	n, over := uint64(1), uint64(0)
+	for _, d := range shape {
+		if over, n = bits.Mul64(n, d); over != 0 {
 			return 0, errOverflow
 		}
-		n = lo
+	}
+	if over, n = bits.Mul64(n, uint64(t.Bits())); over != 0 {
+		return 0, errOverflow
 	}
 	if n%8 != 0 {
 		return 0, errBits
@@ -166,12 +176,3 @@ var (
 	errOverflow = errors.New("the size of its shape overflows 64 bits")
 	errBits     = errors.New("its elements are not a whole number of bytes")
 )
-
-// signed turns dimensions into int64 in a slice of their own.
-func signed(shape []uint64) []int64 {
-	s := make([]int64, len(shape))
-	for i, d := range shape {
-		s[i] = int64(min(d, math.MaxInt64))
-	}
-	return s
-}

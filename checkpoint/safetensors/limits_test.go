@@ -61,6 +61,8 @@ func TestJSON(t *testing.T) {
 		{`{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0,0]}}`, false},
 		{`{"a":{"dtype":"F32","shape":[0],"data_offsets":{}}}`, false},
 		{`{"a":{"dtype":"Q8_0","shape":[0],"data_offsets":[0,0]}}`, false},
+		{`{"a":{"dtype":"INVALID","shape":[0],"data_offsets":[0,0]}}`, false},
+		{`{"a":{"dtype":"I4","shape":[0],"data_offsets":[0,0]}}`, false},
 		{`{"a":{"dtype":{},"shape":[0],"data_offsets":[0,0]}}`, false},
 		{`{"a":{"dtype":{"F32":1},"shape":[0],"data_offsets":[0,0]}}`, false},
 		{`{"a":{"dtype":{"F32":null,"F16":null},"shape":[0],"data_offsets":[0,0]}}`, false},

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -22,7 +24,8 @@ type parser struct {
 	scanner
 	entries  []entry
 	metadata map[string]string
-	dims     []uint64 // backs the shapes
+	dims     []uint64   // backs shapes
+	recent   dtype.Type // that was named: most tensors have the same
 }
 
 // file reads the whole header.
@@ -142,20 +145,29 @@ func (p *parser) dtypeName(name []byte, err error) (dtype.Type, error) {
 	if err != nil {
 		return dtype.Invalid, err
 	}
+	if p.recent != dtype.Invalid && string(name) == p.recent.String() {
+		return p.recent, nil
+	}
 	t, err := dtype.Parse(string(name))
 	if err != nil || !t.Safetensors() {
 		return dtype.Invalid, p.fail("%q is no element type of safetensors", name)
 	}
+	p.recent = t
 	return t, nil
 }
 
 func (p *parser) shape() ([]uint64, error) {
+	// Dimensions that are allocated at once: never more than the text can hold.
+	block := min(4096, len(p.b)/2)
 	start := len(p.dims)
 	err := p.array(func(i int) error {
 		if i == MaxDimensions {
 			return recovery.Errorf(recovery.Unsupported, "a tensor of more than %d dimensions", MaxDimensions)
 		}
 		d, err := p.uint()
+		if len(p.dims) == cap(p.dims) {
+			p.dims, start = append(make([]uint64, 0, max(block, len(p.dims)-start+1)), p.dims[start:]...), 0
+		}
 		p.dims = append(p.dims, d)
 		return err
 	})
@@ -184,8 +196,27 @@ func (p *parser) offsets() (begin, end uint64, err error) {
 // latest drops all but the last description of each name, as the reference
 // does.
 func (p *parser) latest() []entry {
+	if !p.repeats() {
+		return p.entries
+	}
 	slices.SortFunc(p.entries, func(a, b entry) int {
 		return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(b.order, a.order))
 	})
 	return slices.CompactFunc(p.entries, func(a, b entry) bool { return a.name == b.name })
+}
+
+// repeats reports whether two descriptions may have the same name. Hashes are
+// sorted many times faster than names, and hardly any file has a name twice.
+func (p *parser) repeats() bool {
+	hashes := make([]uint64, len(p.entries))
+	for i := range p.entries {
+		hashes[i] = xxh3.HashString(p.entries[i].name)
+	}
+	slices.Sort(hashes)
+	for i := 1; i < len(hashes); i++ {
+		if hashes[i] == hashes[i-1] {
+			return true
+		}
+	}
+	return false
 }
