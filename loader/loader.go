@@ -16,6 +16,7 @@ import (
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
 )
 
 // Loader loads models in this process. It runs one load at a time; several
@@ -144,7 +145,8 @@ func (l *Loader) place(ctx context.Context, uri, name string, started time.Time,
 	}
 	rep := d.report(started, reports)
 	rep.URI = uri
-	return handOver(node, d.job.Ranks(), model.Parts{Name: name, Index: ix, Plan: plan, Report: rep, Transforms: l.opts.transform})
+	return handOver(node, d.job.Ranks(), model.Parts{Name: name, Index: ix, Plan: plan, Report: rep, Transforms: l.opts.transform,
+		Open: func(ctx context.Context) (source.Source, error) { return l.opts.source(ctx, uri, l.opts.strategy) }})
 }
 
 // handOver takes the arenas from the node and makes them a model.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
 )
 
 // Parts is what a model is made of. The model owns the arenas from New on.
@@ -21,6 +23,9 @@ type Parts struct {
 	Report Report
 	// Transforms change how Vars shows tensors. Export writes what is kept.
 	Transforms []Transform
+	// Open opens the checkpoint's source again, for what exports need besides
+	// the tensors; nil where none is made.
+	Open func(ctx context.Context) (source.Source, error)
 }
 
 // Model is a resident model. Its methods may be called from several

@@ -117,6 +117,7 @@ func TestExitCodes(t *testing.T) {
 		{"does not fit", []string{"load", sparse(t, 1<<28), "--once"}, exit.Capacity, ""}, // 1 TiB
 		{"no such device", []string{"load", stories, "--device", "cuda:0", "--once"}, exit.Capacity, "cuda:0"},
 		{"no layout in safetensors", []string{"quantize", stories, "--to", "q8_0", "--out", filepath.Join(t.TempDir(), "x.safetensors")}, exit.Usage, "q8_0"},
+		{"no layout in GGUF", []string{"quantize", stories, "--to", "int8", "--out", filepath.Join(t.TempDir(), "x.gguf")}, exit.Usage, "q8_0"},
 		{"no such container", []string{"quantize", stories, "--to", "int8", "--out", "x.bin"}, exit.Usage, "x.bin"},
 		{"no cluster", []string{"workers", "--server", "nats://127.0.0.1:1"}, exit.Cluster, "127.0.0.1:1"},
 	} {

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
-	"strings"
+	"path/filepath"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/loader"
@@ -13,19 +14,37 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// container is a format that quantize writes.
+type container struct {
+	check func(*shard.Plan) error // whether it has a layout for what a plan makes
+	write func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
+}
+
+// containers are the formats by the ending of a file's name.
+var containers = map[string]container{
+	".safetensors": {model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
+		return nil, m.Export(ctx, path)
+	}},
+	".gguf": {model.CheckGGUF, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
+		return m.ExportGGUF(ctx, path)
+	}},
+}
+
 func (a *app) quantizeCommand() *cobra.Command {
 	var o shard.Options
 	var q quantFlags
 	var out string
 	cmd := &cobra.Command{
 		Use:   "quantize MODEL --to SCHEME --out FILE",
-		Short: "Load, join the ranks, and write the result as safetensors",
+		Short: "Load, join the ranks, and write the result as safetensors or GGUF",
 		Long: `Load a checkpoint in this process with a scheme, join its ranks, and write the
-result as one .safetensors file with its config.json beside it. The parallel
-layout changes no byte. A scheme that safetensors has no layout for is wrong
-usage.`,
-		Example: "  gantry quantize ./model --to int8 --out ./model-int8/model.safetensors",
-		Args:    cobra.ExactArgs(1),
+result: as one .safetensors file with its config.json beside it, or as one
+.gguf file that llama.cpp runs, with the tokenizer from tokenizer.json or
+tokenizer.model. The parallel layout changes no byte. A scheme that the file's
+format has no layout for is wrong usage.`,
+		Example: `  gantry quantize ./model --to int8 --out ./model-int8/model.safetensors
+  gantry quantize ./model --to q4_K --out ./model-q4_K.gguf`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" || q.scheme == "" {
 				return usagef("quantize needs --to SCHEME and --out FILE")
@@ -34,8 +53,9 @@ usage.`,
 			if err != nil {
 				return err
 			}
-			if !strings.HasSuffix(out, ".safetensors") {
-				return usagef("--out %s: want a name that ends in .safetensors", out)
+			file, ok := containers[filepath.Ext(out)]
+			if !ok {
+				return usagef("--out %s: want a name that ends in .safetensors or .gguf", out)
 			}
 			ctx := cmd.Context()
 			var bar *bytesBar
@@ -45,7 +65,7 @@ usage.`,
 			if err != nil {
 				return err
 			}
-			if err := model.Exportable(plan); err != nil {
+			if err := file.check(plan); err != nil {
 				return err
 			}
 			bar = a.bytesBar("loading " + args[0])
@@ -55,8 +75,12 @@ usage.`,
 				return err
 			}
 			defer m.Close()
-			if err := m.Export(ctx, out); err != nil {
+			warnings, err := file.write(ctx, m, out)
+			if err != nil {
 				return err
+			}
+			for _, w := range warnings {
+				fmt.Fprintln(a.stderr, "gantry: warning:", w)
 			}
 			r := m.Report()
 			result := struct {
@@ -66,7 +90,8 @@ usage.`,
 				BytesPlaced int64        `json:"bytes_placed"`
 				Seconds     float64      `json:"seconds"`
 				Fallbacks   []shard.Note `json:"fallbacks"`
-			}{out, plan.Options.Scheme, r.BytesRead, r.BytesPlaced, r.Seconds, m.Plan().Fallbacks}
+				Warnings    []string     `json:"warnings"`
+			}{out, plan.Options.Scheme, r.BytesRead, r.BytesPlaced, r.Seconds, m.Plan().Fallbacks, append([]string{}, warnings...)}
 			return a.print(result, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "%s: %s of %s, from %s\n", out, size.Format(r.BytesPlaced), plan.Options.Scheme, size.Format(r.BytesRead))
 				return err
@@ -75,6 +100,6 @@ usage.`,
 	}
 	planFlags(cmd.Flags(), &o)
 	q.register(cmd.Flags(), "to")
-	cmd.Flags().StringVar(&out, "out", "", "the `FILE` to write, ending in .safetensors")
+	cmd.Flags().StringVar(&out, "out", "", "the `FILE` to write, ending in .safetensors or .gguf")
 	return cmd
 }

@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"internal/job":        {"shard"},
 	"internal/transfer":   {},
 	"messages":            {"shard", "internal/job"},
-	"model":               {"shard", "quant", "device", "checkpoint"},
+	"model":               {"shard", "quant", "device", "checkpoint", "source"},
 	"loader":              {"internal/job", "internal/transfer", "shard", "quant", "device", "source", "checkpoint", "model"},
 	"actors":              {"internal/job", "loader", "model", "messages", "shard", "checkpoint"},
 	"internal/cluster":    {"messages", "checkpoint", "shard"},
