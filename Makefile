@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort gateway demo test race purego vet lint generate generated-clean fuzz clean
+.PHONY: all build ort gateway demo test test-llama race purego vet lint generate generated-clean fuzz clean
 
 all: build
 
@@ -32,6 +32,10 @@ gateway:
 
 test: ort gateway
 	$(GO) test -timeout 6m ./...
+
+# Written GGUF files run in llama.cpp, whose libraries lie in $(GGML_LIB).
+test-llama:
+	GGML_LIB='$(GGML_LIB)' $(GO) test -tags llama -count 1 ./tests/llama
 
 race: ort gateway
 	$(GO) test -race -timeout 20m ./...
