@@ -18,6 +18,7 @@ import (
 	"github.com/gantry-ml/gantry/checkpoint/gguf/names"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/loader/internal/testllama"
+	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -142,7 +143,13 @@ func storiesPieces(t testing.TB) []piece260K {
 // exportGGUF loads and writes a file, and fails on warnings.
 func exportGGUF(t testing.TB, folder, scheme string, tp int) ggufFile {
 	t.Helper()
-	m := load(t, folder, WithLayout(shard.Layout{TP: tp}), WithQuantization(quant.Config{Scheme: scheme}))
+	c, layout := quant.Config{Scheme: scheme}, WithLayout(shard.Layout{TP: tp})
+	plan, err := New(layout, WithQuantization(c)).Plan(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Overrides = model.GGUFOverrides(plan)
+	m := load(t, folder, layout, WithQuantization(c))
 	path := filepath.Join(t.TempDir(), "out.gguf")
 	warnings, err := m.ExportGGUF(t.Context(), path)
 	if err != nil || len(warnings) > 0 {
@@ -156,7 +163,7 @@ func exportGGUF(t testing.TB, folder, scheme string, tp int) ggufFile {
 // each key of the metadata but two.
 func TestGGUFIsLlamaCpps(t *testing.T) {
 	folder := storiesFolder(t)
-	for _, scheme := range []string{"q8_0", "q4_0", "f32"} {
+	for _, scheme := range []string{"q8_0", "q4_0", "f16", "f32"} {
 		want := readGGUFFile(t, filepath.Join(testdata(t, "stories260K"), "gguf", "stories260K-"+scheme+".gguf"))
 		got := exportGGUF(t, folder, scheme, 2)
 		have, should := got.tensors(), want.tensors()
@@ -178,7 +185,7 @@ func TestGGUFIsLlamaCpps(t *testing.T) {
 		if name, _ := got.Find("general.name"); name.String() != "stories260K" {
 			t.Errorf("%s: the model is called %s", scheme, name)
 		}
-		if scheme == "f32" {
+		if scheme == "f16" || scheme == "f32" {
 			// Only quantized files need the version of the block types.
 			delete(theirs, "general.quantization_version")
 		}

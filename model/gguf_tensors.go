@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -55,6 +56,30 @@ func CheckGGUF(p *shard.Plan) error {
 	}
 	return nil
 }
+
+// GGUFOverrides returns what a plan must be made with besides, so that vectors
+// are F32 in a GGUF file as they were stored: a cast of all tensors would round
+// them first. There is one for each name, whatever the layer.
+func GGUFOverrides(p *shard.Plan) []quant.Override {
+	var list []quant.Override
+	for i := range p.Tensors {
+		t := &p.Tensors[i]
+		if len(t.Shape) != 1 || t.Scheme != "f16" && t.Scheme != "bf16" || t.Scheme == strings.ToLower(t.DType.String()) {
+			continue
+		}
+		o := quant.Override{Pattern: layerNumber.ReplaceAllString(globs.Replace(t.Name), ".*."), Scheme: "f32"}
+		if !slices.Contains(list, o) {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// layerNumber is the number of a layer, or expert, in a tensor's name.
+var layerNumber = regexp.MustCompile(`\.[0-9]+\.`)
+
+// globs takes what a pattern gives a meaning to as it is.
+var globs = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `{`, `\{`, `}`, `\}`)
 
 // ggufTensor is a tensor of a GGUF file and where its planes come from: one
 // tensor of the plan, or those of all experts of a layer.

@@ -10,22 +10,25 @@ import (
 	"github.com/gantry-ml/gantry/loader"
 	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/spf13/cobra"
 )
 
 // container is a format that quantize writes.
 type container struct {
-	check func(*shard.Plan) error // whether it has a layout for what a plan makes
-	write func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
+	// overrides is what a plan needs besides; nil is nothing.
+	overrides func(*shard.Plan) []quant.Override
+	check     func(*shard.Plan) error // whether it has a layout for what a plan makes
+	write     func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
 }
 
 // containers are the formats by the ending of a file's name.
 var containers = map[string]container{
-	".safetensors": {model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
+	".safetensors": {nil, model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
 		return nil, m.Export(ctx, path)
 	}},
-	".gguf": {model.CheckGGUF, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
+	".gguf": {model.GGUFOverrides, model.CheckGGUF, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
 		return m.ExportGGUF(ctx, path)
 	}},
 }
@@ -59,17 +62,22 @@ format has no layout for is wrong usage.`,
 			}
 			ctx := cmd.Context()
 			var bar *bytesBar
-			l := loader.New(loader.WithQuantization(c), loader.WithLayout(o.Layout),
-				loader.WithProgress(func(u progress.Update) { bar.set(u.BytesDone, u.BytesTotal) }))
-			plan, err := l.Plan(ctx, args[0])
+			newLoader := func() *loader.Loader {
+				return loader.New(loader.WithQuantization(c), loader.WithLayout(o.Layout),
+					loader.WithProgress(func(u progress.Update) { bar.set(u.BytesDone, u.BytesTotal) }))
+			}
+			plan, err := newLoader().Plan(ctx, args[0])
 			if err != nil {
 				return err
+			}
+			if file.overrides != nil {
+				c.Overrides = append(c.Overrides, file.overrides(plan)...) // what the user said comes first
 			}
 			if err := file.check(plan); err != nil {
 				return err
 			}
 			bar = a.bytesBar("loading " + args[0])
-			m, err := l.Load(ctx, args[0])
+			m, err := newLoader().Load(ctx, args[0])
 			bar.done(err)
 			if err != nil {
 				return err
