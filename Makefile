@@ -65,5 +65,12 @@ FUZZTIME ?= 10s
 fuzz:
 	@scripts/fuzz.sh $(FUZZTIME)
 
+# The kernels of quant against memcpy and, where GGML_LIB is a folder with
+# libggml-base and libggml-cpu, against ggml's quantizers: docs/benchmarks.md.
+BENCHTIME ?= 3x
+KERNELS ?= .
+bench-quant:
+	$(GO) test ./quant -run '^$$' -bench 'BenchmarkEncode/$(KERNELS)' -benchtime $(BENCHTIME) -timeout 60m
+
 clean:
 	rm -rf $(BIN) $(CACHE) demo

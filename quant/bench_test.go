@@ -1,74 +1,141 @@
 package quant
 
 import (
+	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant/internal/ggml"
 )
 
-// BenchmarkEncode reads 64 MiB, more than the caches hold, in row groups of
-// 1 MiB, as the loader does, into planes whose pages have been touched before.
-// After each group it copies one from elsewhere in the same source, so that
-// noise hits both alike. It reports GB/s of input, memcpy's beside it, and
-// their ratio.
+const (
+	benchSize   = 64 << 20 // bytes of the source: more than the caches hold
+	benchGroup  = 1 << 20  // bytes at a time, as the loader does
+	benchGroups = benchSize / benchGroup
+	benchCols   = 4096
+)
+
+// BenchmarkEncode reads 64 MiB in row groups of 1 MiB into planes whose pages
+// have been touched before. Between two groups it copies one from elsewhere in
+// the same source and, where GGML_LIB names a folder with libggml, has ggml's
+// quantizers turn the same values from F32, so that noise hits all alike. It
+// reports the medians over the groups: GB/s of input, and how many times
+// faster that is than memcpy for the same bytes and than ggml for the same
+// values.
 func BenchmarkEncode(b *testing.B) {
-	const (
-		size   = 64 << 20
-		group  = 1 << 20
-		groups = size / group
-		cols   = 4096
-	)
+	var library *ggml.Library
+	if dir := os.Getenv("GGML_LIB"); dir != "" {
+		var err error
+		if library, err = ggml.Open(dir); err != nil {
+			b.Fatal(err)
+		}
+	}
 	for _, s := range schemes {
 		for _, from := range floats[:3] {
-			src := benchSource(from, size, group)
-			rows := group / from.Size() / cols
-			l, err := s.Layout(from, cols)
-			if err != nil {
-				b.Fatal(err)
-			}
-			copied := touched(size)
-			planes := make([][]byte, len(l.Planes))
-			for i, p := range l.Planes {
-				planes[i] = touched(groups * rows * int(p.RowBytes(cols)))
-			}
+			src := benchSource(from)
+			race := []runner{encoder(b, s, src, from), copier(src)}
 			best := kernel
 			for _, k := range twins() {
 				kernel = k
-				b.Run(s.Name()+"/"+from.String()+"/"+k.name, func(b *testing.B) {
-					dst := make([][]byte, len(planes))
-					var encoding, copying time.Duration
-					for b.Loop() {
-						for g := range groups {
-							for i, p := range l.Planes {
-								n := rows * int(p.RowBytes(cols))
-								dst[i] = planes[i][g*n : (g+1)*n]
-							}
-							other := (g + groups/2) % groups * group
-							start := time.Now()
-							s.Encode(dst, src[g*group:(g+1)*group], from, rows, cols)
-							mid := time.Now()
-							copy(copied[other:other+group], src[other:other+group])
-							encoding += mid.Sub(start)
-							copying += time.Since(mid)
-						}
-					}
-					bytes := float64(size) * float64(b.N)
-					b.ReportMetric(bytes/float64(encoding), "GB/s")
-					b.ReportMetric(bytes/float64(copying), "memcpy-GB/s")
-					b.ReportMetric(float64(copying)/float64(encoding), "x-memcpy")
-				})
+				if k.name == best.name {
+					race = append(race, rivals(library, s, src, from)...)
+				}
+				b.Run(s.Name()+"/"+from.String()+"/"+k.name, func(b *testing.B) { run(b, race) })
 			}
 			kernel = best
 		}
 	}
 }
 
-// benchSource returns size bytes of elements, one group of them repeated.
-func benchSource(d dtype.Type, size, group int) []byte {
-	once := randomFloats(1, d, group/d.Size())
-	src := make([]byte, 0, size)
-	for len(src) < size {
+// runner is one way to work on group g of a source; unit is what the report
+// calls it.
+type runner struct {
+	unit string
+	run  func(g int)
+}
+
+// run times every runner on every group and reports how the first compares
+// with the others.
+func run(b *testing.B, race []runner) {
+	times := make([][]time.Duration, len(race))
+	for b.Loop() {
+		for g := range benchGroups {
+			for i, r := range race {
+				start := time.Now()
+				r.run(g)
+				times[i] = append(times[i], time.Since(start))
+			}
+		}
+	}
+	own := median(times[0])
+	b.ReportMetric(0, "ns/op") // it would be of all of them together
+	b.ReportMetric(benchGroup/own, "GB/s")
+	for i, r := range race[1:] {
+		b.ReportMetric(median(times[1+i])/own, r.unit)
+	}
+}
+
+func median(times []time.Duration) float64 {
+	slices.Sort(times)
+	return float64(times[len(times)/2])
+}
+
+func encoder(b *testing.B, s Scheme, src []byte, from dtype.Type) runner {
+	l, err := s.Layout(from, benchCols)
+	if err != nil {
+		b.Fatal(err)
+	}
+	rows := benchGroup / from.Size() / benchCols
+	planes, dst := make([][]byte, len(l.Planes)), make([][]byte, len(l.Planes))
+	for i, p := range l.Planes {
+		planes[i] = touched(benchGroups * rows * int(p.RowBytes(benchCols)))
+	}
+	return runner{"", func(g int) {
+		for i, p := range l.Planes {
+			n := rows * int(p.RowBytes(benchCols))
+			dst[i] = planes[i][g*n:][:n]
+		}
+		s.Encode(dst, src[g*benchGroup:][:benchGroup], from, rows, benchCols)
+	}}
+}
+
+func copier(src []byte) runner {
+	dst := touched(benchSize)
+	return runner{"x-memcpy", func(g int) {
+		at := (g + benchGroups/2) % benchGroups * benchGroup
+		copy(dst[at:][:benchGroup], src[at:])
+	}}
+}
+
+// rivals are ggml's quantizers for s, from a copy of src as F32.
+func rivals(library *ggml.Library, s Scheme, src []byte, from dtype.Type) (race []runner) {
+	if library == nil {
+		return nil
+	}
+	add := func(unit string, q ggml.Quantizer) {
+		if q == nil {
+			return
+		}
+		n := benchGroup / from.Size()
+		wide, dst := make([]float32, benchGroups*n), touched(benchGroups*n*4)
+		decodeFloats(wide, src, from)
+		race = append(race, runner{unit, func(g int) {
+			at := (g + benchGroups/4) % benchGroups * n
+			q.Quantize(dst[4*at:], wide[at:][:n])
+		}})
+	}
+	add("x-reference", library.Reference(s.Name()))
+	add("x-simd", library.SIMD(s.Name()))
+	return race
+}
+
+// benchSource returns elements, one group of them repeated.
+func benchSource(d dtype.Type) []byte {
+	once := randomFloats(1, d, benchGroup/d.Size())
+	src := make([]byte, 0, benchSize)
+	for len(src) < benchSize {
 		src = append(src, once...)
 	}
 	return src

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"math"
-
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
-	"github.com/mmcloughlin/avo/reg"
 )
 
 // format is one of ggml's types of 32 values with 4 or 5 bits each: F16 d (and
@@ -31,9 +28,12 @@ func (f format) head() int {
 	return 2
 }
 
+// fifth reports whether q have a fifth bit.
+func (f format) fifth() bool { return f.steps > 15 }
+
 // low is where a block's low bits begin.
 func (f format) low() int {
-	if f.steps > 15 {
+	if f.fifth() {
 		return f.head() + 4
 	}
 	return f.head()
@@ -90,81 +90,4 @@ func blocksKernel(v isa, f format, from element) {
 		jumpIfNegative(from, group, "done")
 		JMP(LabelRef("sound"))
 	}
-}
-
-// encoder turns blocks into d, minimum and q.
-type encoder struct {
-	block
-	format     format
-	steps, low reg.VecVirtual // in each byte: the largest q, 15
-	middle     reg.VecVirtual // what is added before q is cut off
-	magnitude  reg.VecVirtual // clears the source's signs
-}
-
-func newEncoder(v isa, f format, from element) encoder {
-	e := encoder{format: f, block: v.newBlock(from), steps: YMM(), low: YMM()}
-	VPBROADCASTB(constant(f.steps), e.steps)
-	VPBROADCASTB(constant(15), e.low)
-	if f.ranged {
-		e.middle = v.all(math.Float32bits(0.5))
-		return e
-	}
-	e.middle = v.all(math.Float32bits(float32(f.steps+1)/2 + 0.5))
-	e.magnitude = v.all(magnitude(from))
-	return e
-}
-
-// encode writes the block at src.
-func (e encoder) encode(t tile, src, dst reg.GPVirtual) {
-	at, out := Mem{Base: src}, Mem{Base: dst}
-	head, factor := GP32(), e.vec()
-	if e.format.ranged {
-		MOVL(t.head(), head)
-		MOVL(head, out)
-		VBROADCASTSS(t.inverse(), factor)
-	} else {
-		negative, inverse := e.firstIsNegative(at, t.other()), GP32()
-		MOVL(negative, inverse)
-		SHLL(U8(31), inverse)
-		XORL(t.inverse(), inverse)
-		SHLL(U8(15), negative)
-		MOVL(t.head(), head)
-		XORL(negative, head)
-		MOVW(head.As16(), out)
-		if e.isa == avx512 {
-			VPBROADCASTD(inverse, factor)
-		} else {
-			VMOVD(inverse, factor.AsX())
-			VPBROADCASTD(factor.AsX(), factor)
-		}
-	}
-	x := e.load(at)
-	var least reg.VecVirtual
-	if e.format.ranged {
-		least = e.vec()
-		VBROADCASTSS(t.other(), least)
-	}
-	for _, x := range x {
-		if e.format.ranged {
-			VSUBPS(least, x, x)
-		}
-		VMULPS(factor, x, x)
-		VADDPS(e.middle, x, x)
-		VCVTTPS2DQ(x, x)
-	}
-	q, upper := e.pack(x), XMM()
-	if !e.format.ranged {
-		VPMINSB(e.steps, q, q)
-	}
-	if e.format.steps > 15 {
-		fifth, bits := YMM(), GP32()
-		VPSLLW(U8(3), q, fifth)
-		VPMOVMSKB(fifth, bits)
-		MOVL(bits, out.Offset(e.format.head()))
-	}
-	VPAND(e.low, q, q)
-	VEXTRACTI128(U8(1), q, upper)
-	VPSLLW(U8(4), upper, upper)
-	VPOR(upper, q.AsX(), upper)
-	VMOVDQU(upper, out.Offset(e.format.low()))
 }

@@ -71,16 +71,17 @@ func (t tile) computeRanged(f format, from element, src, groups reg.GPVirtual) {
 	most := func(a, b, dst Op) { VMAXPS(a, b, dst) }
 	bounds := folds{least, most}.eight(func(i int) []reg.VecVirtual {
 		x := b.load(Mem{Base: src, Disp: i * blockSize * from.bytes})
-		for _, x := range x {
-			VFMADD231PS(zero, x, bad) // NaN once x is not finite
-		}
-		low, high := YMM(), YMM()
+		low, high, none := YMM(), YMM(), YMM()
 		VMINPS(x[0], x[1], low)
 		VMAXPS(x[0], x[1], high)
+		VMULPS(x[0], zero, none)
+		VFMADD231PS(x[1], zero, none)
 		for _, x := range x[2:] {
 			VMINPS(x, low, low)
 			VMAXPS(x, high, high)
+			VFMADD231PS(x, zero, none)
 		}
+		VORPS(none, bad, bad) // NaN if a value was not finite
 		return []reg.VecVirtual{low, high}
 	})
 	m, d, none := bounds[0], bounds[1], YMM()
