@@ -202,8 +202,9 @@ func (a *coordinator) started(c actor.Context) {
 	a.stored = nil
 }
 
-// resume starts a job again that an earlier coordinator had not brought to its
-// end. The higher epoch makes the workers let go of what they held for it.
+// resume goes on with a job that an earlier coordinator had not brought to its
+// end. It is planned again, which gives the same plan, and the workers say what
+// they hold of it.
 func (a *coordinator) resume(c actor.Context, s StoredJob) {
 	for name, m := range a.models {
 		if m.Job == s.Job.Job { // written just before the old coordinator went
@@ -218,7 +219,7 @@ func (a *coordinator) resume(c actor.Context, s StoredJob) {
 		a.jobs[s.Job.Job] = &jobEntry{job: s.Job, revision: s.Revision}
 		return
 	}
-	a.event(s.Job.Job, s.Job.Model, progress.CoordinatorChanged, "coordinator "+a.o.Name+" leads now and starts the job again")
+	a.event(s.Job.Job, s.Job.Model, progress.CoordinatorChanged, "coordinator "+a.o.Name+" leads now and goes on with the job")
 }
 
 // memberUp takes a worker in and says hello; it is of use when it answers.

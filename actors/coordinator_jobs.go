@@ -28,7 +28,13 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 	j := &jobActor{
 		o: a.o, system: a.system, ledger: a.ledger, busy: a.busy, id: rec.Job, req: req, strategy: strategy,
 		ctx: ctx, cancel: cancel, span: span, workers: map[string]*jobWorker{},
-		rec: recorder{job: rec, revision: revision}, report: reporter{stage: progress.Initializing},
+		rec: recorder{job: rec, revision: revision, before: before{retries: rec.Retries, recorded: rec.BytesRead}}, report: reporter{stage: progress.Initializing},
+	}
+	if revision > 0 {
+		j.resumed = time.Now()
+		for _, r := range rec.Ranks {
+			j.holders = append(j.holders, r.Worker)
+		}
 	}
 	for _, m := range a.members {
 		j.workers[m.Name] = &jobWorker{Worker: m.Worker, up: m.up}

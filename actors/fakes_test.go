@@ -91,6 +91,8 @@ func (n *fakeNode) Close(id string) error {
 	return nil
 }
 
+func (n *fakeNode) Held(string) []job.Held { return nil }
+
 func (n *fakeNode) PeakStaging() int64 { return 42 }
 
 func (n *fakeNode) tries(chunk int) int {

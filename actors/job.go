@@ -22,6 +22,7 @@ const (
 	openAgain   = time.Second            // an unanswered OpenJob is sent again
 	openWait    = 10 * time.Second       // for workers to open the job, once one has
 	closeWait   = 3 * time.Second        // for workers to free what a lost job held
+	holderWait  = 3 * time.Second        // for workers of a job that was taken over: a lease and some
 )
 
 // jobActor is the Job actor: one load. It has the checkpoint opened and
@@ -49,6 +50,8 @@ type jobActor struct {
 	machine   *job.Job
 	opened    time.Time // when the first worker had opened the job
 	since     time.Time // submission, for patience before there is a machine
+	resumed   time.Time // when this leader took the job over, zero for its own
+	holders   []string  // workers that held ranks for the leader before
 	wake      *time.Timer
 	rec       recorder
 	report    reporter
@@ -75,6 +78,7 @@ type jobWorker struct {
 	err    error // why it could not open the job
 	asked  time.Time
 	closed bool
+	held   []job.Held // what it had of the job when it opened it, until the machine knows
 	// What it did for the job so far.
 	bytesRead  int64
 	chunksDone int
@@ -206,11 +210,14 @@ func (a *jobActor) drive(c actor.Context, e job.Event) {
 
 // machineUp says what a worker has for this job. The ledger's lock is held.
 func (a *jobActor) machineUp(w *jobWorker) job.WorkerUp {
-	return job.WorkerUp{
+	up := job.WorkerUp{
 		Worker: lifeOf(w.Worker),
 		Rooms:  a.ledger.rooms(a.id, w.Worker, a.wants),
 		Window: window(w.Staging),
+		Held:   w.held,
 	}
+	w.held = nil
+	return up
 }
 
 // window is how many stored bytes a worker is given at once: enough to keep it

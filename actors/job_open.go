@@ -90,7 +90,8 @@ func (a *jobActor) jobOpened(c actor.Context, w *jobWorker, m *control.JobOpened
 		w.err = err
 		a.o.Log.Warn("worker cannot open the job", "job", a.id, "worker", w.Name, "err", err)
 	} else {
-		w.opened = true
+		w.opened, w.held = true, m.JobHeld(lifeOf(w.Worker))
+		a.rec.before.told += m.GetBytesRead()
 		if a.opened.IsZero() {
 			a.opened = time.Now()
 		}
@@ -103,7 +104,8 @@ func (a *jobActor) jobOpened(c actor.Context, w *jobWorker, m *control.JobOpened
 }
 
 // maybeStart starts the machine when every worker that is up has opened the
-// job, or has had the time to.
+// job, or has had the time to. One that held ranks for the leader before is
+// waited for as long as its lease may take to show that it is there.
 func (a *jobActor) maybeStart(c actor.Context) {
 	if a.phase != phaseOpening {
 		return
@@ -121,6 +123,12 @@ func (a *jobActor) maybeStart(c actor.Context) {
 		}
 	}
 	if waiting > 0 && (opened == 0 || time.Since(a.opened) < openWait) {
+		return
+	}
+	if time.Since(a.resumed) < holderWait && slices.ContainsFunc(a.holders, func(name string) bool {
+		w := a.workers[name]
+		return w == nil || !w.opened && w.err == nil
+	}) {
 		return
 	}
 	switch {

@@ -31,8 +31,19 @@ type recorder struct {
 	written       bool // the final record is in the store
 	last          time.Time
 	plan          *shard.Plan
+	before        before
 	sealErr       error // why a rank was not sealed, the last time
 }
+
+// before is what was done for the leaders before this one.
+type before struct {
+	retries  int
+	recorded int64 // bytes read, as the last record has it
+	told     int64 // the same, as the workers have it that are still there
+}
+
+// bytesRead is the larger count: a record lags, and a lost worker tells nothing.
+func (b before) bytesRead() int64 { return max(b.recorded, b.told) }
 
 // recorded is the outcome of a write.
 type recorded struct {
@@ -99,7 +110,8 @@ func (a *jobActor) refresh() {
 	}
 	counters := a.machine.Counters()
 	r.Counters, r.Stage, r.Overall = counters, counters.Stage(), counters.Overall()
-	r.BytesRead, r.BytesPlaced, r.Retries = a.machine.BytesRead(), counters.BytesPlaced, a.machine.Retries()
+	r.BytesRead, r.BytesPlaced = a.rec.before.bytesRead()+a.machine.BytesRead(), counters.BytesPlaced
+	r.Retries = a.rec.before.retries + a.machine.Retries()
 	if stored := a.rec.plan.StoredBytes; stored > 0 {
 		r.ReadAmplification = float64(r.BytesRead) / float64(stored)
 	}

@@ -23,6 +23,8 @@ type Node interface {
 	Load(ctx context.Context, jobID string, ref job.Ref, dests []loader.Dest) ([]job.PieceDone, int64, error)
 	Seal(ctx context.Context, jobID string, h job.Hold) (loader.SealReport, error)
 	Free(jobID string, h job.Hold) error
+	// Held does not block.
+	Held(jobID string) []job.Held
 	Close(jobID string) error
 	PeakStaging() int64
 }

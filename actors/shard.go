@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/loader"
@@ -220,8 +221,10 @@ func (w *worker) seal(c actor.Context, j *heldJob, m *control.Seal) error {
 	if s == nil {
 		return recovery.Errorf(recovery.Stale, "worker %s does not hold generation %d of rank %d", w.life.Name, hold.Generation, hold.Rank)
 	}
-	if s.digest != nil { // asked for twice
-		w.report(c, j, s.digest)
+	if s.digest != nil { // asked for twice, perhaps by another leader
+		again := proto.CloneOf(s.digest)
+		again.Header = w.header(j.spec.ID, j.spec.Epoch)
+		w.report(c, j, again)
 		return nil
 	}
 	if !s.asked {

@@ -26,6 +26,7 @@ type heldJob struct {
 	ctx      context.Context // ends when the job is closed; carries its trace
 	cancel   context.CancelFunc
 	work     sync.WaitGroup // goroutines that use the node for this job
+	read     int64          // stored bytes, by the attempts that have ended
 	attempts map[int]uint64 // the highest dispatched, by chunk
 	chunks   map[int]*chunkTask
 	shards   map[arena]*shardTask
@@ -78,15 +79,18 @@ func (w *worker) openIndex(c actor.Context, m *control.OpenIndex) {
 }
 
 // openJob makes the node ready for a job: it builds the plan from the stored
-// index and compares digests. A job of an older epoch is closed before.
+// index and compares digests. A job that an earlier leader had opened with the
+// same plan is passed on as it is; with another plan it is closed before.
 func (w *worker) openJob(c actor.Context, m *control.OpenJob) {
 	id, boss := m.Header.GetJob(), c.Sender()
 	if j := w.jobs[id]; j != nil {
-		same := j.spec.Epoch == m.Header.GetEpoch() && j.plan == m.GetPlanDigest()
+		plan, epoch := j.plan == m.GetPlanDigest(), j.spec.Epoch == m.Header.GetEpoch()
 		switch {
-		case same && j.state == jobIsOpening: // sent twice; the answer comes
-		case same && j.state == jobIsOpen:
-			w.report(c, j, &control.JobOpened{Header: w.header(id, j.spec.Epoch)})
+		case plan && epoch && j.state == jobIsOpening: // sent twice; the answer comes
+		case plan && epoch && j.state == jobIsOpen:
+			w.reportOpened(c, j)
+		case plan && j.state == jobIsOpen:
+			w.passOn(c, j, boss, m)
 		default:
 			ctx := contextOf(w.ctx, c)
 			j.next = func() { w.beginOpen(c, ctx, boss, m) }
@@ -95,6 +99,44 @@ func (w *worker) openJob(c actor.Context, m *control.OpenJob) {
 		return
 	}
 	w.beginOpen(c, contextOf(w.ctx, c), boss, m)
+}
+
+// passOn makes another leader the boss of an open job. What is placed stays.
+// Attempts under way end: the new leader numbers its own from the start.
+func (w *worker) passOn(c actor.Context, j *heldJob, boss *actor.PID, m *control.OpenJob) {
+	for _, t := range j.chunks {
+		c.Stop(t.pid)
+	}
+	clear(j.chunks)
+	clear(j.attempts)
+	spec := j.spec
+	spec.Epoch = m.Header.GetEpoch()
+	if err := w.Node.Open(j.ctx, spec); err != nil { // raises the epoch, and blocks for nothing
+		w.Log.Error("job cannot be passed on", "job", spec.ID, "err", err)
+		j.next = func() { w.beginOpen(c, contextOf(w.ctx, c), boss, m) }
+		w.beginClose(c, j)
+		return
+	}
+	j.spec, j.boss = spec, boss
+	c.Watch(boss)
+	w.Log.Info("job passed on", "job", spec.ID, "epoch", spec.Epoch)
+	w.reportOpened(c, j)
+}
+
+// reportOpened answers OpenJob with what the worker has of the job.
+func (w *worker) reportOpened(c actor.Context, j *heldJob) {
+	placed := map[job.Hold]job.Held{}
+	for _, h := range w.Node.Held(j.spec.ID) {
+		placed[h.Hold] = h
+	}
+	var held []job.Held
+	for _, s := range j.shards {
+		if h := placed[s.hold]; !s.freeing {
+			h.Hold = s.hold // also one that is being made
+			held = append(held, h)
+		}
+	}
+	w.report(c, j, &control.JobOpened{Header: w.header(j.spec.ID, j.spec.Epoch), Held: control.FromHeld(held), BytesRead: j.read})
 }
 
 // beginOpen opens the job in a goroutine.
@@ -287,6 +329,7 @@ func (w *worker) chunkEnded(c actor.Context, m chunkEnded) {
 		return // revoked
 	}
 	delete(j.chunks, t.ref.Chunk)
+	j.read += t.read
 	w.Metrics.Chunk(t.ctx, t.read, time.Since(t.started), string(recovery.ClassOf(m.err)))
 	head := w.header(j.spec.ID, j.spec.Epoch)
 	if m.err != nil {

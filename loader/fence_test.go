@@ -237,3 +237,60 @@ func TestPlaceGenerations(t *testing.T) {
 		t.Errorf("freeing what is not there: %v", err)
 	}
 }
+
+// What a node holds is told in runs of each rank's own pieces, and a newer
+// leader's chunks go on from there: what is placed is not read again.
+func TestHeldIsWhatIsPlaced(t *testing.T) {
+	path := filepath.Join(testdata(t, "stories260K"), "hf-f32")
+	_, ix := open(t, path)
+	plan := build(t, ix, shard.Options{Layout: shard.Layout{PP: 2}, ChunkBytes: 64 << 10})
+	m := newTeam(t, path, plan, 1, NodeOptions{})
+	n := m.nodes[0]
+	of := make([][]int, len(plan.Ranks)) // chunks with a piece for each rank
+	for i, c := range plan.Chunks {
+		for _, p := range c.Pieces {
+			of[p.Rank] = append(of[p.Rank], i)
+		}
+	}
+	if len(of[0]) < 4 || len(of[1]) < 4 {
+		t.Fatalf("pieces %v", of)
+	}
+	load := func(epoch uint64, chunk int) int64 {
+		_, read, err := n.Load(t.Context(), "j", job.Ref{Chunk: chunk, Attempt: 1}, m.dests(chunk, 0))
+		if err != nil {
+			t.Fatalf("epoch %d, chunk %d: %v", epoch, chunk, err)
+		}
+		return read
+	}
+	loaded := map[int]bool{of[1][0]: true, of[1][1]: true, of[1][3]: true}
+	for c := range loaded {
+		load(1, c)
+	}
+	if err := n.Open(t.Context(), JobSpec{ID: "j", Epoch: 2}); err != nil {
+		t.Fatal(err)
+	}
+	for r, h := range n.Held("j") {
+		got := map[int]bool{}
+		for _, run := range h.Placed {
+			for i := run.Start; i < run.Stop; i++ {
+				got[of[r][i]] = true
+			}
+		}
+		for _, c := range of[r] {
+			if got[c] != loaded[c] {
+				t.Errorf("rank %d, chunk %d: told %v, placed %v", r, c, got[c], loaded[c])
+			}
+		}
+		if h.Hold != m.holds[r] || r == 1 && len(h.Placed) != 2 {
+			t.Errorf("rank %d: %+v", r, h)
+		}
+	}
+	for c := range plan.Chunks {
+		if read := load(2, c); (read == 0) != loaded[c] {
+			t.Errorf("chunk %d: %d bytes read, placed before: %v", c, read, loaded[c])
+		}
+	}
+	if n.Held("no such job") != nil {
+		t.Error("a job that is not open holds something")
+	}
+}

@@ -173,6 +173,17 @@ func (n *Node) Free(jobID string, h job.Hold) error {
 	return j.free(h)
 }
 
+// Held lists the arenas that are there for a job and which of their pieces are
+// placed, for a leader that goes on where another was.
+func (n *Node) Held(jobID string) []job.Held {
+	j, err := n.job(jobID)
+	if err != nil {
+		return nil
+	}
+	defer j.leave()
+	return j.held()
+}
+
 // Take hands the arena of a sealed hold to the caller, who closes it. The
 // node forgets the rank.
 func (n *Node) Take(jobID string, h job.Hold) (device.Arena, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -174,6 +175,19 @@ func (j *nodeJob) hold(h job.Hold) (*rank, error) {
 		return nil, staleHold(j.spec.ID, h)
 	}
 	return r, nil
+}
+
+// held lists the ranks by number.
+func (j *nodeJob) held() []job.Held {
+	j.mu.Lock()
+	ranks := slices.Collect(maps.Values(j.ranks))
+	j.mu.Unlock()
+	held := make([]job.Held, len(ranks))
+	for i, r := range ranks {
+		held[i] = r.held()
+	}
+	slices.SortFunc(held, func(a, b job.Held) int { return a.Hold.Rank - b.Hold.Rank })
+	return held
 }
 
 // free forgets a hold and gives its memory back.

@@ -114,6 +114,28 @@ func (r *rank) begin(ctx context.Context, chunk int, o order) (*writer, [16]byte
 	}
 }
 
+// held says which pieces are placed, in runs of the rank's pieces.
+func (r *rank) held() job.Held {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := job.Held{Hold: r.hold}
+	at := 0
+	for i := range r.plan.Chunks {
+		if _, err := piece(r.plan, i, r.hold.Rank); err != nil {
+			continue
+		}
+		if _, ok := r.placed[i]; ok {
+			if n := len(h.Placed); n > 0 && h.Placed[n-1].Stop == at {
+				h.Placed[n-1].Stop++
+			} else {
+				h.Placed = append(h.Placed, job.Run{Start: at, Stop: at + 1})
+			}
+		}
+		at++
+	}
+	return h
+}
+
 // commit counts the piece as placed, unless the writer was revoked.
 func (w *writer) commit(digest [16]byte) error {
 	w.rank.mu.Lock()

@@ -47,7 +47,19 @@ type WorkerUp struct {
 	// Window is how many stored bytes the worker takes at once. One chunk is
 	// always allowed.
 	Window int64
+	// Held is what the worker has of this job from before: an earlier driver
+	// of it is gone, and this one goes on where that one was.
+	Held []Held
 }
+
+// Held is an arena of a worker and what is in it.
+type Held struct {
+	Hold   Hold
+	Placed []Run // of the rank's pieces, counted in the order of its chunks
+}
+
+// Run is the half-open range [Start, Stop).
+type Run struct{ Start, Stop int }
 
 // WorkerSuspect says that the connection to a worker broke. Its unplaced
 // chunks go elsewhere at once; its ranks stay until it is lost or up again.

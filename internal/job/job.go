@@ -162,13 +162,18 @@ func (j *Job) Start(now time.Time, workers []WorkerUp) []Command {
 	for _, w := range workers {
 		j.admit(w)
 	}
+	j.adopt(workers...)
 	err := j.settle()
 	j.started = true
 	if err != nil {
 		j.fail(err)
 		return j.take()
 	}
-	j.emit(progress.Started, "", -1, -1, "%d ranks, %d chunks, %d workers", len(j.ranks), j.counters.ChunksTotal, len(j.workers))
+	there := ""
+	if n := j.counters.BytesPlaced; n > 0 {
+		there = ", " + size(n) + " placed already"
+	}
+	j.emit(progress.Started, "", -1, -1, "%d ranks, %d chunks, %d workers%s", len(j.ranks), j.counters.ChunksTotal, len(j.workers), there)
 	j.checkReady()
 	return j.take()
 }

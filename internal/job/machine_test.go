@@ -30,8 +30,9 @@ func newWorld(t *rapid.T) *world {
 		// Room for all ranks and for old arenas whose Free is on its way.
 		s := newSite(fmt.Sprint("w", i), 1, 1000*int64(ranks))
 		w.sites = append(w.sites, s)
-		w.ups = append(w.ups, WorkerUp{Worker: s.id, Rooms: []Room{{Device: "cpu", Bytes: s.room}}, Window: 250})
+		w.ups = append(w.ups, w.up(s))
 	}
+	w.started = w.now
 	w.take(w.j.Start(w.now, w.ups))
 	return w
 }
@@ -53,6 +54,26 @@ func TestWorldWithTrouble(t *testing.T) {
 			}
 		}
 		w.calm()
+		w.replay()
+	})
+}
+
+// A driver that takes over goes on where the one before was: nothing that is
+// placed is read again, however often that happens.
+func TestTakingOverReadsNothingAgain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		for range rapid.IntRange(0, 80).Draw(t, "acts") {
+			if w.ended {
+				return
+			}
+			if rapid.IntRange(0, 9).Draw(t, "act") == 0 {
+				w.takeOver()
+			} else {
+				w.work()
+			}
+		}
+		w.calm() // check sees to the reads
 		w.replay()
 	})
 }

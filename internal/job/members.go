@@ -51,6 +51,7 @@ func (j *Job) workerUp(e WorkerUp) {
 		}
 		w = j.admit(e)
 		j.exorcise(w) // thawed: it still has what was moved away
+		j.adopt(e)
 		j.emit(progress.WorkerJoined, w.id.Name, -1, -1, "%d devices", len(w.rooms))
 	}
 	j.wait()

@@ -1,11 +1,14 @@
 package job
 
 import (
+	"cmp"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
 
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
 	"pgregory.net/rapid"
 )
 
@@ -19,6 +22,7 @@ type site struct {
 	room    int64
 	alive   bool
 	cut     bool // suspect: nothing goes in or out
+	opened  bool // the job's driver of now knows what it holds
 	told    health
 	arenas  map[Hold]map[int]bool // chunks placed in each arena
 	sealed  map[Hold]bool
@@ -47,6 +51,7 @@ type world struct {
 	ended   bool
 	wake    time.Time // the Tick that the job asked for
 	ups     []WorkerUp
+	started time.Time // the driver of now
 	log     []heard
 	said    [][]Command
 	again   func() *Job // makes the same job anew
@@ -108,7 +113,7 @@ func (w *world) step(e Event) {
 // replay gives a new job the same events: it must say the same.
 func (w *world) replay() {
 	j := w.again()
-	j.Start(t0, w.ups)
+	j.Start(w.started, w.ups)
 	for i, h := range w.log {
 		if got := j.Step(h.at, h.e); !reflect.DeepEqual(got, w.said[i]) {
 			w.t.Fatalf("event %d, %T: %v the second time, %v the first", i, h.e, got, w.said[i])
@@ -187,12 +192,64 @@ func (w *world) tell(s *site, h health) {
 	s.told = h
 	switch h {
 	case up:
-		w.step(WorkerUp{Worker: s.id, Rooms: []Room{{Device: "cpu", Bytes: s.room}}, Window: 250})
+		w.step(w.up(s))
 	case suspect:
 		w.step(WorkerSuspect{s.id, "cut off"})
 	case gone:
 		w.step(WorkerLost{s.id, "lease ended"})
 	}
+}
+
+// up is what a site says of itself; to a driver that has not heard it before,
+// also what it holds.
+func (w *world) up(s *site) WorkerUp {
+	u := WorkerUp{Worker: s.id, Rooms: []Room{{Device: "cpu", Bytes: s.room}}, Window: 250}
+	if s.opened {
+		return u
+	}
+	s.opened, s.running = true, nil
+	clear(s.known)
+	clear(s.revoked)
+	holds := slices.SortedFunc(maps.Keys(s.arenas), func(a, b Hold) int { return cmp.Or(a.Rank-b.Rank, int(a.Generation)-int(b.Generation)) })
+	for _, h := range holds {
+		u.Held = append(u.Held, Held{h, runsOf(w.j.plan, h.Rank, s.arenas[h])})
+	}
+	return u
+}
+
+// runsOf are the given chunks as runs of a rank's pieces.
+func runsOf(p *shard.Plan, rank int, chunks map[int]bool) (runs []Run) {
+	at := 0
+	for _, c := range p.Chunks {
+		if !slices.ContainsFunc(c.Pieces, func(p shard.Piece) bool { return p.Rank == rank }) {
+			continue
+		}
+		if chunks[c.ID] {
+			runs = append(runs, Run{at, at + 1})
+		}
+		at++
+	}
+	return runs
+}
+
+// takeOver starts another driver of the job, which knows no more than what the
+// sites that it reaches hold. Its epoch is newer: letters of before are
+// dropped.
+func (w *world) takeOver() {
+	if !slices.ContainsFunc(w.sites, func(s *site) bool { return s.alive && !s.cut }) {
+		return
+	}
+	w.now = w.now.Add(time.Second)
+	w.mail, w.log, w.said, w.ups, w.wake, w.started = nil, nil, nil, nil, time.Time{}, w.now
+	w.j = w.again()
+	for _, s := range w.sites {
+		s.opened, s.told = false, gone
+		if s.alive && !s.cut {
+			s.told = up
+			w.ups = append(w.ups, w.up(s))
+		}
+	}
+	w.take(w.j.Start(w.now, w.ups))
 }
 
 func (w *world) beat(s *site) {
@@ -213,7 +270,7 @@ func (w *world) pick(label string, n int) int { return rapid.IntRange(0, n-1).Dr
 // trouble does one thing that nobody wanted.
 func (w *world) trouble() {
 	s := w.sites[w.pick("site", len(w.sites))]
-	switch w.pick("trouble", 7) {
+	switch w.pick("trouble", 8) {
 	case 0: // the process dies; its lease ends now or later
 		if s.alive {
 			s.alive, w.spoiled = false, true
@@ -258,6 +315,8 @@ func (w *world) trouble() {
 			l := s.running[w.pick("running", len(s.running))]
 			w.reply(s, ChunkRetried{l.Ref, 1, recovery.Errorf(recovery.Unavailable, "503")})
 		}
+	case 7: // the driver dies, and another takes over
+		w.takeOver()
 	}
 }
 

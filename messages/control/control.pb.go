@@ -955,11 +955,14 @@ func (x *OpenJob) GetValidate() bool {
 	return false
 }
 
-// JobOpened answers OpenJob.
+// JobOpened answers OpenJob. Where the worker had the job open for an earlier
+// leader, with the same plan, it says what it has of it.
 type JobOpened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Held          []*Held                `protobuf:"bytes,3,rep,name=held,proto3" json:"held,omitempty"`
+	BytesRead     int64                  `protobuf:"varint,4,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"` // from the source so far
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1008,6 +1011,75 @@ func (x *JobOpened) GetError() *Error {
 	return nil
 }
 
+func (x *JobOpened) GetHeld() []*Held {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *JobOpened) GetBytesRead() int64 {
+	if x != nil {
+		return x.BytesRead
+	}
+	return 0
+}
+
+// Held is an arena and which of its rank's pieces are placed, counted in the
+// order of the plan's chunks: in turn, how many are missing and how many are
+// placed.
+type Held struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hold          *Hold                  `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
+	Runs          []uint32               `protobuf:"varint,2,rep,packed,name=runs,proto3" json:"runs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Held) Reset() {
+	*x = Held{}
+	mi := &file_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Held) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Held) ProtoMessage() {}
+
+func (x *Held) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Held.ProtoReflect.Descriptor instead.
+func (*Held) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Held) GetHold() *Hold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *Held) GetRuns() []uint32 {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
 // Place asks for a rank's arena.
 type Place struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1020,7 +1092,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1104,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1117,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Place) GetHeader() *Header {
@@ -1081,7 +1153,7 @@ type Placed struct {
 
 func (x *Placed) Reset() {
 	*x = Placed{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1165,7 @@ func (x *Placed) String() string {
 func (*Placed) ProtoMessage() {}
 
 func (x *Placed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1178,7 @@ func (x *Placed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placed.ProtoReflect.Descriptor instead.
 func (*Placed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Placed) GetHeader() *Header {
@@ -1143,7 +1215,7 @@ type Dest struct {
 
 func (x *Dest) Reset() {
 	*x = Dest{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1227,7 @@ func (x *Dest) String() string {
 func (*Dest) ProtoMessage() {}
 
 func (x *Dest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1240,7 @@ func (x *Dest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dest.ProtoReflect.Descriptor instead.
 func (*Dest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Dest) GetHold() *Hold {
@@ -1211,7 +1283,7 @@ type LoadChunk struct {
 
 func (x *LoadChunk) Reset() {
 	*x = LoadChunk{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1295,7 @@ func (x *LoadChunk) String() string {
 func (*LoadChunk) ProtoMessage() {}
 
 func (x *LoadChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1308,7 @@ func (x *LoadChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadChunk.ProtoReflect.Descriptor instead.
 func (*LoadChunk) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LoadChunk) GetHeader() *Header {
@@ -1272,7 +1344,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1356,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1369,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Accepted) GetHeader() *Header {
@@ -1326,7 +1398,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1410,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1423,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refused) GetHeader() *Header {
@@ -1381,7 +1453,7 @@ type ChunkRetried struct {
 
 func (x *ChunkRetried) Reset() {
 	*x = ChunkRetried{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1465,7 @@ func (x *ChunkRetried) String() string {
 func (*ChunkRetried) ProtoMessage() {}
 
 func (x *ChunkRetried) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1478,7 @@ func (x *ChunkRetried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkRetried.ProtoReflect.Descriptor instead.
 func (*ChunkRetried) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ChunkRetried) GetHeader() *Header {
@@ -1449,7 +1521,7 @@ type PieceDone struct {
 
 func (x *PieceDone) Reset() {
 	*x = PieceDone{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1533,7 @@ func (x *PieceDone) String() string {
 func (*PieceDone) ProtoMessage() {}
 
 func (x *PieceDone) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1546,7 @@ func (x *PieceDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PieceDone.ProtoReflect.Descriptor instead.
 func (*PieceDone) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PieceDone) GetRank() uint32 {
@@ -1511,7 +1583,7 @@ type ChunkDone struct {
 
 func (x *ChunkDone) Reset() {
 	*x = ChunkDone{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1595,7 @@ func (x *ChunkDone) String() string {
 func (*ChunkDone) ProtoMessage() {}
 
 func (x *ChunkDone) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1608,7 @@ func (x *ChunkDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkDone.ProtoReflect.Descriptor instead.
 func (*ChunkDone) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ChunkDone) GetHeader() *Header {
@@ -1580,7 +1652,7 @@ type ChunkFailed struct {
 
 func (x *ChunkFailed) Reset() {
 	*x = ChunkFailed{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1664,7 @@ func (x *ChunkFailed) String() string {
 func (*ChunkFailed) ProtoMessage() {}
 
 func (x *ChunkFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1677,7 @@ func (x *ChunkFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkFailed.ProtoReflect.Descriptor instead.
 func (*ChunkFailed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ChunkFailed) GetHeader() *Header {
@@ -1647,7 +1719,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1731,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1744,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Revoke) GetHeader() *Header {
@@ -1700,7 +1772,7 @@ type Seal struct {
 
 func (x *Seal) Reset() {
 	*x = Seal{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1784,7 @@ func (x *Seal) String() string {
 func (*Seal) ProtoMessage() {}
 
 func (x *Seal) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1797,7 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Seal) GetHeader() *Header {
@@ -1759,7 +1831,7 @@ type Validation struct {
 
 func (x *Validation) Reset() {
 	*x = Validation{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1843,7 @@ func (x *Validation) String() string {
 func (*Validation) ProtoMessage() {}
 
 func (x *Validation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1856,7 @@ func (x *Validation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Validation.ProtoReflect.Descriptor instead.
 func (*Validation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Validation) GetRan() bool {
@@ -1858,7 +1930,7 @@ type Sealed struct {
 
 func (x *Sealed) Reset() {
 	*x = Sealed{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1942,7 @@ func (x *Sealed) String() string {
 func (*Sealed) ProtoMessage() {}
 
 func (x *Sealed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1955,7 @@ func (x *Sealed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealed.ProtoReflect.Descriptor instead.
 func (*Sealed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Sealed) GetHeader() *Header {
@@ -1939,7 +2011,7 @@ type Free struct {
 
 func (x *Free) Reset() {
 	*x = Free{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2023,7 @@ func (x *Free) String() string {
 func (*Free) ProtoMessage() {}
 
 func (x *Free) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2036,7 @@ func (x *Free) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Free.ProtoReflect.Descriptor instead.
 func (*Free) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Free) GetHeader() *Header {
@@ -1992,7 +2064,7 @@ type CloseJob struct {
 
 func (x *CloseJob) Reset() {
 	*x = CloseJob{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2076,7 @@ func (x *CloseJob) String() string {
 func (*CloseJob) ProtoMessage() {}
 
 func (x *CloseJob) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2089,7 @@ func (x *CloseJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseJob.ProtoReflect.Descriptor instead.
 func (*CloseJob) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CloseJob) GetHeader() *Header {
@@ -2045,7 +2117,7 @@ type JobClosed struct {
 
 func (x *JobClosed) Reset() {
 	*x = JobClosed{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2129,7 @@ func (x *JobClosed) String() string {
 func (*JobClosed) ProtoMessage() {}
 
 func (x *JobClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2142,7 @@ func (x *JobClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobClosed.ProtoReflect.Descriptor instead.
 func (*JobClosed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JobClosed) GetHeader() *Header {
@@ -2164,10 +2236,16 @@ const file_control_proto_rawDesc = "" +
 	"\bstrategy\x18\x06 \x01(\v2\x1b.gantry.control.v1.StrategyR\bstrategy\x12\x1d\n" +
 	"\n" +
 	"limit_rate\x18\a \x01(\x03R\tlimitRate\x12\x1a\n" +
-	"\bvalidate\x18\b \x01(\bR\bvalidate\"n\n" +
+	"\bvalidate\x18\b \x01(\bR\bvalidate\"\xba\x01\n" +
 	"\tJobOpened\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12.\n" +
-	"\x05error\x18\x02 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"}\n" +
+	"\x05error\x18\x02 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\x12+\n" +
+	"\x04held\x18\x03 \x03(\v2\x17.gantry.control.v1.HeldR\x04held\x12\x1d\n" +
+	"\n" +
+	"bytes_read\x18\x04 \x01(\x03R\tbytesRead\"G\n" +
+	"\x04Held\x12+\n" +
+	"\x04hold\x18\x01 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\x12\x12\n" +
+	"\x04runs\x18\x02 \x03(\rR\x04runs\"}\n" +
 	"\x05Place\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12+\n" +
 	"\x04hold\x18\x02 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\x12\x14\n" +
@@ -2262,7 +2340,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_control_proto_goTypes = []any{
 	(*Header)(nil),       // 0: gantry.control.v1.Header
 	(*Error)(nil),        // 1: gantry.control.v1.Error
@@ -2278,23 +2356,24 @@ var file_control_proto_goTypes = []any{
 	(*IndexOpened)(nil),  // 11: gantry.control.v1.IndexOpened
 	(*OpenJob)(nil),      // 12: gantry.control.v1.OpenJob
 	(*JobOpened)(nil),    // 13: gantry.control.v1.JobOpened
-	(*Place)(nil),        // 14: gantry.control.v1.Place
-	(*Placed)(nil),       // 15: gantry.control.v1.Placed
-	(*Dest)(nil),         // 16: gantry.control.v1.Dest
-	(*LoadChunk)(nil),    // 17: gantry.control.v1.LoadChunk
-	(*Accepted)(nil),     // 18: gantry.control.v1.Accepted
-	(*Refused)(nil),      // 19: gantry.control.v1.Refused
-	(*ChunkRetried)(nil), // 20: gantry.control.v1.ChunkRetried
-	(*PieceDone)(nil),    // 21: gantry.control.v1.PieceDone
-	(*ChunkDone)(nil),    // 22: gantry.control.v1.ChunkDone
-	(*ChunkFailed)(nil),  // 23: gantry.control.v1.ChunkFailed
-	(*Revoke)(nil),       // 24: gantry.control.v1.Revoke
-	(*Seal)(nil),         // 25: gantry.control.v1.Seal
-	(*Validation)(nil),   // 26: gantry.control.v1.Validation
-	(*Sealed)(nil),       // 27: gantry.control.v1.Sealed
-	(*Free)(nil),         // 28: gantry.control.v1.Free
-	(*CloseJob)(nil),     // 29: gantry.control.v1.CloseJob
-	(*JobClosed)(nil),    // 30: gantry.control.v1.JobClosed
+	(*Held)(nil),         // 14: gantry.control.v1.Held
+	(*Place)(nil),        // 15: gantry.control.v1.Place
+	(*Placed)(nil),       // 16: gantry.control.v1.Placed
+	(*Dest)(nil),         // 17: gantry.control.v1.Dest
+	(*LoadChunk)(nil),    // 18: gantry.control.v1.LoadChunk
+	(*Accepted)(nil),     // 19: gantry.control.v1.Accepted
+	(*Refused)(nil),      // 20: gantry.control.v1.Refused
+	(*ChunkRetried)(nil), // 21: gantry.control.v1.ChunkRetried
+	(*PieceDone)(nil),    // 22: gantry.control.v1.PieceDone
+	(*ChunkDone)(nil),    // 23: gantry.control.v1.ChunkDone
+	(*ChunkFailed)(nil),  // 24: gantry.control.v1.ChunkFailed
+	(*Revoke)(nil),       // 25: gantry.control.v1.Revoke
+	(*Seal)(nil),         // 26: gantry.control.v1.Seal
+	(*Validation)(nil),   // 27: gantry.control.v1.Validation
+	(*Sealed)(nil),       // 28: gantry.control.v1.Sealed
+	(*Free)(nil),         // 29: gantry.control.v1.Free
+	(*CloseJob)(nil),     // 30: gantry.control.v1.CloseJob
+	(*JobClosed)(nil),    // 31: gantry.control.v1.JobClosed
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: gantry.control.v1.PlanOptions.overrides:type_name -> gantry.control.v1.Override
@@ -2312,46 +2391,48 @@ var file_control_proto_depIdxs = []int32{
 	4,  // 12: gantry.control.v1.OpenJob.strategy:type_name -> gantry.control.v1.Strategy
 	0,  // 13: gantry.control.v1.JobOpened.header:type_name -> gantry.control.v1.Header
 	1,  // 14: gantry.control.v1.JobOpened.error:type_name -> gantry.control.v1.Error
-	0,  // 15: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
-	3,  // 16: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
-	0,  // 17: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
-	3,  // 18: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
-	1,  // 19: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
-	3,  // 20: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
-	0,  // 21: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
-	2,  // 22: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
-	16, // 23: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
-	0,  // 24: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
-	2,  // 25: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
-	0,  // 26: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
-	1,  // 27: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
-	0,  // 28: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
-	2,  // 29: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
-	1,  // 30: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
-	0,  // 31: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
-	2,  // 32: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
-	21, // 33: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
-	0,  // 34: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
-	2,  // 35: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
-	1,  // 36: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
-	0,  // 37: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
-	2,  // 38: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
-	0,  // 39: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
-	3,  // 40: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
-	0,  // 41: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
-	3,  // 42: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
-	26, // 43: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
-	1,  // 44: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
-	0,  // 45: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
-	3,  // 46: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
-	0,  // 47: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
-	0,  // 48: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
-	1,  // 49: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	14, // 15: gantry.control.v1.JobOpened.held:type_name -> gantry.control.v1.Held
+	3,  // 16: gantry.control.v1.Held.hold:type_name -> gantry.control.v1.Hold
+	0,  // 17: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
+	3,  // 18: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
+	0,  // 19: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
+	3,  // 20: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
+	1,  // 21: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
+	3,  // 22: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
+	0,  // 23: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
+	2,  // 24: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
+	17, // 25: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
+	0,  // 26: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
+	2,  // 27: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
+	0,  // 28: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
+	1,  // 29: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
+	0,  // 30: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
+	2,  // 31: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
+	1,  // 32: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
+	0,  // 33: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
+	2,  // 34: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
+	22, // 35: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
+	0,  // 36: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
+	2,  // 37: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
+	1,  // 38: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
+	0,  // 39: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
+	2,  // 40: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
+	0,  // 41: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
+	3,  // 42: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
+	0,  // 43: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
+	3,  // 44: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
+	27, // 45: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
+	1,  // 46: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
+	0,  // 47: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
+	3,  // 48: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
+	0,  // 49: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
+	0,  // 50: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
+	1,  // 51: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2365,7 +2446,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -127,6 +127,44 @@ func (x *PlanOptions) Shard() shard.Options {
 	}
 }
 
+// maxRuns bounds the runs of one message, so that it can be sent. Pieces come
+// nearly in order, so a rank has a few; those that do not fit are not told, and
+// read again.
+const maxRuns = 4096
+
+// FromHeld returns what a worker has, without the worker, which the header
+// carries.
+func FromHeld(held []job.Held) []*Held {
+	out := make([]*Held, len(held))
+	left := maxRuns
+	for i, h := range held {
+		x := &Held{Hold: FromHold(h.Hold)}
+		at := 0
+		for _, r := range h.Placed[:min(left, len(h.Placed))] {
+			x.Runs = append(x.Runs, uint32(r.Start-at), uint32(r.Stop-r.Start))
+			at = r.Stop
+			left--
+		}
+		out[i] = x
+	}
+	return out
+}
+
+// JobHeld returns what w has.
+func (x *JobOpened) JobHeld(w job.Worker) []job.Held {
+	out := make([]job.Held, len(x.GetHeld()))
+	for i, h := range x.GetHeld() {
+		out[i].Hold = h.GetHold().Job(w)
+		runs, at := h.GetRuns(), 0
+		for ; len(runs) >= 2; runs = runs[2:] {
+			start := at + int(runs[0])
+			at = start + int(runs[1])
+			out[i].Placed = append(out[i].Placed, job.Run{Start: start, Stop: at})
+		}
+	}
+	return out
+}
+
 // FromPieces returns the pieces of a finished attempt.
 func FromPieces(ps []job.PieceDone) []*PieceDone {
 	out := make([]*PieceDone, len(ps))

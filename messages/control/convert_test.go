@@ -64,6 +64,36 @@ func TestErrorTravels(t *testing.T) {
 	}
 }
 
+func TestHeldTravels(t *testing.T) {
+	w := job.Worker{Name: "w1", Incarnation: 3}
+	held := []job.Held{
+		{Hold: job.Hold{Rank: 1, Generation: 4, Worker: w, Device: "cpu"}, Placed: []job.Run{{Start: 0, Stop: 900}, {Start: 901, Stop: 902}, {Start: 5000, Stop: 5007}}},
+		{Hold: job.Hold{Rank: 3, Generation: 1, Worker: w, Device: "cpu"}, Placed: []job.Run{{Start: 7, Stop: 8}}},
+		{Hold: job.Hold{Rank: 4, Generation: 1, Worker: w, Device: "cuda:0"}},
+	}
+	if diff := cmp.Diff(held, wire(t, &JobOpened{Held: FromHeld(held)}, &JobOpened{}).JobHeld(w)); diff != "" {
+		t.Error(diff)
+	}
+	// Every other piece of two ranks: what does not fit is not told.
+	for i := range held[:2] {
+		held[i].Placed = nil
+		for p := range 100_000 {
+			held[i].Placed = append(held[i].Placed, job.Run{Start: 1<<21 + 2*p, Stop: 1<<21 + 2*p + 1})
+		}
+	}
+	m := &JobOpened{Held: FromHeld(held)}
+	if n := proto.Size(m); n > MaxBytes {
+		t.Errorf("%d bytes on the wire", n)
+	}
+	if got := m.JobHeld(w); len(got) != 3 || len(got[0].Placed)+len(got[1].Placed) != maxRuns {
+		t.Errorf("%d arenas are told", len(got))
+	}
+	// A list that breaks off is no run.
+	if got := (&JobOpened{Held: []*Held{{Runs: []uint32{1, 2, 3}}}}).JobHeld(w); len(got[0].Placed) != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestValuesTravel(t *testing.T) {
 	w := job.Worker{Name: "w1", Incarnation: 3}
 	ref := job.Ref{Chunk: 5, Attempt: 2, Worker: w}

@@ -74,7 +74,8 @@ func TestCoordinatorRestarted(t *testing.T) {
 		t.Fatal(kept.Why)
 	}
 	j := c.Submit(slow(t, "left", 2))
-	c.Until("it loads", func() bool { return c.Status(j.Job).Counters.ChunksDone > 0 })
+	c.Until("it loads", func() bool { return c.Status(j.Job).Counters.ChunksDone > 2 })
+	before := c.Status(j.Job)
 	c.Coordinator.Kill()
 	c.Conn.Close()
 	start()
@@ -82,6 +83,15 @@ func TestCoordinatorRestarted(t *testing.T) {
 	end := c.Await(j.Job)
 	if end.State != messages.StateReady || end.Epoch <= kept.Epoch {
 		t.Fatalf("%s of epoch %d: %s", end.State, end.Epoch, end.Why)
+	}
+	// What was placed is where it was, and is not read again.
+	for i, r := range end.Ranks {
+		if r.Worker != before.Ranks[i].Worker {
+			t.Errorf("rank %d was at %s and is at %s", i, before.Ranks[i].Worker, r.Worker)
+		}
+	}
+	if end.BytesRead > end.Counters.BytesToRead || before.BytesRead == 0 {
+		t.Errorf("%d bytes of %d were read, %d of them when the coordinator died", end.BytesRead, end.Counters.BytesToRead, before.BytesRead)
 	}
 	if got := events(t, c, j.Job); len(got[progress.CoordinatorChanged]) != 1 {
 		t.Errorf("%d events coordinator_changed", len(got[progress.CoordinatorChanged]))
