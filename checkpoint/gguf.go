@@ -73,19 +73,24 @@ func openGGUF(ctx context.Context, src source.Source, files []source.File, ix *I
 		return err
 	}
 	model := ggufModel{h: headers[0], file: opened[0].Name}
-	rename := model.names()
+	as, err := model.translation()
+	if err != nil {
+		return err
+	}
+	tensors := 0
 	for i, h := range headers {
-		ix.addGGUF(opened[i], h, rename)
+		ix.addGGUF(opened[i], h, as)
+		tensors += len(h.Tensors)
 	}
 	for i, h := range headers {
-		if err := (ggufModel{h, opened[i].Name}).checkPart(set, i, len(ix.Tensors)); err != nil {
+		if err := (ggufModel{h, opened[i].Name}).checkPart(set, i, tensors); err != nil {
 			return err
 		}
 	}
 	if err := uniqueNames(ix); err != nil {
 		return err
 	}
-	return model.describe(ix)
+	return model.describe(ix, as)
 }
 
 func readGGUF(ctx context.Context, src source.Source, name string) (source.File, *gguf.Header, error) {
@@ -97,12 +102,12 @@ func readGGUF(ctx context.Context, src source.Source, name string) (source.File,
 	return r.File(), h, cmp.Or(err, r.Close())
 }
 
-// addGGUF appends a file and its tensors, under other names.
-func (ix *Index) addGGUF(file source.File, h *gguf.Header, rename func(string) string) {
+// addGGUF appends a file and its tensors, translated.
+func (ix *Index) addGGUF(file source.File, h *gguf.Header, as translation) {
 	at := len(ix.Files)
 	ix.Files = append(ix.Files, file)
 	for _, t := range h.Tensors {
-		ix.Tensors = append(ix.Tensors, Tensor{Name: rename(t.Name), DType: t.DType, Shape: t.Shape, File: at, Offset: t.Offset, Bytes: t.Bytes})
+		ix.Tensors = as.add(ix.Tensors, Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, File: at, Offset: t.Offset, Bytes: t.Bytes})
 	}
 	for _, kv := range h.Metadata {
 		ix.say(strings.ToValidUTF8(kv.Key, "\ufffd"), kv.Value.String())

@@ -4,10 +4,9 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint/gguf"
+	ggufnames "github.com/gantry-ml/gantry/checkpoint/gguf/names"
 )
 
 // ggufModel reads what a GGUF header says about the model. The keys are those
@@ -52,13 +51,11 @@ func (m ggufModel) float(key string) float64 {
 	return f
 }
 
-// describe fills in the architecture from the metadata and the tensors, and
-// checks that they agree.
-func (m ggufModel) describe(ix *Index) error {
+// describe fills in the architecture from the metadata, which the translation
+// has read, and the tensors, and checks that they agree.
+func (m ggufModel) describe(ix *Index, as translation) error {
+	ix.Architecture = as.architecture
 	a := &ix.Architecture
-	if err := m.fill(a); err != nil {
-		return err
-	}
 	if n := byNames(ix); n.llama && slices.Contains(family, a.Name) {
 		n.fill(ix, a, true)
 		if err := n.checkLayers(m.file, *a, true); err != nil {
@@ -68,15 +65,22 @@ func (m ggufModel) describe(ix *Index) error {
 			return err
 		}
 	}
+	if as.table != nil {
+		a.TiedEmbeddings = as.tied(ix)
+	}
 	a.Parameters = parameters(ix)
 	return nil
 }
 
-// fill sets what the metadata says.
-func (m ggufModel) fill(a *Architecture) error {
-	a.Name = m.architecture()
-	if a.Name == "" {
+// fill sets what the metadata says. The name becomes that of config.json's
+// model_type where it is known.
+func (m ggufModel) fill(a *Architecture, table *ggufnames.Table) error {
+	arch := m.architecture()
+	if arch == "" {
 		return nil
+	}
+	if a.Name = arch; table != nil {
+		a.Name = table.Model()
 	}
 	for _, f := range []struct {
 		to    *int64
@@ -92,7 +96,7 @@ func (m ggufModel) fill(a *Architecture) error {
 		{&a.HeadDim, ".attention.key_length", maxDimension},
 		{&a.Vocab, ".vocab_size", math.MaxInt32},
 	} {
-		n, err := m.int(a.Name+f.key, f.limit)
+		n, err := m.int(arch+f.key, f.limit)
 		if err != nil {
 			return err
 		}
@@ -103,14 +107,14 @@ func (m ggufModel) fill(a *Architecture) error {
 	if tokens, ok := m.h.Find("tokenizer.ggml.tokens"); ok && tokens.Len() > 0 {
 		a.Vocab = int64(min(tokens.Len(), math.MaxInt32))
 	}
-	if _, said := m.h.Find(a.Name + ".attention.head_count_kv"); !said {
+	if _, said := m.h.Find(arch + ".attention.head_count_kv"); !said {
 		a.KVHeads = a.Heads
 	}
 	if a.HeadDim == 0 && a.Heads > 0 && a.Hidden%a.Heads == 0 {
 		a.HeadDim = a.Hidden / a.Heads
 	}
-	a.NormEps = cmp.Or(m.float(a.Name+".attention.layer_norm_rms_epsilon"), m.float(a.Name+".attention.layer_norm_epsilon"))
-	a.RopeTheta = m.float(a.Name + ".rope.freq_base")
+	a.NormEps = cmp.Or(m.float(arch+".attention.layer_norm_rms_epsilon"), m.float(arch+".attention.layer_norm_epsilon"))
+	a.RopeTheta = m.float(arch + ".rope.freq_base")
 	if slices.Contains(family, a.Name) {
 		a.RopeTheta = cmp.Or(a.RopeTheta, 10_000)
 		if a.KVHeads > 0 && a.Heads%a.KVHeads != 0 {
@@ -118,62 +122,4 @@ func (m ggufModel) fill(a *Architecture) error {
 		}
 	}
 	return nil
-}
-
-// ggufNames are the Llama family's tensors: what GGUF calls them, and Hugging
-// Face. Those of layers come without their blk.N. and model.layers.N., all
-// without their ending, .weight or .bias.
-var ggufNames = map[string]string{
-	"token_embd":  "model.embed_tokens",
-	"output_norm": "model.norm",
-	"output":      "lm_head",
-}
-
-var ggufLayerNames = map[string]string{
-	"attn_norm":   "input_layernorm",
-	"attn_q":      "self_attn.q_proj",
-	"attn_k":      "self_attn.k_proj",
-	"attn_v":      "self_attn.v_proj",
-	"attn_output": "self_attn.o_proj",
-	"attn_q_norm": "self_attn.q_norm",
-	"attn_k_norm": "self_attn.k_norm",
-	"ffn_norm":    "post_attention_layernorm",
-	"ffn_gate":    "mlp.gate_proj",
-	"ffn_up":      "mlp.up_proj",
-	"ffn_down":    "mlp.down_proj",
-}
-
-// names returns what tensors are called in the Index: as Hugging Face does in
-// the Llama family without experts, as they are elsewhere.
-func (m ggufModel) names() func(string) string {
-	experts, ok := m.h.Find(m.architecture() + ".expert_count")
-	if n, _ := experts.Int(); !slices.Contains(family, m.architecture()) || ok && n != 0 {
-		return func(name string) string { return name }
-	}
-	return huggingFaceName
-}
-
-// huggingFaceName renames one tensor; what it does not know keeps its name.
-func huggingFaceName(name string) string {
-	at := strings.LastIndexByte(name, '.')
-	if at < 0 {
-		return name
-	}
-	stem, ending := name[:at], name[at:]
-	if ending != ".weight" && ending != ".bias" {
-		return name
-	}
-	if to, ok := ggufNames[stem]; ok {
-		return to + ending
-	}
-	rest, ok := strings.CutPrefix(stem, "blk.")
-	if !ok {
-		return name
-	}
-	layer, part, _ := strings.Cut(rest, ".")
-	to, ok := ggufLayerNames[part]
-	if n, err := strconv.ParseUint(layer, 10, 31); !ok || err != nil || strconv.FormatUint(n, 10) != layer {
-		return name
-	}
-	return layerPrefix + layer + "." + to + ending
 }

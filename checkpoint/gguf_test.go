@@ -167,7 +167,8 @@ func TestGGUFModel(t *testing.T) {
 		want    arch
 	}{
 		"no metadata":       {nil, "blk.0.attn_q.bias", "blk.0.attn_q.bias", arch{Parameters: 1}},
-		"not in the family": {keys{"general.architecture": "gemma2", "gemma2.block_count": uint32(7)}, "blk.0.attn_q.bias", "blk.0.attn_q.bias", arch{Name: "gemma2", Layers: 7, Parameters: 1}},
+		"not known":         {keys{"general.architecture": "mamba", "mamba.block_count": uint32(7)}, "blk.0.attn_q.bias", "blk.0.attn_q.bias", arch{Name: "mamba", Layers: 7, Parameters: 1}},
+		"not in the family": {keys{"general.architecture": "gemma3", "gemma3.block_count": uint32(7)}, "blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias", arch{Name: "gemma3_text", Layers: 7, Parameters: 1}},
 		"a number":          {keys{"general.architecture": uint32(1)}, "output.weight", "output.weight", arch{Parameters: 1}},
 		"qwen2":             {qwen, "blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias", layer(q)},
 		"head":              {qwen, "output.weight", "lm_head.weight", layer(q)},
@@ -176,7 +177,8 @@ func TestGGUFModel(t *testing.T) {
 		"no layer":          {qwen, "blk.attn_q.weight", "blk.attn_q.weight", layer(q)},
 		"layer 00":          {qwen, "blk.00.attn_q.weight", "blk.00.attn_q.weight", layer(q)},
 		"unknown":           {qwen, "blk.0.attn_sinks.weight", "blk.0.attn_sinks.weight", layer(q)},
-		"experts":           {but("qwen2.expert_count", uint32(8)), "blk.0.attn_q.bias", "blk.0.attn_q.bias", layer(q)},
+		"one of no experts": {keys{"general.architecture": "qwen2moe"}, "blk.0.ffn_up_exps.weight", "blk.0.ffn_up_exps.weight", arch{Name: "qwen2_moe", Parameters: 1}},
+		"heads not known":   {keys{"general.architecture": "granite"}, "blk.0.attn_q.bias", "blk.0.attn_q.bias", arch{Name: "granite", Parameters: 1}},
 		"heads by layer":    {but("qwen2.attention.head_count_kv", []int32{1}), "output.scale", "output.scale", layer(arch{Name: "qwen2", Layers: 1, Hidden: 1, Heads: 1, HeadDim: 1, Context: 4096, RopeTheta: 10000})},
 		"two layers":        {but("qwen2.block_count", uint32(2)), "blk.0.attn_q.bias", "", arch{}},
 		"layer 1 of 1":      {qwen, "blk.1.attn_q.bias", "", arch{}},

@@ -54,13 +54,14 @@ func (f *feed) need() int64 { return f.slab + f.scratch }
 // run reads and transforms everything.
 func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
 	defer func() { err = cmp.Or(err, f.endStream()) }()
-	x := &transform{scratch: buffer[f.slab:f.need()]}
+	x := &transform{scratch: buffer[:f.scratch]}
+	slab := buffer[f.scratch:f.need()]
 	for i, b := range f.batches {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		n := batchBytes(b)
-		if err := f.batch(ctx, x, i, buffer[:f.slab]); err != nil {
+		if err := f.batch(ctx, x, i, slab); err != nil {
 			return f.locate(ctx, b, n, err)
 		}
 		f.load.read += n

@@ -42,6 +42,16 @@ type encoded struct {
 	layout quant.Layout
 }
 
+// decodes says that stored elements are turned into F32 before they are
+// encoded.
+func (e *encoded) decodes() bool {
+	stored := e.tensor.DType
+	if e.tensor.Source != nil {
+		stored = e.tensor.Source.Type()
+	}
+	return stored != e.tensor.From
+}
+
 // lazyReader opens a file when its first chunk is read.
 type lazyReader struct {
 	mu sync.Mutex
@@ -56,11 +66,7 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 		if err != nil {
 			return nil, err
 		}
-		layout, err := scheme.Layout(t.DType, t.Cols)
-		if err != nil {
-			return nil, err
-		}
-		j.encoded[i] = encoded{t, scheme, layout}
+		j.encoded[i] = encoded{t, scheme, t.Layout}
 	}
 	src, err := open(ctx, s.URI, s.Strategy)
 	if err != nil {

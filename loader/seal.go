@@ -5,6 +5,7 @@ import (
 
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/model"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -79,7 +80,7 @@ func (c *checker) planes(s *shard.Slice, rows shard.Span) [][]byte {
 // decode turns rows of a slice into float32.
 func (c *checker) decode(dst []float32, s *shard.Slice, rows shard.Span) {
 	e := &c.encoded[s.Tensor]
-	e.scheme.Decode(dst, c.planes(s, rows), e.tensor.DType, int(rows.Len()), int(s.Held.Len()))
+	e.scheme.Decode(dst, c.planes(s, rows), e.tensor.From, int(rows.Len()), int(s.Held.Len()))
 }
 
 // nonFinite counts the NaN and Inf among all values of the rank that are
@@ -90,7 +91,7 @@ func (c *checker) nonFinite(ctx context.Context) (int64, error) {
 	for i := range slices {
 		s := &slices[i]
 		cols := s.Held.Len()
-		if !c.encoded[s.Tensor].tensor.DType.Float() || cols == 0 {
+		if !quant.Decodes(c.encoded[s.Tensor].tensor.From) || cols == 0 {
 			continue
 		}
 		step := max(decodeValues/cols, 1)

@@ -1,8 +1,12 @@
 package loader
 
-import "github.com/gantry-ml/gantry/shard"
+import (
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/quant/form"
+	"github.com/gantry-ml/gantry/shard"
+)
 
-// scratchBytes is about how many encoded bytes are kept in the cache between
+// scratchBytes is about how many bytes are kept in the cache between reading,
 // encoding and scattering.
 const scratchBytes = 256 << 10
 
@@ -10,20 +14,57 @@ const scratchBytes = 256 << 10
 // split after, so that no layout changes a byte.
 type transform struct {
 	scratch []byte
-	planes  [][]byte // reused, by plane
+	planes  [][]byte    // reused, by plane
+	slabs   []form.Slab // reused
 }
 
-// scratchNeed returns how much scratch the runs need: those of which no
-// target takes whole rows.
+// scratchNeed returns how much scratch the runs need.
 func scratchNeed(runs []run) int64 {
 	var need int64
 	for i := range runs {
-		if r := &runs[i]; r.primary < 0 {
-			row := r.encodedRow()
-			need = max(need, min(max(scratchBytes, row), row*r.rows.Len()))
-		}
+		need = max(need, runs[i].scratchRow()*runs[i].group())
 	}
 	return need
+}
+
+// scratchRow returns the scratch that one row takes on its way to the targets:
+// as it is in the checkpoint's order, as values, and encoded, where no target
+// takes whole rows.
+func (r *run) scratchRow() int64 {
+	n := r.orderedRow() + r.decodedRow()
+	if r.primary < 0 {
+		n += r.encodedRow()
+	}
+	return n
+}
+
+// group returns how many rows are worked on at once.
+func (r *run) group() int64 {
+	row := r.scratchRow()
+	if row == 0 {
+		return r.rows.Len()
+	}
+	return min(max(scratchBytes/row, 1), r.rows.Len())
+}
+
+// orderedRow returns the bytes of a row that its form must read; 0 where
+// stored rows are plain.
+func (r *run) orderedRow() int64 {
+	f := r.enc.tensor.Source
+	if f == nil {
+		return 0
+	}
+	elements, bytes := f.Type().Block()
+	return r.seg.Cols.Len() / elements * bytes
+}
+
+// decodedRow returns the bytes of a row as F32, 0 where the scheme takes what
+// is stored.
+func (r *run) decodedRow() int64 {
+	if !r.enc.decodes() {
+		return 0
+	}
+	return 4 * r.seg.Cols.Len()
 }
 
 // encodedRow returns the bytes of one encoded row in all planes.
@@ -45,18 +86,43 @@ func (x *transform) batch(b []span, src []byte) {
 // rows transforms the stored bytes src of a span.
 func (x *transform) rows(s span, src []byte) {
 	r := s.run
-	if r.primary >= 0 {
-		x.intoFirst(s)
-		r.encode(x.planes, src, s.rows)
-		x.copyFirst(s)
-	} else {
-		group := max(int64(len(x.scratch))/max(r.encodedRow(), 1), 1)
-		for at := s.rows.Start; at < s.rows.Stop; at += group {
-			rows := shard.Span{Start: at, Stop: min(at+group, s.rows.Stop)}
-			x.scattered(r, rows, src[(at-s.rows.Start)*r.srcRow:])
+	group := r.group()
+	for at := s.rows.Start; at < s.rows.Stop; at += group {
+		part := span{run: r, rows: shard.Span{Start: at, Stop: min(at+group, s.rows.Stop)}}
+		rows, scratch := x.given(part, s, src)
+		if r.primary >= 0 {
+			x.intoFirst(part)
+		} else {
+			x.intoScratch(part, scratch)
 		}
+		r.encode(x.planes, rows, part.rows)
+		x.copyOthers(part)
 	}
 	s.filled()
+}
+
+// given returns rows of a span, whose stored bytes are src, as the scheme takes
+// them, and what is left of the scratch. Values come first in it, which keeps
+// them aligned.
+func (x *transform) given(part, s span, src []byte) (rows, scratch []byte) {
+	r, n := s.run, part.rows.Len()
+	t := r.enc.tensor
+	values, scratch := x.scratch[:n*r.decodedRow()], x.scratch[n*r.decodedRow():]
+	rows = src[(part.rows.Start-s.rows.Start)*r.srcRow:]
+	if t.Source != nil {
+		rows, scratch = scratch[:n*r.orderedRow()], scratch[n*r.orderedRow():]
+		x.slabs = append(x.slabs[:0], form.Slab{Data: src, First: s.rows.Start / t.Together()})
+		t.Source.Read(rows, x.slabs, form.Range(part.rows), form.Range(r.seg.Cols))
+	}
+	if r.enc.decodes() {
+		from := t.DType
+		if t.Source != nil {
+			from = t.Source.Type()
+		}
+		quant.Decode(floats(values, n*r.seg.Cols.Len()), rows, from)
+		rows = values
+	}
+	return rows, scratch
 }
 
 // filled tells the targets that a span is written.
@@ -78,8 +144,18 @@ func (x *transform) intoFirst(s span) {
 	}
 }
 
-// copyFirst copies from there to the other targets.
-func (x *transform) copyFirst(s span) {
+// intoScratch sets planes to scratch memory.
+func (x *transform) intoScratch(s span, scratch []byte) {
+	x.planes = x.planes[:0]
+	for _, size := range s.run.rowSize {
+		n := size * s.rows.Len()
+		x.planes = append(x.planes, scratch[:n])
+		scratch = scratch[n:]
+	}
+}
+
+// copyOthers copies from there to the targets whose memory it is not.
+func (x *transform) copyOthers(s span) {
 	for i, sh := range s.run.share {
 		if i != s.run.primary {
 			scatter(x.planes, s.run, sh, s.rows)
@@ -91,7 +167,8 @@ func (x *transform) copyFirst(s span) {
 // spares a copy: one span, of a tensor that keeps its bytes, whose rows the
 // target takes whole.
 func keepsBytes(b []span) bool {
-	return len(b) == 1 && b[0].run.primary >= 0 && b[0].run.enc.tensor.Scheme == "none"
+	t := b[0].run.enc.tensor
+	return len(b) == 1 && b[0].run.primary >= 0 && t.Scheme == "none" && t.Source == nil
 }
 
 // first returns that memory.
@@ -102,29 +179,12 @@ func (x *transform) first(s span) []byte {
 
 // stored goes on where first has been read into.
 func (x *transform) stored(s span) {
-	x.copyFirst(s)
+	x.copyOthers(s)
 	s.filled()
 }
 
-// scattered encodes into scratch memory and copies each target its columns.
-func (x *transform) scattered(r *run, rows shard.Span, src []byte) {
-	x.planes = x.planes[:0]
-	rest := x.scratch
-	for _, size := range r.rowSize {
-		n := size * rows.Len()
-		x.planes = append(x.planes, rest[:n])
-		rest = rest[n:]
-	}
-	r.encode(x.planes, src, rows)
-	for _, sh := range r.share {
-		scatter(x.planes, r, sh, rows)
-	}
-}
-
 func (r *run) encode(dst [][]byte, src []byte, rows shard.Span) {
-	n := rows.Len()
-	from := r.enc.tensor.DType
-	r.enc.scheme.Encode(dst, src[:n*r.srcRow], from, int(n), int(r.seg.Cols.Len()))
+	r.enc.scheme.Encode(dst, src, r.enc.tensor.From, int(rows.Len()), int(r.seg.Cols.Len()))
 }
 
 // scatter copies one target's part of encoded rows.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-ml/gantry/device/ort"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -91,7 +92,7 @@ func (c *checker) largest() *shard.Slice {
 		s := &slices[i]
 		t := c.encoded[s.Tensor].tensor
 		n, changes := s.Rows.Len()*s.Held.Len(), t.Scheme != "none"
-		if len(t.Shape) != 2 || !t.DType.Float() || n == 0 {
+		if len(t.Shape) != 2 || !quant.Decodes(t.From) || n == 0 {
 			continue
 		}
 		if best == nil || changes && !changed || changes == changed && n > size {

@@ -142,7 +142,8 @@ func wholeRows(s share, rowSize []int64) bool {
 }
 
 // batches groups the rows of runs that lie side by side in the chunk into
-// reads of at most limit bytes, of at least one row each.
+// reads of at most limit bytes, of at least one row each, or those that are
+// stored together.
 func batches(runs []run, limit int64) [][]span {
 	var out [][]span
 	var open []span
@@ -164,11 +165,12 @@ func batches(runs []run, limit int64) [][]span {
 			if r.srcRow > 0 {
 				n = min(n, (limit-size)/r.srcRow)
 			}
-			if n <= 0 && size > 0 {
+			if n < r.enc.tensor.Together() && size > 0 {
 				flush()
 				continue
 			}
-			n = max(n, 1)
+			per := r.enc.tensor.Together()
+			n = max(n/per*per, per)
 			s := span{r, shard.Span{Start: rows.Start, Stop: rows.Start + n}, at}
 			open = append(open, s)
 			size += s.bytes()

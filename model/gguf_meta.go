@@ -75,11 +75,11 @@ func (g *ggufModel) fromGGUF(ctx context.Context, ix *checkpoint.Index, p *shard
 		return err
 	}
 	a := ix.Architecture
-	experts := int64(0)
-	if _, err := fmt.Sscan(ix.Metadata[a.Name+".expert_count"], &experts); err != nil {
-		experts = 0 // it says none
+	table := names.ForModel(a.Name)
+	if table != nil && table.Arch() != ix.Metadata[architectureKey] {
+		table = nil // another model of that name, whose tensors kept their names
 	}
-	g.tensors, err = ggufTensors(ix, p, names.ForGGUF(a.Name, experts), a.HeadDim)
+	g.tensors, err = ggufTensors(ix, p, table, a.HeadDim)
 	return err
 }
 

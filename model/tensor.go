@@ -73,9 +73,10 @@ func (t *Tensor) Bytes() ([]byte, error) {
 	return t.Plane(0)
 }
 
-// Original returns the elements as they were stored, where the load was asked
-// to keep them or did not change them, as Bytes does, and their type. Else it
-// is of class not_found.
+// Original returns the elements as they were stored, in Hugging Face's order of
+// rows, where the load was asked to keep them or did not change them, as Bytes
+// does, and their type. Else it is of class not_found: blocks and packed weights
+// that were decoded are not kept.
 func (t *Tensor) Original() ([]byte, dtype.Type, error) {
 	last := t.Planes() - 1
 	if !quant.HasOriginal(t.scheme) && t.plan.Layout.Planes[0].DType != t.plan.DType {
@@ -199,13 +200,13 @@ func (t *Tensor) each(f func(rows shard.Span, planes [][]byte)) error {
 }
 
 func (t *Tensor) decode(dst []float32, planes [][]byte, rows shard.Span) {
-	t.scheme.Decode(dst, planes, t.plan.DType, int(rows.Len()), int(t.plan.Cols))
+	t.scheme.Decode(dst, planes, t.plan.From, int(rows.Len()), int(t.plan.Cols))
 }
 
 func (t *Tensor) checkFloat() error {
-	if !t.plan.DType.Float() {
+	if !quant.Decodes(t.plan.From) {
 		return &recovery.Error{Class: recovery.Unsupported, Op: "decode", Tensor: t.plan.Name,
-			Err: fmt.Errorf("elements of type %s are not numbers that can be cast to F32", t.plan.DType)}
+			Err: fmt.Errorf("elements of type %s are not numbers that can be cast to F32", t.plan.From)}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -97,8 +98,8 @@ func viewOf(t *shard.Tensor, list []Transform, patterns []*regexp.Regexp) (view,
 		return v, nil
 	}
 	switch {
-	case !t.DType.Float():
-		return v, fmt.Errorf("its elements of type %s are not numbers that can be cast", t.DType)
+	case !quant.Decodes(t.From):
+		return v, fmt.Errorf("its elements of type %s are not numbers that can be cast", t.From)
 	case x.Transpose && len(t.Shape) != 2:
 		return v, fmt.Errorf("its shape %v is not a matrix's, which transposing takes", t.Shape)
 	}

@@ -36,11 +36,11 @@ func rowsBytes(t dtype.Type, rows, cols int) int {
 	return rows * cols / int(per) * int(unit)
 }
 
-// Decode reads the types that dtype.Type.Float names. The others have no
-// agreed reading as numbers here (an F8 needs its scales, a U8 may hold
-// packed bits), so they decode to NaN, which nothing takes for a weight.
+// Decode reads the types that Decodes knows. The others have no agreed reading
+// as numbers here (a U8 may hold packed bits), so they decode to NaN, which
+// nothing takes for a weight.
 func (none) Decode(dst []float32, src [][]byte, from dtype.Type, rows, cols int) {
-	decodeFloats(dst[:rows*cols], src[0], from)
+	Decode(dst[:rows*cols], src[0], from)
 }
 
 func (none) Bound(dst []float64, src []float32, rows, cols int) {

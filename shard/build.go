@@ -1,14 +1,12 @@
 package shard
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/quant"
-	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -20,12 +18,6 @@ import (
 // is left out: engines use the embedding for both. With pp the last stage
 // then holds the embedding too.
 func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
-	if ix.Format == checkpoint.FormatGGUF {
-		// The rows of query and key projections are in another order there
-		// than the layout rules and engines take them to be.
-		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "plan",
-			Err: errors.New("loading GGUF checkpoints is not supported in this version, inspecting them is"), Hint: "load the model's safetensors"}
-	}
 	o, err := o.normalise()
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package shard_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/gantry-ml/gantry/checkpoint"
@@ -25,6 +26,8 @@ func TestBuildInvalid(t *testing.T) {
 		"file -1":     func(t *checkpoint.Tensor) { t.File = -1 },
 		"offset":      func(t *checkpoint.Tensor) { t.Offset = 80 },
 		"offset -1":   func(t *checkpoint.Tensor) { t.Offset = -1 },
+		"form":        func(t *checkpoint.Tensor) { t.Form = "interleaved:3" },
+		"no form":     func(t *checkpoint.Tensor) { t.Form = "x" },
 	} {
 		bad := good
 		change(&bad)
@@ -42,9 +45,13 @@ func TestBuildInvalid(t *testing.T) {
 	if _, err := shard.Build(huge, shard.Options{}); recovery.ClassOf(err) != recovery.Unsupported {
 		t.Errorf("huge: %v, want an error of class unsupported", err)
 	}
-	gguf := &checkpoint.Index{Format: checkpoint.FormatGGUF, Files: files, Tensors: []checkpoint.Tensor{good}}
-	if _, err := shard.Build(gguf, shard.Options{}); recovery.ClassOf(err) != recovery.Unsupported {
-		t.Errorf("GGUF: %v, want an error of class unsupported", err)
+	// Blocks that are placed but not decoded.
+	grid := &checkpoint.Index{Files: files, Tensors: []checkpoint.Tensor{{Name: "x", DType: dtype.IQ1_S, Shape: []int64{1, 256}, Bytes: 50}}}
+	if _, err := shard.Build(grid, shard.Options{Scheme: "f32"}); recovery.ClassOf(err) != recovery.Unsupported || !strings.Contains(err.Error(), "IQ1_S") {
+		t.Errorf("a grid type as f32: %v, want an error of class unsupported", err)
+	}
+	if _, err := shard.Build(grid, shard.Options{}); err != nil {
+		t.Errorf("a grid type as it is: %v", err)
 	}
 }
 

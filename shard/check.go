@@ -70,8 +70,8 @@ func (p *Plan) checkRank(number int, r *Rank) error {
 			return badPlan("rank %d: slice %d is of tensor %d", number, i, s.Tensor)
 		}
 		t := &p.Tensors[s.Tensor]
-		align := cutAlign(t.Layout)
-		if !s.Rows.within(t.Rows) || !s.Cols.within(t.Cols) || s.Held != s.Cols.cover(align, t.Cols) || len(s.Planes) != len(t.Layout.Planes) {
+		align, per := cutAlign(t.Layout), t.weight().Per
+		if !s.Rows.within(t.Rows) || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 || !s.Cols.within(t.Cols) || s.Held != s.Cols.cover(align, t.Cols) || len(s.Planes) != len(t.Layout.Planes) {
 			return badPlan("rank %d: what it holds of tensor %q is not in it", number, t.Name)
 		}
 		for j, at := range s.Planes {
@@ -95,10 +95,11 @@ func (p *Plan) checkChunk(id int, c *Chunk) error {
 			return badPlan("chunk %d: segment %d is of tensor %d", id, i, s.Tensor)
 		}
 		t := &p.Tensors[s.Tensor]
-		align := cutAlign(t.Layout)
+		align := t.readAlign()
 		whole := s.Cols == Span{0, t.Cols}
-		part := s.Rows.Len() == 1 && s.Cols == s.Cols.cover(align, t.Cols) && !wholeRow(t.Layout)
-		if !s.Rows.within(t.Rows) || !s.Cols.within(t.Cols) || !whole && !part {
+		part := s.Rows.Len() == 1 && s.Cols == s.Cols.cover(align, t.Cols) && !wholeRow(t.Layout) && t.Source == nil
+		per := t.weight().Per
+		if !s.Rows.within(t.Rows) || !s.Cols.within(t.Cols) || !whole && !part || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 {
 			return badPlan("chunk %d: segment %d is not a run of tensor %q", id, i, t.Name)
 		}
 		if size, err := t.DType.Bytes(s.Rows.Len() * s.Cols.Len()); err != nil || s.Bytes != size || s.At != end {

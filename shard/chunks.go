@@ -34,9 +34,9 @@ func (b *builder) segments(tensor int) {
 	if t.Bytes == 0 {
 		return
 	}
-	row := rowBytes(t)
-	if row <= limit {
-		step := limit / row
+	w := t.weight()
+	if row := w.Unit / w.Per; t.Source != nil || row <= limit {
+		step := max(limit/w.Unit, 1) * w.Per
 		for _, o := range b.cut.owned(t, ownBytes/row) {
 			for r := o.rows.Start; r < o.rows.Stop; r += step {
 				rows := Span{r, min(r+step, o.rows.Stop)}
@@ -45,15 +45,14 @@ func (b *builder) segments(tensor int) {
 		}
 		return
 	}
-	// Columns that are encoded together are whole bytes, of any type.
 	elements, bytes := t.DType.Block()
-	align := cutAlign(t.Layout)
+	align := t.readAlign()
 	step := limit / bytes * elements / align * align
 	for r := range t.Rows {
 		for c := int64(0); c < t.Cols; c += step {
 			cols := Span{c, min(c+step, t.Cols)}
 			start, stop := c/elements*bytes, cols.Stop/elements*bytes
-			b.segment(tensor, t.Offset+r*row+start, stop-start, Span{r, r + 1}, cols, Span{0, b.cut.tp})
+			b.segment(tensor, t.Offset+r*w.Unit+start, stop-start, Span{r, r + 1}, cols, Span{0, b.cut.tp})
 		}
 	}
 }

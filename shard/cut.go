@@ -9,8 +9,21 @@ type cutter struct {
 	plain map[string]bool // modules cut without regard to heads
 }
 
-// check says whether t divides over the group.
+// check says whether t divides over the group, between what is read together.
 func (c *cutter) check(t *Tensor, r rule, module string) error {
+	if err := c.checkRule(t, r, module); err != nil {
+		return err
+	}
+	per := t.weight().Per
+	for rank := range c.tp {
+		if rows := c.slice(t, rank).Rows; rows.Start%per != 0 || rows.Stop%per != 0 {
+			return usage(t.Name, "use tp 1", "rows [%d, %d) end inside %d that are stored as one", rows.Start, rows.Stop, per)
+		}
+	}
+	return nil
+}
+
+func (c *cutter) checkRule(t *Tensor, r rule, module string) error {
 	if c.tp == 1 {
 		return nil
 	}

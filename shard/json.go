@@ -43,7 +43,7 @@ func ParsePlan(b []byte) (*Plan, error) {
 		if err != nil {
 			return nil, badPlan("tensor %q: %w", t.Name, err)
 		}
-		if t.Layout, err = s.Layout(t.DType, t.Cols); err != nil {
+		if err := t.derive(s); err != nil {
 			return nil, badPlan("tensor %q: %w", t.Name, err)
 		}
 	}

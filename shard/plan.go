@@ -3,6 +3,7 @@ package shard
 import (
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/quant/form"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -73,19 +74,26 @@ type Note struct {
 
 // Tensor is a stored tensor and what it becomes.
 type Tensor struct {
-	Name       string       `json:"name"`
-	DType      dtype.Type   `json:"dtype"` // stored
-	Shape      []int64      `json:"shape"`
-	Transposed bool         `json:"transposed,omitempty"` // a weight stored [in, out]: Rule is for its transpose
-	File       int          `json:"file"`
-	Offset     int64        `json:"offset"`
-	Bytes      int64        `json:"bytes"`
-	Rows       int64        `json:"rows"`
-	Cols       int64        `json:"cols"`
-	Rule       Rule         `json:"rule"`
-	Scheme     string       `json:"scheme"` // what it becomes
-	Why        string       `json:"why"`    // which rule says so
-	Layout     quant.Layout `json:"-"`      // derived from Scheme, DType and Cols
+	Name       string     `json:"name"`
+	DType      dtype.Type `json:"dtype"` // stored
+	Shape      []int64    `json:"shape"`
+	Transposed bool       `json:"transposed,omitempty"` // a weight stored [in, out]: Rule is for its transpose
+	File       int        `json:"file"`
+	Offset     int64      `json:"offset"`
+	Bytes      int64      `json:"bytes"`
+	Rows       int64      `json:"rows"`
+	Cols       int64      `json:"cols"`
+	Rule       Rule       `json:"rule"`
+	Scheme     string     `json:"scheme"` // what it becomes
+	Why        string     `json:"why"`    // which rule says so
+	// Form is how the stored bytes give rows, where they are not plain rows of
+	// elements (quant/form); DType is of what is stored.
+	Form string `json:"form,omitempty"`
+
+	// What follows from the fields above.
+	Layout quant.Layout `json:"-"` // of a row of what it becomes
+	From   dtype.Type   `json:"-"` // of the elements that the scheme is given: F32 where they are decoded first
+	Source form.Form    `json:"-"` // nil for plain rows
 }
 
 // Placed returns the bytes of one whole copy of what the tensor becomes.

@@ -78,9 +78,6 @@ func (p *policy) apply(i int, t *Tensor, isLinear bool) (fallback string, err er
 // targets names what schemes are for.
 var targets = map[quant.Target]string{quant.Floats: "floats", quant.Matrices: "matrix", quant.Linear: "weight of a linear layer"}
 
-// numbers says whether a tensor has elements that can become others.
-func numbers(t *Tensor) bool { return t.DType.Float() && t.Rows > 0 && t.Cols > 0 }
-
 // become gives the tensor a scheme or, where it cannot take it, what the
 // scheme leaves to such tensors, and says why: those for matrices make vectors
 // F32 and matrices with other rows F16, the others keep what is stored.
@@ -168,22 +165,34 @@ func (p *policy) mix(t *Tensor, kind quant.Kind, at int) (fallback string, err e
 	return p.explain(t, fallback), p.set(t, s)
 }
 
-// set gives the tensor a scheme, or says why that cannot be.
+// numbers says whether a tensor has elements that schemes are for: floats, or
+// blocks of what once were floats.
+func numbers(t *Tensor) bool {
+	return t.Rows > 0 && t.Cols > 0 && (t.DType.Quantized() || quant.Decodes(t.DType))
+}
+
+// set gives the tensor a scheme, or says why that cannot be. Blocks of the type
+// that the scheme writes stay as they are; values that must be worked out, and
+// are to stay as they are stored, become F32.
 func (p *policy) set(t *Tensor, s quant.Scheme) error {
-	l, err := s.Layout(t.DType, t.Cols)
-	if err != nil {
+	if b, ok := quant.BlockType(s); ok && b == t.DType {
+		t.Why += "; it is stored so"
+		s = p.none
+	}
+	was := *t
+	if err := t.derive(s); err != nil {
 		return err
 	}
-	if row := rowBytes(t); wholeRow(l) && row > p.maxRow {
+	switch row := rowBytes(t); {
+	case wholeRow(t.Layout) && row > p.maxRow:
+		*t = was
 		return fmt.Errorf("row longer than a chunk: %s needs whole rows, and one has %d bytes", s.Name(), row)
+	case s.Target() == quant.Nothing && t.From != t.DType:
+		t.Why += "; its values are worked out"
+		return t.derive(p.f32)
+	case p.keep && t.From == t.DType && t.Layout.Planes[0].DType != t.DType:
+		return t.derive(quant.WithOriginal(s))
 	}
-	if p.keep && l.Planes[0].DType != t.DType {
-		s = quant.WithOriginal(s)
-		if l, err = s.Layout(t.DType, t.Cols); err != nil {
-			return err
-		}
-	}
-	t.Scheme, t.Layout = s.Name(), l
 	return nil
 }
 
@@ -203,6 +212,14 @@ func rowBytes(t *Tensor) int64 {
 
 // wholeRow says that rows must not be encoded in parts.
 func wholeRow(l quant.Layout) bool { return l.Scope != quant.Block }
+
+// readAlign returns the number of columns between which a stored row can be
+// cut so that each part can be read and encoded by itself.
+func (t *Tensor) readAlign() int64 {
+	elements, _ := t.DType.Block()
+	a := cutAlign(t.Layout)
+	return a / gcd(a, elements) * elements
+}
 
 // cutAlign returns the number of columns between which every plane of an
 // encoded row can be cut.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/quant/form"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -128,7 +130,7 @@ func (b *builder) dropTied(all []part) []part {
 func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	s := p.source
 	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, File: s.File, Offset: s.Offset, Bytes: s.Bytes,
-		Rows: 1, Cols: 1, Rule: p.rule.weight}
+		Form: s.Form, Rows: 1, Cols: 1, Rule: p.rule.weight}
 	if t.Shape == nil {
 		t.Shape = []int64{}
 	}
@@ -149,6 +151,9 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 			b.flat = append(b.flat, t.Name)
 		}
 	}
+	if _, err := form.Open(t.Form, t.DType, t.Rows, t.Cols); err != nil {
+		return t, invalid(t.Name, "%w", err)
+	}
 	isLinear := p.rule.linear() && p.leaf == "weight"
 	if isLinear {
 		b.linear++
@@ -159,7 +164,14 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	} else if err != nil {
 		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name, Err: err}
 	}
-	if reason != "" {
+	switch {
+	case reason != "" && t.DType.Quantized() && !quant.Decodes(t.DType):
+		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name,
+			Err: fmt.Errorf("its blocks are of type %s, which this version places but does not decode", t.DType), Hint: "load the model with the scheme none"}
+	case t.Source != nil && t.weight().Unit > MaxChunkBytes:
+		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name,
+			Err: fmt.Errorf("%d bytes must be read together, a chunk has at most %d", t.weight().Unit, int64(MaxChunkBytes))}
+	case reason != "":
 		b.plan.Fallbacks = append(b.plan.Fallbacks, Note{t.Name, fmt.Sprintf("becomes %s: %s", t.Scheme, reason)})
 	}
 	return t, b.cut.check(&t, p.rule, p.module)

@@ -275,7 +275,8 @@ func TestONNX(t *testing.T) {
 	}
 }
 
-// TestGGUF: a GGUF file is shown, and refused by what would load it.
+// TestGGUF: a GGUF file is shown, loaded and decoded; what safetensors cannot
+// hold of it is refused before it is loaded.
 func TestGGUF(t *testing.T) {
 	file := filepath.Join(testdata(t), "stories260K", "gguf", "stories260K-q8_0.gguf")
 	in := mustJSON[inspection](t, "inspect", file)
@@ -288,11 +289,18 @@ func TestGGUF(t *testing.T) {
 			t.Errorf("exit %d, no %q in\n%s", code, line, stdout)
 		}
 	}
-	for _, args := range [][]string{{"plan", file}, {"load", file, "--once"}, {"quantize", file, "--to", "int8", "--out", filepath.Join(t.TempDir(), "m.safetensors")}} {
-		code, _, stderr := gantry(t, args...)
-		if code != exit.Checkpoint || !strings.Contains(lastLine(stderr), "GGUF") {
-			t.Errorf("%s: exit %d: %s", args[0], code, stderr)
-		}
+	if r := mustJSON[messages.Job](t, "load", file, "--once", "--tp", "2"); r.State != messages.StateReady || r.ReadAmplification != 1 {
+		t.Errorf("%+v", r)
+	}
+	out := filepath.Join(t.TempDir(), "m.safetensors")
+	if code, _, stderr := gantry(t, "quantize", file, "--to", "f32", "--out", out); code != exit.Done {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if in := mustJSON[inspection](t, "inspect", out); in.Parameters != 260032 || in.Quantized || in.DTypes["F32"] != in.Bytes {
+		t.Errorf("%+v", in)
+	}
+	if code, _, stderr := gantry(t, "quantize", file, "--to", "none", "--out", out); code != exit.Checkpoint || !strings.Contains(lastLine(stderr), "Q8_0") {
+		t.Errorf("exit %d: %s", code, stderr)
 	}
 }
 

@@ -22,7 +22,7 @@ var arrows = map[string][]string{
 	"internal/invariants": {},
 	"internal/lint":       {},
 	"source":              {},
-	"checkpoint":          {"source"},
+	"checkpoint":          {"source", "quant"}, // of quant the forms, which it names
 	"quant":               {},
 	"device":              {"internal/invariants"},
 	"shard":               {"checkpoint", "quant", "source"},

@@ -31,7 +31,10 @@ func (t *Table) Model() string { return t.model }
 // checkpoint. In that of a tensor that holds all experts of a layer, Expert
 // stands for their number. ok is false where the tables do not have it.
 func (t *Table) HuggingFace(name string) (hf string, ok bool) {
-	stem, ending := split(name)
+	stem, ending, ok := split(name)
+	if !ok {
+		return "", false
+	}
 	if to, ok := t.global[stem]; ok {
 		return to + ending, true
 	}
@@ -47,7 +50,10 @@ func (t *Table) HuggingFace(name string) (hf string, ok bool) {
 // and which expert's part of that tensor it is, -1 where it is all of it. ok
 // is false where the tables do not have it.
 func (t *Table) GGUF(hf string) (name string, expert int, ok bool) {
-	stem, ending := split(hf)
+	stem, ending, ok := split(hf)
+	if !ok {
+		return "", -1, false
+	}
 	for _, prefix := range []string{"", t.prefix} { // some checkpoints leave it out
 		if to, ok := t.toGlobal[prefix+stem]; ok {
 			return to + ending, -1, true
@@ -77,7 +83,7 @@ const (
 // Interleaved says whether GGUF has the rows of a tensor, given by its Hugging
 // Face name, in another order, and by which heads: see ToGGUF.
 func (t *Table) Interleaved(hf string) Heads {
-	stem, _ := split(hf)
+	stem, _, _ := split(hf)
 	switch {
 	case !t.interleaved:
 	case strings.HasSuffix(stem, ".self_attn.q_proj"):
@@ -102,7 +108,7 @@ func (t *Table) Shift(hf string) float32 {
 // Transposed says whether a tensor, given by its Hugging Face name, is [in,
 // out] there and [out, in] in GGUF: the weights of GPT-2's Conv1D.
 func (t *Table) Transposed(hf string) bool {
-	stem, ending := split(hf)
+	stem, ending, _ := split(hf)
 	_, part, ok := cutLayer(stem, t.layers)
 	if !ok {
 		_, part, ok = cutLayer(t.prefix+stem, t.layers)
@@ -110,14 +116,14 @@ func (t *Table) Transposed(hf string) bool {
 	return ok && ending == ".weight" && t.transposed[part]
 }
 
-// split takes .weight or .bias off a name.
-func split(name string) (stem, ending string) {
+// split takes .weight or .bias, which every name ends with, off.
+func split(name string) (stem, ending string, ok bool) {
 	for _, e := range []string{".weight", ".bias"} {
 		if stem, ok := strings.CutSuffix(name, e); ok {
-			return stem, e
+			return stem, e, true
 		}
 	}
-	return name, ""
+	return "", "", false
 }
 
 // cutLayer splits PREFIX N . REST. The number is written as strconv writes it.

@@ -53,7 +53,7 @@ func TestNames(t *testing.T) {
 func TestOtherNames(t *testing.T) {
 	n := ForModel("llama")
 	for _, name := range []string{"", "rope_freqs.weight", "blk.attn_q.weight", "blk.-1.attn_q.weight", "blk.01.attn_q.weight",
-		"blk.0.attn_q.weight.weight", "blk.0.ffn_gate_exps.weight", "blk.99999999999.attn_q.weight", "token_embd.weight.x"} {
+		"blk.0.attn_q.weight.weight", "blk.0.ffn_gate_exps.weight", "blk.99999999999.attn_q.weight", "token_embd.weight.x", "output"} {
 		if hf, ok := n.HuggingFace(name); ok {
 			t.Errorf("%q became %q", name, hf)
 		}
