@@ -69,6 +69,56 @@ func q5_1F32AVX2(dst *byte, src *byte, n int) int
 //go:noescape
 func q5_1F32AVX512(dst *byte, src *byte, n int) int
 
+// int4F32AVX2 divides n finite F32 by scale into codes of 4 bits around zero.
+//
+//go:noescape
+func int4F32AVX2(dst *byte, src *byte, n int, scale float32, zero float32)
+
+// nbits4F32AVX2 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func nbits4F32AVX2(codes *byte, scales *byte, src *byte, n int) int
+
+// nbits8F32AVX2 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func nbits8F32AVX2(codes *byte, scales *byte, src *byte, n int) int
+
+// fp8E4M3F32AVX2 divides n finite F32 by scale into E4M3.
+//
+//go:noescape
+func fp8E4M3F32AVX2(dst *byte, src *byte, n int, scale float32)
+
+// fp8E5M2F32AVX2 divides n finite F32 by scale into E5M2.
+//
+//go:noescape
+func fp8E5M2F32AVX2(dst *byte, src *byte, n int, scale float32)
+
+// int4F32AVX512 divides n finite F32 by scale into codes of 4 bits around zero.
+//
+//go:noescape
+func int4F32AVX512(dst *byte, src *byte, n int, scale float32, zero float32)
+
+// nbits4F32AVX512 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func nbits4F32AVX512(codes *byte, scales *byte, src *byte, n int) int
+
+// nbits8F32AVX512 encodes up to n blocks of 32 F32 and returns how many.
+//
+//go:noescape
+func nbits8F32AVX512(codes *byte, scales *byte, src *byte, n int) int
+
+// fp8E4M3F32AVX512 divides n finite F32 by scale into E4M3.
+//
+//go:noescape
+func fp8E4M3F32AVX512(dst *byte, src *byte, n int, scale float32)
+
+// fp8E5M2F32AVX512 divides n finite F32 by scale into E5M2.
+//
+//go:noescape
+func fp8E5M2F32AVX512(dst *byte, src *byte, n int, scale float32)
+
 // q8F16AVX2 encodes n blocks of 32 F16.
 //
 //go:noescape
@@ -134,6 +184,56 @@ func q5_1F16AVX2(dst *byte, src *byte, n int) int
 //go:noescape
 func q5_1F16AVX512(dst *byte, src *byte, n int) int
 
+// int4F16AVX2 divides n finite F16 by scale into codes of 4 bits around zero.
+//
+//go:noescape
+func int4F16AVX2(dst *byte, src *byte, n int, scale float32, zero float32)
+
+// nbits4F16AVX2 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func nbits4F16AVX2(codes *byte, scales *byte, src *byte, n int) int
+
+// nbits8F16AVX2 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func nbits8F16AVX2(codes *byte, scales *byte, src *byte, n int) int
+
+// fp8E4M3F16AVX2 divides n finite F16 by scale into E4M3.
+//
+//go:noescape
+func fp8E4M3F16AVX2(dst *byte, src *byte, n int, scale float32)
+
+// fp8E5M2F16AVX2 divides n finite F16 by scale into E5M2.
+//
+//go:noescape
+func fp8E5M2F16AVX2(dst *byte, src *byte, n int, scale float32)
+
+// int4F16AVX512 divides n finite F16 by scale into codes of 4 bits around zero.
+//
+//go:noescape
+func int4F16AVX512(dst *byte, src *byte, n int, scale float32, zero float32)
+
+// nbits4F16AVX512 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func nbits4F16AVX512(codes *byte, scales *byte, src *byte, n int) int
+
+// nbits8F16AVX512 encodes up to n blocks of 32 F16 and returns how many.
+//
+//go:noescape
+func nbits8F16AVX512(codes *byte, scales *byte, src *byte, n int) int
+
+// fp8E4M3F16AVX512 divides n finite F16 by scale into E4M3.
+//
+//go:noescape
+func fp8E4M3F16AVX512(dst *byte, src *byte, n int, scale float32)
+
+// fp8E5M2F16AVX512 divides n finite F16 by scale into E5M2.
+//
+//go:noescape
+func fp8E5M2F16AVX512(dst *byte, src *byte, n int, scale float32)
+
 // q8BF16AVX2 encodes n blocks of 32 BF16.
 //
 //go:noescape
@@ -198,6 +298,56 @@ func q5_1BF16AVX2(dst *byte, src *byte, n int) int
 //
 //go:noescape
 func q5_1BF16AVX512(dst *byte, src *byte, n int) int
+
+// int4BF16AVX2 divides n finite BF16 by scale into codes of 4 bits around zero.
+//
+//go:noescape
+func int4BF16AVX2(dst *byte, src *byte, n int, scale float32, zero float32)
+
+// nbits4BF16AVX2 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func nbits4BF16AVX2(codes *byte, scales *byte, src *byte, n int) int
+
+// nbits8BF16AVX2 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func nbits8BF16AVX2(codes *byte, scales *byte, src *byte, n int) int
+
+// fp8E4M3BF16AVX2 divides n finite BF16 by scale into E4M3.
+//
+//go:noescape
+func fp8E4M3BF16AVX2(dst *byte, src *byte, n int, scale float32)
+
+// fp8E5M2BF16AVX2 divides n finite BF16 by scale into E5M2.
+//
+//go:noescape
+func fp8E5M2BF16AVX2(dst *byte, src *byte, n int, scale float32)
+
+// int4BF16AVX512 divides n finite BF16 by scale into codes of 4 bits around zero.
+//
+//go:noescape
+func int4BF16AVX512(dst *byte, src *byte, n int, scale float32, zero float32)
+
+// nbits4BF16AVX512 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func nbits4BF16AVX512(codes *byte, scales *byte, src *byte, n int) int
+
+// nbits8BF16AVX512 encodes up to n blocks of 32 BF16 and returns how many.
+//
+//go:noescape
+func nbits8BF16AVX512(codes *byte, scales *byte, src *byte, n int) int
+
+// fp8E4M3BF16AVX512 divides n finite BF16 by scale into E4M3.
+//
+//go:noescape
+func fp8E4M3BF16AVX512(dst *byte, src *byte, n int, scale float32)
+
+// fp8E5M2BF16AVX512 divides n finite BF16 by scale into E5M2.
+//
+//go:noescape
+func fp8E5M2BF16AVX512(dst *byte, src *byte, n int, scale float32)
 
 // q8F32AVX512 encodes n blocks of 32 F32.
 //

@@ -61,17 +61,22 @@ func (s fp8) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 	in := cols * from.Size()
 	for r := range rows {
 		row := src[r*in:][:in]
-		scale := s.scale(finiteAbsmax(row, from))
+		most, finite := finiteAbsmax(row, from)
+		scale := s.scale(most)
 		binary.LittleEndian.PutUint32(dst[1][4*r:], math.Float32bits(scale))
-		s.encode(dst[0][r*cols:][:cols], row, from, scale)
+		if q := dst[0][r*cols:][:cols]; finite {
+			kernel.fp8(q, row, s.to, from, scale)
+		} else {
+			fp8Portable(q, row, s.to, from, scale)
+		}
 	}
 }
 
 func (s fp8) scale(absmax float32) float32 { return max(absmax/s.most(), int8MinScale) }
 
-// encode writes elements divided by scale.
-func (s fp8) encode(dst, src []byte, from dtype.Type, scale float32) {
-	most := s.most()
+// fp8Portable writes elements divided by scale as type to.
+func fp8Portable(dst, src []byte, to, from dtype.Type, scale float32) {
+	most := fp8{to}.most()
 	var f [tile]float32
 	for len(src) > 0 {
 		n := nextTile(&f, &src, from)
@@ -80,7 +85,7 @@ func (s fp8) encode(dst, src []byte, from dtype.Type, scale float32) {
 			if x-x == 0 { // else it is no number that could be clamped
 				y = min(max(y, -most), most)
 			}
-			if s.to == dtype.F8E5M2 {
+			if to == dtype.F8E5M2 {
 				dst[i] = dtype.F32ToF8E5M2(y)
 			} else {
 				dst[i] = dtype.F32ToF8E4M3(y)
@@ -90,13 +95,13 @@ func (s fp8) encode(dst, src []byte, from dtype.Type, scale float32) {
 	}
 }
 
-// finiteAbsmax returns the largest finite magnitude, 0 without one.
-func finiteAbsmax(src []byte, from dtype.Type) float32 {
+// finiteAbsmax returns the largest finite magnitude, 0 without one, and
+// whether all elements are finite.
+func finiteAbsmax(src []byte, from dtype.Type) (most float32, all bool) {
 	if most := kernel.absmax(src, from); most < infBits {
-		return math.Float32frombits(most)
+		return math.Float32frombits(most), true
 	}
 	var f [tile]float32
-	var most float32
 	for len(src) > 0 {
 		n := nextTile(&f, &src, from)
 		for _, x := range f[:n] {
@@ -105,7 +110,7 @@ func finiteAbsmax(src []byte, from dtype.Type) float32 {
 			}
 		}
 	}
-	return most
+	return most, false
 }
 
 func (s fp8) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {

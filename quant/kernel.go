@@ -22,6 +22,13 @@ type kernels struct {
 	absmax func(src []byte, from dtype.Type) uint32
 	// int8 writes clamp(roundHalfEven(x / scale)) of finite elements.
 	int8 func(dst, src []byte, from dtype.Type, scale float32)
+	// fp8 writes finite elements divided by scale, of the 8-bit float type to.
+	fp8 func(dst, src []byte, to, from dtype.Type, scale float32)
+	// int4 writes the codes of whole tiles of finite elements as packed has
+	// them, two in a byte.
+	int4 func(dst, src []byte, from dtype.Type, scale, zero float32)
+	// nbits encodes whole blocks of 32 for ort_nbits4 and ort_nbits8.
+	nbits func(codes, scales, src []byte, bits int, from dtype.Type)
 	// lanes says that fitRange, fitSigned and round, which are methods since
 	// what is passed to a func value moves to the heap, have routines too.
 	lanes bool
@@ -40,4 +47,7 @@ var portable = kernels{
 	q5_1:   q5_1Portable,
 	absmax: absmaxPortable,
 	int8:   int8Portable,
+	fp8:    fp8Portable,
+	int4:   int4Portable,
+	nbits:  nbitsPortable,
 }

@@ -22,92 +22,6 @@ func twins() []kernels {
 	return all
 }
 
-// routines are the assembly loops of one instruction set. They take whole
-// turns only; the drivers here give them those and finish in portable Go,
-// which does the types (F64) and the small inputs that have no routine too.
-type routines struct {
-	name   string
-	cast   byType[byType[loop]] // by from, then to
-	q8     byType[loop]
-	absmax byType[absmaxLoop]
-	int8   byType[divideLoop]
-
-	q4_0, q4_1, q5_0, q5_1 byType[blocksLoop]
-}
-
-// blocksTile is the number of blocks that one turn of a blocksLoop takes.
-const blocksTile = 32
-
-// absmaxStep is the bytes of src that one turn of absmax takes.
-const absmaxStep = 4 * 32
-
-type (
-	loop       = func(dst, src *byte, n int)
-	absmaxLoop = func(src *byte, n int) uint32
-	divideLoop = func(dst, src *byte, n int, scale float32)
-	// blocksLoop encodes up to n blocks and returns how many: less than a tile
-	// is left, or the next tile holds what only the portable kernel does.
-	blocksLoop = func(dst, src *byte, n int) int
-)
-
-// byType holds a routine for each source type; nil where there is none.
-type byType[T any] [dtype.U64 + 1]T
-
-var avx2 = routines{
-	name: "avx2",
-	cast: byType[byType[loop]]{
-		dtype.F32:  {dtype.F16: castF32ToF16AVX2, dtype.BF16: castF32ToBF16AVX2},
-		dtype.F16:  {dtype.F32: castF16ToF32AVX2, dtype.BF16: castF16ToBF16AVX2},
-		dtype.BF16: {dtype.F32: castBF16ToF32AVX2, dtype.F16: castBF16ToF16AVX2},
-	},
-	q8: byType[loop]{
-		dtype.F32: q8F32AVX2, dtype.F16: q8F16AVX2, dtype.BF16: q8BF16AVX2,
-	},
-	absmax: byType[absmaxLoop]{
-		dtype.F32: absmaxF32AVX2, dtype.F16: absmaxF16AVX2, dtype.BF16: absmaxBF16AVX2,
-	},
-	int8: byType[divideLoop]{
-		dtype.F32: int8F32AVX2, dtype.F16: int8F16AVX2, dtype.BF16: int8BF16AVX2,
-	},
-	q4_0: byType[blocksLoop]{
-		dtype.F32: q4_0F32AVX2, dtype.F16: q4_0F16AVX2, dtype.BF16: q4_0BF16AVX2,
-	},
-	q4_1: byType[blocksLoop]{
-		dtype.F32: q4_1F32AVX2, dtype.F16: q4_1F16AVX2, dtype.BF16: q4_1BF16AVX2,
-	},
-	q5_0: byType[blocksLoop]{
-		dtype.F32: q5_0F32AVX2, dtype.F16: q5_0F16AVX2, dtype.BF16: q5_0BF16AVX2,
-	},
-	q5_1: byType[blocksLoop]{
-		dtype.F32: q5_1F32AVX2, dtype.F16: q5_1F16AVX2, dtype.BF16: q5_1BF16AVX2,
-	},
-}
-
-// avx512 is avx2 but for the loops that twice the width makes faster.
-var avx512 = func() routines {
-	r := avx2
-	r.name = "avx512"
-	r.cast[dtype.F32][dtype.F16] = castF32ToF16AVX512
-	r.cast[dtype.F32][dtype.BF16] = castF32ToBF16AVX512
-	r.cast[dtype.BF16][dtype.F16] = castBF16ToF16AVX512
-	r.q8[dtype.F32] = q8F32AVX512
-	r.q8[dtype.BF16] = q8BF16AVX512
-	r.int8[dtype.BF16] = int8BF16AVX512
-	r.q4_0 = byType[blocksLoop]{
-		dtype.F32: q4_0F32AVX512, dtype.F16: q4_0F16AVX512, dtype.BF16: q4_0BF16AVX512,
-	}
-	r.q4_1 = byType[blocksLoop]{
-		dtype.F32: q4_1F32AVX512, dtype.F16: q4_1F16AVX512, dtype.BF16: q4_1BF16AVX512,
-	}
-	r.q5_0 = byType[blocksLoop]{
-		dtype.F32: q5_0F32AVX512, dtype.F16: q5_0F16AVX512, dtype.BF16: q5_0BF16AVX512,
-	}
-	r.q5_1 = byType[blocksLoop]{
-		dtype.F32: q5_1F32AVX512, dtype.F16: q5_1F16AVX512, dtype.BF16: q5_1BF16AVX512,
-	}
-	return r
-}()
-
 func (r *routines) kernels() kernels {
 	return kernels{
 		name:  r.name,
@@ -154,6 +68,37 @@ func (r *routines) kernels() kernels {
 		q4_1: inTiles(r.q4_1, q4_1Bytes, q4_1Portable),
 		q5_0: inTiles(r.q5_0, q5_0Bytes, q5_0Portable),
 		q5_1: inTiles(r.q5_1, q5_1Bytes, q5_1Portable),
+		fp8: func(dst, src []byte, to, from dtype.Type, scale float32) {
+			n := len(dst) / tile * tile
+			loop := r.fp8[to][from]
+			if loop == nil || n == 0 {
+				fp8Portable(dst, src, to, from, scale)
+				return
+			}
+			loop(&dst[0], &src[:n*from.Size()][0], n, scale)
+			fp8Portable(dst[n:], src[n*from.Size():], to, from, scale)
+		},
+		int4: func(dst, src []byte, from dtype.Type, scale, zero float32) {
+			n := len(src) / (tile * from.Size()) * tile
+			loop := r.int4[from]
+			if loop == nil || n == 0 {
+				int4Portable(dst, src, from, scale, zero)
+				return
+			}
+			loop(&dst[:n/2][0], &src[0], n, scale, zero)
+		},
+		nbits: func(codes, scales, src []byte, bits int, from dtype.Type) {
+			loop := r.nbits4[from]
+			if bits == 8 {
+				loop = r.nbits8[from]
+			}
+			size, in := nbitsBlock*bits/8, nbitsBlock*from.Size()
+			eachTile(len(scales)/4, loop != nil,
+				func(at, n int) int { return loop(&codes[at*size], &scales[4*at], &src[at*in], n) },
+				func(at, n int) {
+					nbitsPortable(codes[at*size:][:n*size], scales[4*at:][:4*n], src[at*in:][:n*in], bits, from)
+				})
+		},
 	}
 }
 
@@ -162,17 +107,24 @@ func (r *routines) kernels() kernels {
 func inTiles(loops byType[blocksLoop], size int, portable func(dst, src []byte, from dtype.Type)) func(dst, src []byte, from dtype.Type) {
 	return func(dst, src []byte, from dtype.Type) {
 		loop, in := loops[from], blockLen*from.Size()
-		for n := min(len(dst)/size, len(src)/in); n > 0; {
-			if loop != nil && n >= blocksTile {
-				done := loop(&dst[0], &src[0], n)
-				dst, src, n = dst[done*size:], src[done*in:], n-done
-			}
-			rest := min(n, blocksTile)
-			if loop == nil {
-				rest = n
-			}
-			portable(dst[:rest*size], src[:rest*in], from)
-			dst, src, n = dst[rest*size:], src[rest*in:], n-rest
+		eachTile(min(len(dst)/size, len(src)/in), loop != nil,
+			func(at, n int) int { return loop(&dst[at*size], &src[at*in], n) },
+			func(at, n int) { portable(dst[at*size:][:n*size], src[at*in:][:n*in], from) })
+	}
+}
+
+// eachTile has n blocks encoded: by loop, where there is one, which returns how
+// many it did, and by rest a tile at a time where that stopped.
+func eachTile(n int, has bool, loop func(at, n int) int, rest func(at, n int)) {
+	for at := 0; at < n; {
+		most := n - at
+		if has && most >= blocksTile {
+			at += loop(at, most)
+			most = min(n-at, blocksTile)
+		}
+		if most > 0 {
+			rest(at, most)
+			at += most
 		}
 	}
 }

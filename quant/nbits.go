@@ -101,6 +101,21 @@ func (s nbits) sizes(cols int) (blocks, bytes, zeros int) {
 }
 
 func (s nbits) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	if s.symmetric && s.block == nbitsBlock && cols%nbitsBlock == 0 {
+		n := rows * cols / nbitsBlock
+		kernel.nbits(dst[0][:n*nbitsBlock*s.bits/8], dst[1][:4*n], src[:n*nbitsBlock*from.Size()], s.bits, from)
+		return
+	}
+	s.encode(dst, src, from, rows, cols)
+}
+
+// nbitsPortable encodes whole symmetric blocks of 32.
+func nbitsPortable(codes, scales, src []byte, bits int, from dtype.Type) {
+	s := nbits{bits: bits, block: nbitsBlock, symmetric: true}
+	s.encode([][]byte{codes, scales}, src, from, 1, len(scales)/4*nbitsBlock)
+}
+
+func (s nbits) encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 	blocks, bytes, zeros := s.sizes(cols)
 	size := from.Size()
 	for r := range rows {

@@ -238,6 +238,10 @@ func roundEven(y float32) float32 {
 
 // write appends a group's codes.
 func (s packed) write(w *bitWriter, group []byte, from dtype.Type, scale, zero float32) {
+	if n := len(group) / from.Size() / tile * tile; s.bits == 4 && w.bits == 0 && scale == scale {
+		kernel.int4(w.out[:n/2], group[:n*from.Size()], from, scale, zero)
+		w.out, group = w.out[n/2:], group[n*from.Size():]
+	}
 	half := float32(int(1) << (s.bits - 1))
 	var f [tile]float32
 	for len(group) > 0 {
@@ -250,6 +254,23 @@ func (s packed) write(w *bitWriter, group []byte, from dtype.Type, scale, zero f
 			w.put(uint32(q+half), s.bits)
 		}
 	}
+}
+
+// int4Portable writes codes of 4 bits of whole tiles of finite elements, two
+// in a byte, the first one low.
+func int4Portable(dst, src []byte, from dtype.Type, scale, zero float32) {
+	var f [tile]float32
+	for in := tile * from.Size(); len(src) >= in; src, dst = src[in:], dst[tile/2:] {
+		loadTile(&f, src, from)
+		out := (*[tile / 2]byte)(dst)
+		for i := range out {
+			out[i] = int4Code(f[2*i], scale, zero) | int4Code(f[2*i+1], scale, zero)<<4
+		}
+	}
+}
+
+func int4Code(x, scale, zero float32) byte {
+	return byte(int32(roundEven(min(max(float32(x/scale)+zero, -8), 7))) + 8)
 }
 
 // bitWriter fills bytes from their low bits on.

@@ -114,6 +114,7 @@ func (n nearest) round(y reg.VecVirtual) {
 // The ordered predicates of VCMPPS: x OP y for VCMPPS(OP, y, x, mask).
 const (
 	less           = 17
+	lessOrEqual    = 18
 	greaterOrEqual = 29
 	greater        = 30
 )

@@ -30,6 +30,14 @@ func main() {
 			blocksKernel(avx2, f, from)
 			blocksKernel(avx512, f, from)
 		}
+		for _, v := range []isa{avx2, avx512} {
+			int4Kernel(v, from)
+			nbitsKernel(v, 4, from)
+			nbitsKernel(v, 8, from)
+			for _, to := range fp8es {
+				fp8Kernel(v, to, from)
+			}
+		}
 	}
 	// Only where twice the width was seen to pay: absmax and the casts to F32
 	// wait for memory, and F16 for the conversion from it.

@@ -35,7 +35,7 @@ func q8Kernel(v isa, from element) {
 	dst, src, n := arguments()
 	tile := scales{AllocLocal(4 * tileBlocks), AllocLocal(2 * tileBlocks)}
 	mask := avx2.all(magnitude(from))
-	q := quantizer{v.newBlock(from), v.all(0x80000000), v.all(math.Float32bits(halfDown))}
+	q := v.newQuantizer(from)
 	left := GP64()
 
 	Label("tile")
@@ -115,6 +115,10 @@ func (t scales) compute(e element, src reg.GPVirtual, mask reg.VecVirtual, label
 type quantizer struct {
 	block
 	sign, half reg.VecVirtual
+}
+
+func (v isa) newQuantizer(from element) quantizer {
+	return quantizer{v.newBlock(from), v.all(0x80000000), v.all(math.Float32bits(halfDown))}
 }
 
 // encode writes the 32 q of the block at src, times the F32 at inverse.

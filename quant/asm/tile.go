@@ -67,23 +67,7 @@ func (t tile) computeRanged(f format, from element, src, groups reg.GPVirtual) {
 	VPXOR(bad, bad, bad)
 	VPXOR(flat, flat, flat)
 	Label("group")
-	least := func(a, b, dst Op) { VMINPS(a, b, dst) }
-	most := func(a, b, dst Op) { VMAXPS(a, b, dst) }
-	bounds := folds{least, most}.eight(func(i int) []reg.VecVirtual {
-		x := b.load(Mem{Base: src, Disp: i * blockSize * from.bytes})
-		low, high, none := YMM(), YMM(), YMM()
-		VMINPS(x[0], x[1], low)
-		VMAXPS(x[0], x[1], high)
-		VMULPS(x[0], zero, none)
-		VFMADD231PS(x[1], zero, none)
-		for _, x := range x[2:] {
-			VMINPS(x, low, low)
-			VMAXPS(x, high, high)
-			VFMADD231PS(x, zero, none)
-		}
-		VORPS(none, bad, bad) // NaN if a value was not finite
-		return []reg.VecVirtual{low, high}
-	})
+	bounds := boundsOfEight(b, src, zero, bad)
 	m, d, none := bounds[0], bounds[1], YMM()
 	VMOVUPS(m, t.other())
 	VCMPPS(U8(equal), zero, m, none)
@@ -103,6 +87,28 @@ func (t tile) computeRanged(f format, from element, src, groups reg.GPVirtual) {
 	jumpIfAny(bad, "done")
 	jumpIfAny(flat, "zeros")
 	Label("sound")
+}
+
+// boundsOfEight returns the least and the largest values of the 8 blocks at
+// src, one to a lane, and makes a lane of bad NaN if a value is not finite.
+func boundsOfEight(b block, src reg.GPVirtual, zero, bad reg.VecVirtual) []reg.VecVirtual {
+	least := func(a, b, dst Op) { VMINPS(a, b, dst) }
+	most := func(a, b, dst Op) { VMAXPS(a, b, dst) }
+	return folds{least, most}.eight(func(i int) []reg.VecVirtual {
+		x := b.load(Mem{Base: src, Disp: i * blockSize * b.from.bytes})
+		low, high, none := YMM(), YMM(), YMM()
+		VMINPS(x[0], x[1], low)
+		VMAXPS(x[0], x[1], high)
+		VMULPS(x[0], zero, none)
+		VFMADD231PS(x[1], zero, none)
+		for _, x := range x[2:] {
+			VMINPS(x, low, low)
+			VMAXPS(x, high, high)
+			VFMADD231PS(x, zero, none)
+		}
+		VORPS(none, bad, bad) // NaN if a value was not finite
+		return []reg.VecVirtual{low, high}
+	})
 }
 
 // nextGroup goes to the label group until groups is 0.
