@@ -76,7 +76,7 @@ func (a *jobActor) openAll(c actor.Context) {
 		a.send(c, w, &control.OpenJob{
 			Header: commandHeader(a.id, a.o.Epoch, w.Worker), Uri: a.req.URI, IndexDigest: a.planned.index,
 			Options: control.FromOptions(a.req.Options), PlanDigest: a.planned.plan.Digest(),
-			Strategy: control.FromStrategy(a.strategy), LimitRate: a.req.LimitRate, Validate: a.req.Validate,
+			Strategy: control.FromStrategy(a.strategy), LimitRate: a.req.LimitRate, Validate: a.req.Validate, InPlace: a.req.InPlace,
 		})
 	}
 }

@@ -147,7 +147,7 @@ func (w *worker) beginOpen(c actor.Context, ctx context.Context, boss *actor.PID
 		plan: m.GetPlanDigest(), boss: boss, ctx: ctx, cancel: cancel,
 		spec: loader.JobSpec{
 			ID: id, Epoch: m.Header.GetEpoch(), URI: m.GetUri(), LimitRate: m.GetLimitRate(),
-			Strategy: m.GetStrategy().Recovery(), Validate: m.GetValidate(),
+			Strategy: m.GetStrategy().Recovery(), Validate: m.GetValidate(), InPlace: m.GetInPlace(),
 		},
 		attempts: map[int]uint64{}, chunks: map[int]*chunkTask{}, shards: map[arena]*shardTask{},
 		children: map[string]*actor.PID{},

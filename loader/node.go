@@ -90,6 +90,7 @@ type JobSpec struct {
 	LimitRate int64 // bytes per second from the source; 0 is no limit
 	Strategy  recovery.Strategy
 	Validate  bool // look at every placed value for NaN and Inf
+	InPlace   bool // least staging memory: see quant.Config
 }
 
 // Dest is where a piece goes: a hold, and the transfer address of its worker,
@@ -130,7 +131,7 @@ func (n *Node) Open(ctx context.Context, s JobSpec) error {
 }
 
 // Place makes and prefaults the arena of a hold, and the staging memory that
-// loading is likely to use. For a hold that is there already it does nothing;
+// loading is likely to use, unless the job wants as little as can be. For a hold that is there already it does nothing;
 // an older generation of the rank is freed first.
 func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 	j, err := n.job(jobID)
@@ -140,8 +141,10 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 	defer j.leave()
 	ctx, cancel := j.within(ctx)
 	defer cancel(nil)
-	if err := n.staging.prefault(n.likely(j.spec.Plan)); err != nil {
-		return err
+	if !j.spec.InPlace {
+		if err := n.staging.prefault(n.likely(j.spec.Plan)); err != nil {
+			return err
+		}
 	}
 	return j.place(ctx, h, n.opts.NewArena)
 }

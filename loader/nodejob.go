@@ -37,9 +37,10 @@ type nodeJob struct {
 
 // encoded is how a tensor is transformed.
 type encoded struct {
-	tensor *shard.Tensor
-	scheme quant.Scheme
-	layout quant.Layout
+	tensor  *shard.Tensor
+	scheme  quant.Scheme
+	layout  quant.Layout
+	inPlace bool // one row at a time where rows need scratch
 }
 
 // decodes says that stored elements are turned into F32 before they are
@@ -66,7 +67,7 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 		if err != nil {
 			return nil, err
 		}
-		j.encoded[i] = encoded{t, scheme, t.Layout}
+		j.encoded[i] = encoded{t, scheme, t.Layout, s.InPlace}
 	}
 	src, err := open(ctx, s.URI, s.Strategy)
 	if err != nil {

@@ -38,11 +38,15 @@ func (r *run) scratchRow() int64 {
 	return n
 }
 
-// group returns how many rows are worked on at once.
+// group returns how many rows are worked on at once: as many as the scratch is
+// meant for, or one in place.
 func (r *run) group() int64 {
 	row := r.scratchRow()
-	if row == 0 {
+	switch {
+	case row == 0:
 		return r.rows.Len()
+	case r.enc.inPlace:
+		return 1
 	}
 	return min(max(scratchBytes/row, 1), r.rows.Len())
 }

@@ -20,6 +20,7 @@ type LoadRequest struct {
 	Device    string        `json:"device,omitempty"`     // "auto" (default), "cpu", "cuda:0"
 	LimitRate int64         `json:"limit_rate,omitempty"` // bytes per second, of each worker
 	Validate  bool          `json:"validate,omitempty"`   // look for NaN and Inf in every tensor too
+	InPlace   bool          `json:"in_place,omitempty"`   // least staging memory: quant.Config.InPlace
 	Once      bool          `json:"once,omitempty"`       // unload when it is ready
 }
 

@@ -20,6 +20,12 @@ type Config struct {
 	GroupSize int
 	// KeepOriginal keeps the stored elements beside what they become.
 	KeepOriginal bool
+	// InPlace keeps staging memory least, at some cost in time: where rows
+	// cannot be transformed straight into the arena (they are cut afterwards,
+	// or decoded before), one is at a time, not a group of them, and no staging
+	// memory is made ready beforehand. A whole copy of what was read is never
+	// made, with it or without. It changes no byte.
+	InPlace bool
 	// Overrides say what tensors become by their names; the first that matches
 	// counts.
 	Overrides []Override

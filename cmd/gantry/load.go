@@ -82,7 +82,12 @@ func (f *loadFlags) check(server bool) error {
 	if _, err := recovery.Parse(f.request.Recovery); err != nil {
 		return err
 	}
-	return f.quant.apply(&f.request.Options)
+	c, err := f.quant.config()
+	if err != nil {
+		return err
+	}
+	f.request.InPlace = c.InPlace
+	return apply(c, &f.request.Options)
 }
 
 // load submits a job, shows its progress, and prints its report.

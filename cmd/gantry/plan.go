@@ -40,7 +40,11 @@ matches lm_head.weight, and model.layers.1 all of that layer.`,
   gantry plan ./model --quant q4_K_M --quant-override '*.{gate,up}_proj=q3_K' --tensors`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := q.apply(&o); err != nil {
+			c, err := q.config()
+			if err != nil {
+				return err
+			}
+			if err := apply(c, &o); err != nil {
 				return err
 			}
 			ix, err := openIndex(cmd.Context(), args[0])

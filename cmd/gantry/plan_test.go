@@ -90,3 +90,45 @@ func TestRecipe(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestQuantConfig: a file says what tensors become, flags go before it, and
+// what is wrong with it is one line that names file and key.
+func TestQuantConfig(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "hf-f32")
+	file := func(text string) string {
+		path := filepath.Join(t.TempDir(), "q.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const text = `
+scheme: int4
+group_size: 32
+keep_original: true
+skip: [model.layers.0]
+overrides:
+  - {pattern: "*.down_proj", scheme: int8}
+`
+	const up, down, embed = "model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"
+	got := schemes(mustJSON[shard.Plan](t, "plan", stories, "--quant-config", file(text)))
+	if got[up] != "custom:bits=4,symmetric=true,group=32+original" || got[down] != "int8+original" ||
+		got["model.layers.0.mlp.up_proj.weight"] != "none" || got[embed] != "none" {
+		t.Errorf("%v", got)
+	}
+	args := []string{stories, "--quant-config", file(text), "--quant", "q8_0", "--quant-override", down + "=f16", "--quant-override", "*.embed_tokens=q4_0"}
+	p := mustJSON[shard.Plan](t, append([]string{"plan"}, args...)...)
+	if got := schemes(p); got[up] != "q8_0+original" || got[down] != "f16+original" || got["model.layers.2.mlp.down_proj.weight"] != "int8+original" || got[embed] != "q4_0+original" {
+		t.Errorf("%v", got)
+	}
+	if j := mustJSON[messages.Job](t, append([]string{"load", "--once"}, args...)...); j.Plan != p.Digest() {
+		t.Errorf("load has plan %s, plan shows %s", j.Plan, p.Digest())
+	}
+	for text, says := range map[string]string{"shceme: q8_0": `"shceme"`, "scheme: q9": "q8_0", "overrides: ['*=q4_K_M']": "overrides[0]"} {
+		path := file(text)
+		code, _, stderr := gantry(t, "load", stories, "--quant-config", path)
+		if line := lastLine(stderr); code != exit.Usage || !strings.Contains(line, path) || !strings.Contains(line, says) {
+			t.Errorf("%s: exit %d, %s; want %d and a line that names the file and says %s", text, code, line, exit.Usage, says)
+		}
+	}
+}

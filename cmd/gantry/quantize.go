@@ -49,8 +49,8 @@ format has no layout for is wrong usage.`,
   gantry quantize ./model --to q4_K --out ./model-q4_K.gguf`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if out == "" || q.scheme == "" {
-				return usagef("quantize needs --to SCHEME and --out FILE")
+			if out == "" || q.scheme == "" && q.file == "" {
+				return usagef("quantize needs --to SCHEME (or --quant-config FILE) and --out FILE")
 			}
 			c, err := q.config()
 			if err != nil {

@@ -865,6 +865,7 @@ type OpenJob struct {
 	Strategy      *Strategy              `protobuf:"bytes,6,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	LimitRate     int64                  `protobuf:"varint,7,opt,name=limit_rate,json=limitRate,proto3" json:"limit_rate,omitempty"` // bytes per second; 0 is no limit
 	Validate      bool                   `protobuf:"varint,8,opt,name=validate,proto3" json:"validate,omitempty"`
+	InPlace       bool                   `protobuf:"varint,9,opt,name=in_place,json=inPlace,proto3" json:"in_place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -951,6 +952,13 @@ func (x *OpenJob) GetLimitRate() int64 {
 func (x *OpenJob) GetValidate() bool {
 	if x != nil {
 		return x.Validate
+	}
+	return false
+}
+
+func (x *OpenJob) GetInPlace() bool {
+	if x != nil {
+		return x.InPlace
 	}
 	return false
 }
@@ -2225,7 +2233,7 @@ const file_control_proto_rawDesc = "" +
 	"\vIndexOpened\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12.\n" +
-	"\x05error\x18\x03 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"\xc0\x02\n" +
+	"\x05error\x18\x03 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"\xdb\x02\n" +
 	"\aOpenJob\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x10\n" +
 	"\x03uri\x18\x02 \x01(\tR\x03uri\x12!\n" +
@@ -2236,7 +2244,8 @@ const file_control_proto_rawDesc = "" +
 	"\bstrategy\x18\x06 \x01(\v2\x1b.gantry.control.v1.StrategyR\bstrategy\x12\x1d\n" +
 	"\n" +
 	"limit_rate\x18\a \x01(\x03R\tlimitRate\x12\x1a\n" +
-	"\bvalidate\x18\b \x01(\bR\bvalidate\"\xba\x01\n" +
+	"\bvalidate\x18\b \x01(\bR\bvalidate\x12\x19\n" +
+	"\bin_place\x18\t \x01(\bR\ainPlace\"\xba\x01\n" +
 	"\tJobOpened\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12.\n" +
 	"\x05error\x18\x02 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\x12+\n" +
