@@ -16,7 +16,7 @@ func fromValidation(v loader.Validation) *control.Validation {
 	}
 	return &control.Validation{
 		Ran: v.Ran, Reason: reason, Runtime: v.Runtime, Tensor: v.Tensor, Method: v.Method,
-		Rows: v.Rows, MaxError: v.MaxError, NonFinite: v.NonFinite,
+		Rows: v.Rows, MaxError: v.MaxError, Counted: v.Counted, Stored: control.FromTally(v.Stored), Placed: control.FromTally(v.Placed),
 	}
 }
 
@@ -24,6 +24,6 @@ func fromValidation(v loader.Validation) *control.Validation {
 func toValidation(v *control.Validation) loader.Validation {
 	return loader.Validation{
 		Ran: v.GetRan(), Reason: v.GetReason(), Runtime: v.GetRuntime(), Tensor: v.GetTensor(), Method: v.GetMethod(),
-		Rows: v.GetRows(), MaxError: v.GetMaxError(), NonFinite: v.GetNonFinite(),
+		Rows: v.GetRows(), MaxError: v.GetMaxError(), Counted: v.GetCounted(), Stored: v.GetStored().Tally(), Placed: v.GetPlaced().Tally(),
 	}
 }

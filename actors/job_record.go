@@ -32,7 +32,8 @@ type recorder struct {
 	last          time.Time
 	plan          *shard.Plan
 	before        before
-	sealErr       error // why a rank was not sealed, the last time
+	sealErr       error                     // why a rank was not sealed, the last time
+	found         map[int]loader.Validation // by rank: values that are not finite
 }
 
 // before is what was done for the leaders before this one.
@@ -155,6 +156,7 @@ func (r *recorder) peakStaging(n int64) {
 // validated adds the check of a rank to the report, or replaces that of its
 // earlier place.
 func (r *recorder) validated(rank int, v loader.Validation) {
+	r.counted(rank, v)
 	out := &r.job.Validation
 	if !v.Ran {
 		if out.State == "" {
@@ -165,7 +167,7 @@ func (r *recorder) validated(rank int, v loader.Validation) {
 	out.State, out.Reason, out.Runtime = "passed", "", v.Runtime
 	ranks := slices.DeleteFunc(slices.Clone(out.Ranks), func(x messages.RankValidation) bool { return x.Rank == rank })
 	ranks = append(ranks, messages.RankValidation{
-		Rank: rank, Tensor: v.Tensor, Method: v.Method, Rows: v.Rows, MaxError: v.MaxError, OK: true, NonFinite: v.NonFinite,
+		Rank: rank, Tensor: v.Tensor, Method: v.Method, Rows: v.Rows, MaxError: v.MaxError, OK: true,
 	})
 	slices.SortFunc(ranks, func(x, y messages.RankValidation) int { return cmp.Compare(x.Rank, y.Rank) })
 	out.Ranks = ranks

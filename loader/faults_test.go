@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -349,27 +348,5 @@ func TestProgressOfLoad(t *testing.T) {
 	}
 	if m.Metadata().Name != "tale" || m.Report().Seconds <= 0 || len(m.Report().Stages) == 0 {
 		t.Errorf("report %+v", m.Report())
-	}
-}
-
-// NaN and Inf are counted where asked for.
-func TestValidateCountsNonFinite(t *testing.T) {
-	dir := copyOf(t, filepath.Join(testdata(t, "stories260K"), "hf-f32"))
-	_, ix := open(t, dir)
-	x := find(t, ix, gate)
-	f, err := os.OpenFile(filepath.Join(dir, "model.safetensors"), os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	values := []float32{float32(math.NaN()), float32(math.Inf(-1))}
-	if _, err := f.WriteAt(bytesOf(values), x.Offset+400); err != nil {
-		t.Fatal(err)
-	}
-	for validate, want := range map[bool]int64{false: 0, true: 2} {
-		m := load(t, dir, WithValidate(validate))
-		if got := m.Ranks()[0].Validation.NonFinite; got != want {
-			t.Errorf("validate %v: %d values that are not finite, want %d", validate, got, want)
-		}
 	}
 }

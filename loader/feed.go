@@ -55,6 +55,9 @@ func (f *feed) need() int64 { return f.slab + f.scratch }
 func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
 	defer func() { err = cmp.Or(err, f.endStream()) }()
 	x := &transform{scratch: buffer[:f.scratch]}
+	if spec := f.load.job.spec; spec.Validate {
+		x.plan = spec.Plan
+	}
 	slab := buffer[f.scratch:f.need()]
 	for i, b := range f.batches {
 		if ctx.Err() != nil {

@@ -105,7 +105,7 @@ func TestGGUFTopology(t *testing.T) {
 				}
 				m := newTeam(t, path, plan, 2, NodeOptions{Staging: 2 << 20})
 				for r, s := range m.load(t.Context()) {
-					if !s.Validation.Ran || s.Validation.NonFinite != 0 {
+					if !s.Validation.Ran || s.Validation.Placed != (dtype.Tally{}) {
 						t.Errorf("%s as %s, %s, rank %d: %+v", form, scheme, l, r, s.Validation)
 					}
 				}

@@ -161,7 +161,7 @@ func (l *chunkLoad) commit() error {
 			continue
 		}
 		d := t.digest()
-		if err := t.disown().commit(d); err != nil {
+		if err := t.disown().commit(d, t.stored); err != nil {
 			errs = append(errs, err)
 		} else {
 			l.place(t.dest, d)
@@ -180,7 +180,7 @@ func (l *chunkLoad) send(ctx context.Context) error {
 		}
 		ticket := transfer.Ticket{
 			Job: l.job.spec.ID, Chunk: l.ref.Chunk, Attempt: l.ref.Attempt, Epoch: l.epoch,
-			Rank: t.dest.Hold.Rank, Generation: t.dest.Hold.Generation, Bytes: t.piece.Bytes, Digest: t.digest(),
+			Rank: t.dest.Hold.Rank, Generation: t.dest.Hold.Generation, Bytes: t.piece.Bytes, Digest: t.digest(), Stored: t.stored,
 		}
 		wg.Go(func() {
 			errs[i] = l.node.opts.Sender.Send(ctx, t.dest.Addr, ticket, t.mem)

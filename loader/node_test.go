@@ -231,7 +231,7 @@ func TestTopologyDoesNotChangeBytes(t *testing.T) {
 						plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: tp}, Scheme: scheme, ChunkBytes: 64 << 10})
 						m := newTeam(t, path, plan, nodes, NodeOptions{Staging: 2 << 20})
 						for r, s := range m.load(t.Context()) {
-							if !s.Validation.Ran || s.Validation.NonFinite != 0 {
+							if !s.Validation.Ran || s.Validation.Placed != (dtype.Tally{}) {
 								t.Errorf("rank %d: %+v", r, s.Validation)
 							}
 						}

@@ -8,6 +8,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/gantry-ml/gantry/device"
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -29,6 +30,7 @@ type rank struct {
 	closed  bool
 	sealed  *SealReport
 	placed  map[int][16]byte // digests of placed pieces, by chunk
+	tally   dtype.Tally      // values that are not finite, in what placed pieces were made of
 	writers map[int]*writer  // by chunk
 	wanted  int              // pieces in all
 }
@@ -136,12 +138,14 @@ func (r *rank) held() job.Held {
 	return h
 }
 
-// commit counts the piece as placed, unless the writer was revoked.
-func (w *writer) commit(digest [16]byte) error {
+// commit counts the piece as placed, unless the writer was revoked. stored are
+// the values that are not finite in what it was made of.
+func (w *writer) commit(digest [16]byte, stored dtype.Tally) error {
 	w.rank.mu.Lock()
 	err := context.Cause(w.ctx)
 	if err == nil {
 		w.rank.placed[w.chunk] = digest
+		w.rank.tally = w.rank.tally.Plus(stored)
 	}
 	w.rank.mu.Unlock()
 	w.end()
@@ -197,6 +201,14 @@ func (r *rank) digest() ([16]byte, error) {
 		}
 	}
 	return h.Sum128().Bytes(), nil
+}
+
+// stored returns the values that are not finite in what the pieces placed so
+// far were made of.
+func (r *rank) stored() dtype.Tally {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tally
 }
 
 // seal freezes the rank with what was found.

@@ -59,5 +59,5 @@ func (l *landing) Commit() error {
 		return recovery.Errorf(recovery.DigestMismatch, "chunk %d of rank %d arrived with digest %x, its sender promised %x",
 			l.ticket.Chunk, l.ticket.Rank, d, l.ticket.Digest)
 	}
-	return l.writer.commit(d)
+	return l.writer.commit(d, l.ticket.Stored)
 }

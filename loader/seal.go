@@ -5,7 +5,6 @@ import (
 
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/model"
-	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -50,9 +49,11 @@ func (n *Node) Seal(ctx context.Context, jobID string, h job.Hold) (SealReport, 
 		return SealReport{}, err
 	}
 	if j.spec.Validate {
-		if s.Validation.NonFinite, err = c.nonFinite(ctx); err != nil {
+		v := &s.Validation
+		if v.Stored, v.Placed, err = c.nonFinite(ctx); err != nil {
 			return SealReport{}, err
 		}
+		v.Counted = true
 	}
 	r.seal(s)
 	n.staging.trim() // what follows a seal is rest
@@ -81,41 +82,6 @@ func (c *checker) planes(s *shard.Slice, rows shard.Span) [][]byte {
 func (c *checker) decode(dst []float32, s *shard.Slice, rows shard.Span) {
 	e := &c.encoded[s.Tensor]
 	e.scheme.Decode(dst, c.planes(s, rows), e.tensor.From, int(rows.Len()), int(s.Held.Len()))
-}
-
-// nonFinite counts the NaN and Inf among all values of the rank that are
-// numbers.
-func (c *checker) nonFinite(ctx context.Context) (int64, error) {
-	var count int64
-	slices := c.rank.plan.Ranks[c.rank.hold.Rank].Slices
-	for i := range slices {
-		s := &slices[i]
-		cols := s.Held.Len()
-		if !quant.Decodes(c.encoded[s.Tensor].tensor.From) || cols == 0 {
-			continue
-		}
-		step := max(decodeValues/cols, 1)
-		err := c.withFloats(ctx, min(step, s.Rows.Len())*cols, func(buf []float32) error {
-			for at := int64(0); at < s.Rows.Len(); at += step {
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				rows := shard.Span{Start: at, Stop: min(at+step, s.Rows.Len())}
-				part := buf[:rows.Len()*cols]
-				c.decode(part, s, rows)
-				for _, v := range part {
-					if v-v != 0 { // 0 for every finite value
-						count++
-					}
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return 0, err
-		}
-	}
-	return count, nil
 }
 
 // withFloats runs f with staging memory for n values.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -17,6 +18,8 @@ type target struct {
 	mem     [][]byte    // by extent
 	writer  *writer     // the right to write mem; nil for a send buffer
 	unwatch func() bool // ends the watch over the right
+
+	stored dtype.Tally // values that are not finite, in what the piece was made of
 
 	filled []int64 // bytes written, by extent; always whole rows from its start
 	hash   *xxh3.Hasher

@@ -13,6 +13,7 @@ const scratchBytes = 256 << 10
 // transform encodes rows and hands each target its part: transform first,
 // split after, so that no layout changes a byte.
 type transform struct {
+	plan    *shard.Plan // where values are counted, else nil
 	scratch []byte
 	planes  [][]byte    // reused, by plane
 	slabs   []form.Slab // reused
@@ -94,6 +95,7 @@ func (x *transform) rows(s span, src []byte) {
 	for at := s.rows.Start; at < s.rows.Stop; at += group {
 		part := span{run: r, rows: shard.Span{Start: at, Stop: min(at+group, s.rows.Stop)}}
 		rows, scratch := x.given(part, s, src)
+		x.tally(part, rows)
 		if r.primary >= 0 {
 			x.intoFirst(part)
 		} else {

@@ -3,6 +3,7 @@ package messages
 import (
 	"time"
 
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -110,6 +111,24 @@ type Validation struct {
 	Runtime string           `json:"runtime,omitempty"` // "onnxruntime 1.29.0"
 	Reason  string           `json:"reason,omitempty"`
 	Ranks   []RankValidation `json:"ranks,omitempty"`
+	// NonFinite is there where the load asked for a look at every value.
+	NonFinite *NonFinite `json:"non_finite,omitempty"`
+}
+
+// NonFinite counts the values that are no finite numbers, in the tensors as
+// they were stored and as they are placed: in one copy of the model, and in
+// all that each rank holds.
+type NonFinite struct {
+	Stored dtype.NonFinite `json:"stored"`
+	Placed dtype.NonFinite `json:"placed"`
+	Ranks  []RankNonFinite `json:"ranks"`
+}
+
+// RankNonFinite are the counts of one rank.
+type RankNonFinite struct {
+	Rank   int             `json:"rank"`
+	Stored dtype.NonFinite `json:"stored"`
+	Placed dtype.NonFinite `json:"placed"`
 }
 
 // RankValidation is the check of one rank: x·Wᵀ of one placed tensor in ONNX
@@ -121,9 +140,6 @@ type RankValidation struct {
 	Rows     int64   `json:"rows"`
 	MaxError float64 `json:"max_error"` // relative to the largest |y|
 	OK       bool    `json:"ok"`
-	// NonFinite counts NaN and Inf values found in the rank, where the load
-	// asked for a look at every value.
-	NonFinite int64 `json:"non_finite,omitempty"`
 }
 
 // Device is one device of a worker.

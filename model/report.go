@@ -1,6 +1,9 @@
 package model
 
-import "github.com/gantry-ml/gantry/progress"
+import (
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/progress"
+)
 
 // Report says how a model came to be here.
 type Report struct {
@@ -30,6 +33,17 @@ func (r Report) ReadAmplification() float64 {
 	return float64(r.BytesRead) / float64(r.StoredBytes)
 }
 
+// NonFinite returns how many NaN and Inf there were in the model's tensors as
+// they were stored and as they are placed, each value counted in one copy. ok
+// is false where nobody asked to count.
+func (r Report) NonFinite() (stored, placed dtype.NonFinite, ok bool) {
+	for _, rank := range r.Ranks {
+		v := rank.Validation
+		stored, placed, ok = stored.Plus(v.Stored.Once), placed.Plus(v.Placed.Once), ok || v.Counted
+	}
+	return stored, placed, ok
+}
+
 // Rank is one rank of a resident model.
 type Rank struct {
 	Rank        int
@@ -49,12 +63,15 @@ type StageTime struct {
 // Validation is the check of one rank: x·Wᵀ of one placed tensor in ONNX
 // Runtime, compared with our own arithmetic.
 type Validation struct {
-	Ran       bool
-	Reason    string  // why it did not run
-	Runtime   string  // "onnxruntime 1.29.0"
-	Tensor    string  // which was multiplied
-	Method    string  // "wrapped": the arena's memory itself; "decoded": rows decoded to f32 first
-	Rows      int64   // of W that were used
-	MaxError  float64 // relative to the largest |y|
-	NonFinite int64   // NaN and Inf values in the rank, where asked for
+	Ran      bool
+	Reason   string  // why it did not run
+	Runtime  string  // "onnxruntime 1.29.0"
+	Tensor   string  // which was multiplied
+	Method   string  // "wrapped": the arena's memory itself; "decoded": rows decoded to f32 first
+	Rows     int64   // of W that were used
+	MaxError float64 // relative to the largest |y|
+	// Counted says that values which are no finite numbers were counted: in
+	// what was stored for the rank's tensors, and in what was placed.
+	Counted        bool
+	Stored, Placed dtype.Tally
 }

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
 )
@@ -35,6 +36,9 @@ func writeReport(w io.Writer, j messages.Job) error {
 	}
 	if j.Validation.State != "" {
 		row("validation", "%s", validation(j.Validation))
+	}
+	if n := j.Validation.NonFinite; n != nil {
+		row("not finite", "stored %s, placed %s", counts(n.Stored), counts(n.Placed))
 	}
 	if len(j.Stages) > 0 {
 		parts := make([]string, len(j.Stages))
@@ -77,6 +81,14 @@ func scheme(j messages.Job) string {
 		return "stored (no quantization)"
 	}
 	return j.Options.Scheme
+}
+
+// counts writes how many values were no finite numbers.
+func counts(n dtype.NonFinite) string {
+	if n == (dtype.NonFinite{}) {
+		return "none"
+	}
+	return fmt.Sprintf("%d NaN and %d Inf", n.NaN, n.Inf)
 }
 
 func verified(yes bool) string {

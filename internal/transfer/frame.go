@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -20,7 +21,7 @@ import (
 // and drops; a grant would cost every piece a round trip.
 //
 // All integers are little-endian.
-const hello = "GANTRYX\x01" // the last byte is the version
+const hello = "GANTRYX\x02" // the last byte is the version
 
 // Limits of what a peer may claim. Nothing is allocated by MaxPiece: it only
 // bounds how long a refused payload is read and dropped.
@@ -33,8 +34,8 @@ const (
 
 // Sizes of the fixed parts of frames.
 const (
-	ticketBytes = 4*8 + 2*4 + 16 + 1 // attempt, epoch, generation, bytes; chunk, rank; digest; length of job
-	resultBytes = 1 + 1 + 2          // status; length of class; length of message
+	ticketBytes = 4*8 + 2*4 + 16 + 4*8 + 1 // attempt, epoch, generation, bytes; chunk, rank; digest; tally; length of job
+	resultBytes = 1 + 1 + 2                // status; length of class; length of message
 )
 
 // Statuses of a result.
@@ -61,6 +62,9 @@ func appendTicket(b []byte, t Ticket) ([]byte, error) {
 	b = le.AppendUint32(b, uint32(t.Chunk))
 	b = le.AppendUint32(b, uint32(t.Rank))
 	b = append(b, t.Digest[:]...)
+	for _, n := range []int64{t.Stored.All.NaN, t.Stored.All.Inf, t.Stored.Once.NaN, t.Stored.Once.Inf} {
+		b = le.AppendUint64(b, uint64(n))
+	}
 	b = append(b, byte(len(t.Job)))
 	return append(b, t.Job...), nil
 }
@@ -81,13 +85,17 @@ func readTicket(r io.Reader) (Ticket, error) {
 		Chunk:      int(le.Uint32(b[32:])),
 		Rank:       int(le.Uint32(b[36:])),
 		Digest:     [16]byte(b[40:56]),
+		Stored: dtype.Tally{
+			All:  dtype.NonFinite{NaN: int64(le.Uint64(b[56:])), Inf: int64(le.Uint64(b[64:]))},
+			Once: dtype.NonFinite{NaN: int64(le.Uint64(b[72:])), Inf: int64(le.Uint64(b[80:]))},
+		},
 	}
 	bytes := le.Uint64(b[24:])
 	if bytes > MaxPiece || t.Chunk > 1<<31-1 || t.Rank > 1<<31-1 {
 		return Ticket{}, fmt.Errorf("transfer: malformed ticket: chunk %d, rank %d, %d bytes", t.Chunk, t.Rank, bytes)
 	}
 	t.Bytes = int64(bytes)
-	job := buf[ticketBytes : ticketBytes+int(b[56])]
+	job := buf[ticketBytes : ticketBytes+int(b[88])]
 	if _, err := io.ReadFull(r, job); err != nil {
 		return Ticket{}, noEOF(err)
 	}

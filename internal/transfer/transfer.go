@@ -1,6 +1,10 @@
 package transfer
 
-import "context"
+import (
+	"context"
+
+	"github.com/gantry-ml/gantry/dtype"
+)
 
 // Ticket is the right to write one piece once.
 type Ticket struct {
@@ -12,6 +16,9 @@ type Ticket struct {
 	Generation uint64 // of the rank's arena
 	Bytes      int64
 	Digest     [16]byte // xxh3-128 of the piece
+	// Stored counts the values that are not finite in what the piece was made
+	// of, where the load counts them.
+	Stored dtype.Tally
 }
 
 // Sink is the receiving side: it owns the arenas.

@@ -1832,7 +1832,9 @@ type Validation struct {
 	Method        string                 `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
 	Rows          int64                  `protobuf:"varint,6,opt,name=rows,proto3" json:"rows,omitempty"`
 	MaxError      float64                `protobuf:"fixed64,7,opt,name=max_error,json=maxError,proto3" json:"max_error,omitempty"`
-	NonFinite     int64                  `protobuf:"varint,8,opt,name=non_finite,json=nonFinite,proto3" json:"non_finite,omitempty"`
+	Counted       bool                   `protobuf:"varint,9,opt,name=counted,proto3" json:"counted,omitempty"`
+	Stored        *Tally                 `protobuf:"bytes,10,opt,name=stored,proto3" json:"stored,omitempty"`
+	Placed        *Tally                 `protobuf:"bytes,11,opt,name=placed,proto3" json:"placed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1916,9 +1918,92 @@ func (x *Validation) GetMaxError() float64 {
 	return 0
 }
 
-func (x *Validation) GetNonFinite() int64 {
+func (x *Validation) GetCounted() bool {
 	if x != nil {
-		return x.NonFinite
+		return x.Counted
+	}
+	return false
+}
+
+func (x *Validation) GetStored() *Tally {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+func (x *Validation) GetPlaced() *Tally {
+	if x != nil {
+		return x.Placed
+	}
+	return nil
+}
+
+// Tally is dtype.Tally.
+type Tally struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AllNan        int64                  `protobuf:"varint,1,opt,name=all_nan,json=allNan,proto3" json:"all_nan,omitempty"`
+	AllInf        int64                  `protobuf:"varint,2,opt,name=all_inf,json=allInf,proto3" json:"all_inf,omitempty"`
+	OnceNan       int64                  `protobuf:"varint,3,opt,name=once_nan,json=onceNan,proto3" json:"once_nan,omitempty"`
+	OnceInf       int64                  `protobuf:"varint,4,opt,name=once_inf,json=onceInf,proto3" json:"once_inf,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tally) Reset() {
+	*x = Tally{}
+	mi := &file_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tally) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tally) ProtoMessage() {}
+
+func (x *Tally) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tally.ProtoReflect.Descriptor instead.
+func (*Tally) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Tally) GetAllNan() int64 {
+	if x != nil {
+		return x.AllNan
+	}
+	return 0
+}
+
+func (x *Tally) GetAllInf() int64 {
+	if x != nil {
+		return x.AllInf
+	}
+	return 0
+}
+
+func (x *Tally) GetOnceNan() int64 {
+	if x != nil {
+		return x.OnceNan
+	}
+	return 0
+}
+
+func (x *Tally) GetOnceInf() int64 {
+	if x != nil {
+		return x.OnceInf
 	}
 	return 0
 }
@@ -1938,7 +2023,7 @@ type Sealed struct {
 
 func (x *Sealed) Reset() {
 	*x = Sealed{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2035,7 @@ func (x *Sealed) String() string {
 func (*Sealed) ProtoMessage() {}
 
 func (x *Sealed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2048,7 @@ func (x *Sealed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealed.ProtoReflect.Descriptor instead.
 func (*Sealed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Sealed) GetHeader() *Header {
@@ -2019,7 +2104,7 @@ type Free struct {
 
 func (x *Free) Reset() {
 	*x = Free{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2116,7 @@ func (x *Free) String() string {
 func (*Free) ProtoMessage() {}
 
 func (x *Free) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +2129,7 @@ func (x *Free) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Free.ProtoReflect.Descriptor instead.
 func (*Free) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Free) GetHeader() *Header {
@@ -2072,7 +2157,7 @@ type CloseJob struct {
 
 func (x *CloseJob) Reset() {
 	*x = CloseJob{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2169,7 @@ func (x *CloseJob) String() string {
 func (*CloseJob) ProtoMessage() {}
 
 func (x *CloseJob) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2182,7 @@ func (x *CloseJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseJob.ProtoReflect.Descriptor instead.
 func (*CloseJob) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CloseJob) GetHeader() *Header {
@@ -2125,7 +2210,7 @@ type JobClosed struct {
 
 func (x *JobClosed) Reset() {
 	*x = JobClosed{}
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2222,7 @@ func (x *JobClosed) String() string {
 func (*JobClosed) ProtoMessage() {}
 
 func (x *JobClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2235,7 @@ func (x *JobClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobClosed.ProtoReflect.Descriptor instead.
 func (*JobClosed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{31}
+	return file_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JobClosed) GetHeader() *Header {
@@ -2306,7 +2391,7 @@ const file_control_proto_rawDesc = "" +
 	"\x03ref\x18\x02 \x01(\v2\x16.gantry.control.v1.RefR\x03ref\"f\n" +
 	"\x04Seal\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12+\n" +
-	"\x04hold\x18\x02 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\"\xd0\x01\n" +
+	"\x04hold\x18\x02 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\"\xb5\x02\n" +
 	"\n" +
 	"Validation\x12\x10\n" +
 	"\x03ran\x18\x01 \x01(\bR\x03ran\x12\x16\n" +
@@ -2315,9 +2400,16 @@ const file_control_proto_rawDesc = "" +
 	"\x06tensor\x18\x04 \x01(\tR\x06tensor\x12\x16\n" +
 	"\x06method\x18\x05 \x01(\tR\x06method\x12\x12\n" +
 	"\x04rows\x18\x06 \x01(\x03R\x04rows\x12\x1b\n" +
-	"\tmax_error\x18\a \x01(\x01R\bmaxError\x12\x1d\n" +
-	"\n" +
-	"non_finite\x18\b \x01(\x03R\tnonFinite\"\x92\x02\n" +
+	"\tmax_error\x18\a \x01(\x01R\bmaxError\x12\x18\n" +
+	"\acounted\x18\t \x01(\bR\acounted\x120\n" +
+	"\x06stored\x18\n" +
+	" \x01(\v2\x18.gantry.control.v1.TallyR\x06stored\x120\n" +
+	"\x06placed\x18\v \x01(\v2\x18.gantry.control.v1.TallyR\x06placedJ\x04\b\b\x10\t\"o\n" +
+	"\x05Tally\x12\x17\n" +
+	"\aall_nan\x18\x01 \x01(\x03R\x06allNan\x12\x17\n" +
+	"\aall_inf\x18\x02 \x01(\x03R\x06allInf\x12\x19\n" +
+	"\bonce_nan\x18\x03 \x01(\x03R\aonceNan\x12\x19\n" +
+	"\bonce_inf\x18\x04 \x01(\x03R\aonceInf\"\x92\x02\n" +
 	"\x06Sealed\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12+\n" +
 	"\x04hold\x18\x02 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\x12\x16\n" +
@@ -2349,7 +2441,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_control_proto_goTypes = []any{
 	(*Header)(nil),       // 0: gantry.control.v1.Header
 	(*Error)(nil),        // 1: gantry.control.v1.Error
@@ -2379,10 +2471,11 @@ var file_control_proto_goTypes = []any{
 	(*Revoke)(nil),       // 25: gantry.control.v1.Revoke
 	(*Seal)(nil),         // 26: gantry.control.v1.Seal
 	(*Validation)(nil),   // 27: gantry.control.v1.Validation
-	(*Sealed)(nil),       // 28: gantry.control.v1.Sealed
-	(*Free)(nil),         // 29: gantry.control.v1.Free
-	(*CloseJob)(nil),     // 30: gantry.control.v1.CloseJob
-	(*JobClosed)(nil),    // 31: gantry.control.v1.JobClosed
+	(*Tally)(nil),        // 28: gantry.control.v1.Tally
+	(*Sealed)(nil),       // 29: gantry.control.v1.Sealed
+	(*Free)(nil),         // 30: gantry.control.v1.Free
+	(*CloseJob)(nil),     // 31: gantry.control.v1.CloseJob
+	(*JobClosed)(nil),    // 32: gantry.control.v1.JobClosed
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: gantry.control.v1.PlanOptions.overrides:type_name -> gantry.control.v1.Override
@@ -2428,20 +2521,22 @@ var file_control_proto_depIdxs = []int32{
 	2,  // 40: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
 	0,  // 41: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
 	3,  // 42: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
-	0,  // 43: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
-	3,  // 44: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
-	27, // 45: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
-	1,  // 46: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
-	0,  // 47: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
-	3,  // 48: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
-	0,  // 49: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
-	0,  // 50: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
-	1,  // 51: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	28, // 43: gantry.control.v1.Validation.stored:type_name -> gantry.control.v1.Tally
+	28, // 44: gantry.control.v1.Validation.placed:type_name -> gantry.control.v1.Tally
+	0,  // 45: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
+	3,  // 46: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
+	27, // 47: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
+	1,  // 48: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
+	0,  // 49: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
+	3,  // 50: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
+	0,  // 51: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
+	0,  // 52: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
+	1,  // 53: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2455,7 +2550,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -163,6 +164,16 @@ func (x *JobOpened) JobHeld(w job.Worker) []job.Held {
 		}
 	}
 	return out
+}
+
+// FromTally returns t as a message.
+func FromTally(t dtype.Tally) *Tally {
+	return &Tally{AllNan: t.All.NaN, AllInf: t.All.Inf, OnceNan: t.Once.NaN, OnceInf: t.Once.Inf}
+}
+
+// Tally returns the tally.
+func (x *Tally) Tally() dtype.Tally {
+	return dtype.Tally{All: dtype.NonFinite{NaN: x.GetAllNan(), Inf: x.GetAllInf()}, Once: dtype.NonFinite{NaN: x.GetOnceNan(), Inf: x.GetOnceInf()}}
 }
 
 // FromPieces returns the pieces of a finished attempt.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -102,6 +103,7 @@ func TestValuesTravel(t *testing.T) {
 	options := shard.Options{Layout: shard.Layout{TP: 2, PP: 1, EP: 1, DP: 3}, Scheme: "q8_0", ChunkBytes: 1 << 20, KeepOriginal: true,
 		Overrides: []shard.Override{{Pattern: "lm_head", Scheme: "f16"}, {Pattern: "*", Scheme: "none"}}}
 	pieces := []job.PieceDone{{Rank: 2, Generation: 9, Digest: [16]byte{1, 15: 2}}}
+	tally := dtype.Tally{All: dtype.NonFinite{NaN: 1, Inf: 2}, Once: dtype.NonFinite{NaN: 3, Inf: 4}}
 	done, err := wire(t, &ChunkDone{Pieces: FromPieces(pieces)}, &ChunkDone{}).JobPieces()
 	if err != nil {
 		t.Fatal(err)
@@ -112,6 +114,7 @@ func TestValuesTravel(t *testing.T) {
 		{wire(t, FromStrategy(strategy), &Strategy{}).Recovery(), strategy},
 		{wire(t, FromOptions(options), &PlanOptions{}).Shard(), options},
 		{done, pieces},
+		{wire(t, FromTally(tally), &Tally{}).Tally(), tally},
 	} {
 		if d := cmp.Diff(c.want, c.got); d != "" {
 			t.Error(d)
