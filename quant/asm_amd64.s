@@ -13411,6 +13411,8 @@ TEXT ·fitRangeAVX2(SB), NOSPLIT, $0-44
 	MOVQ           tries+24(FP), DX
 	MOVQ           n+32(FP), BX
 	MOVQ           scratch+16(FP), SI
+	ADDQ           $0x1f, SI
+	ANDQ           $-32, SI
 	MOVL           steps+40(FP), DI
 	VBROADCASTF128 (CX), Y0
 	VINSERTF128    $0x01, 512(CX), Y0, Y0
@@ -13879,11 +13881,21 @@ error:
 	JNE          error
 	VCMPPS       $0x11, 3200(SI), Y8, Y9
 	VANDPS       Y9, Y6, Y6
-	VMASKMOVPS   Y8, Y6, 3200(SI)
-	VMASKMOVPS   Y12, Y6, (AX)
-	VMASKMOVPS   Y13, Y6, 64(AX)
-	VMASKMOVPS   Y7, Y6, 128(AX)
-	VMASKMOVPS   Y0, Y6, 192(AX)
+	VMOVUPS      3200(SI), Y9
+	VBLENDVPS    Y6, Y8, Y9, Y9
+	VMOVUPS      Y9, 3200(SI)
+	VMOVUPS      (AX), Y8
+	VBLENDVPS    Y6, Y12, Y8, Y8
+	VMOVUPS      Y8, (AX)
+	VMOVUPS      64(AX), Y8
+	VBLENDVPS    Y6, Y13, Y8, Y8
+	VMOVUPS      Y8, 64(AX)
+	VMOVUPS      128(AX), Y8
+	VBLENDVPS    Y6, Y7, Y8, Y8
+	VMOVUPS      Y8, 128(AX)
+	VMOVUPS      192(AX), Y7
+	VBLENDVPS    Y6, Y0, Y7, Y7
+	VMOVUPS      Y7, 192(AX)
 	DECQ         BX
 	JNZ          try
 	VPBROADCASTD c80000000<>+0(SB), Y0
@@ -13912,6 +13924,8 @@ TEXT ·fitAbsoluteAVX2(SB), NOSPLIT, $0-44
 	MOVQ           tries+24(FP), DX
 	MOVQ           n+32(FP), BX
 	MOVQ           scratch+16(FP), SI
+	ADDQ           $0x1f, SI
+	ANDQ           $-32, SI
 	MOVL           steps+40(FP), DI
 	VBROADCASTF128 (CX), Y0
 	VINSERTF128    $0x01, 256(CX), Y0, Y0
@@ -14276,11 +14290,21 @@ error:
 	JNE          error
 	VCMPPS       $0x11, 3200(SI), Y9, Y8
 	VANDPS       Y8, Y6, Y6
-	VMASKMOVPS   Y9, Y6, 3200(SI)
-	VMASKMOVPS   Y12, Y6, (AX)
-	VMASKMOVPS   Y13, Y6, 64(AX)
-	VMASKMOVPS   Y7, Y6, 128(AX)
-	VMASKMOVPS   Y0, Y6, 192(AX)
+	VMOVUPS      3200(SI), Y8
+	VBLENDVPS    Y6, Y9, Y8, Y8
+	VMOVUPS      Y8, 3200(SI)
+	VMOVUPS      (AX), Y8
+	VBLENDVPS    Y6, Y12, Y8, Y8
+	VMOVUPS      Y8, (AX)
+	VMOVUPS      64(AX), Y8
+	VBLENDVPS    Y6, Y13, Y8, Y8
+	VMOVUPS      Y8, 64(AX)
+	VMOVUPS      128(AX), Y8
+	VBLENDVPS    Y6, Y7, Y8, Y8
+	VMOVUPS      Y8, 128(AX)
+	VMOVUPS      192(AX), Y7
+	VBLENDVPS    Y6, Y0, Y7, Y7
+	VMOVUPS      Y7, 192(AX)
 	DECQ         BX
 	JNZ          try
 	VPBROADCASTD c80000000<>+0(SB), Y0
@@ -14297,6 +14321,8 @@ TEXT ·fitSignedAVX2(SB), NOSPLIT, $0-40
 	MOVQ           tries+24(FP), DX
 	MOVQ           n+32(FP), BX
 	MOVQ           scratch+16(FP), SI
+	ADDQ           $0x1f, SI
+	ANDQ           $-32, SI
 	VBROADCASTF128 (CX), Y0
 	VINSERTF128    $0x01, 256(CX), Y0, Y0
 	VBROADCASTF128 64(CX), Y1

@@ -48,9 +48,13 @@ func loadBlock(x *[blockLen]float32, src []byte, i int, from dtype.Type) bool {
 
 // loadSuper is loadBlock for the blocks of the K types.
 func loadSuper(x *[superLen]float32, src []byte, i int, from dtype.Type) bool {
+	return kernel.loadSuper(x, src[i*superLen*from.Size():], from)
+}
+
+func loadSuperPortable(x *[superLen]float32, src []byte, from dtype.Type) bool {
 	finite := true
-	for j := range superLen / blockLen {
-		finite = loadBlock((*[blockLen]float32)(x[j*blockLen:]), src, i*superLen/blockLen+j, from) && finite
+	for i := range superLen / blockLen {
+		finite = loadBlock((*[blockLen]float32)(x[i*blockLen:]), src, i, from) && finite
 	}
 	return finite
 }

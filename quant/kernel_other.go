@@ -2,8 +2,14 @@
 
 package quant
 
+import "github.com/gantry-ml/gantry/dtype"
+
 // twins returns the kernels that run on this machine, the fastest last.
 func twins() []kernels { return []kernels{portable} }
+
+func (*kernels) loadSuper(x *[superLen]float32, src []byte, from dtype.Type) bool {
+	return loadSuperPortable(x, src, from)
+}
 
 func (*kernels) fitRange(s *rangeSearch, f *rangeFit, x *[superLen]float32) { s.fitPortable(f, x) }
 

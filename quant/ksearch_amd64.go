@@ -2,9 +2,33 @@
 
 package quant
 
+import (
+	"unsafe"
+
+	"github.com/gantry-ml/gantry/dtype"
+)
+
 // laneScratch is what the searches over 8 groups work in: three arrays with a
 // row for each value of a group and a lane for each group, then single rows.
-type laneScratch [3*32 + 8][8]float32
+type laneScratch [3*32 + 8 + 1][8]float32
+
+func (k *kernels) loadSuper(x *[superLen]float32, src []byte, from dtype.Type) bool {
+	src = src[:superLen*from.Size()]
+	to, at := (*byte)(unsafe.Pointer(x)), &src[0]
+	switch {
+	case !k.lanes:
+		return loadSuperPortable(x, src, from)
+	case from == dtype.F32:
+		copy((*[4 * superLen]byte)(unsafe.Pointer(x))[:], src)
+	case from == dtype.F16:
+		castF16ToF32AVX2(to, at, superLen)
+	case from == dtype.BF16:
+		castBF16ToF32AVX2(to, at, superLen)
+	default:
+		return loadSuperPortable(x, src, from)
+	}
+	return absmaxF32AVX2(to, superLen) < infBits
+}
 
 func (k *kernels) fitRange(s *rangeSearch, f *rangeFit, x *[superLen]float32) {
 	if !k.lanes {

@@ -39,7 +39,7 @@ func rangeKernel(name string, values int, absolute bool) {
 	Doc(name + " fits 8 groups of x with n tries, the first of them steps, which is the largest integer.")
 	param := func(name string) reg.GPVirtual { return Load(Param(name), GP64()).(reg.GPVirtual) }
 	fit, x, tries, n := param("fit"), param("x"), param("tries"), param("n")
-	s := rangeLanes{lanes: lanes{param("scratch"), values}, absolute: absolute}
+	s := rangeLanes{lanes: newLanes(param("scratch"), values), absolute: absolute}
 	field := func(at int) Mem { return Mem{Base: fit, Disp: at} }
 	steps, none := Load(Param("steps"), GP32()).(reg.GPVirtual), GP32()
 	s.transpose(x)
@@ -218,9 +218,13 @@ func (s rangeLanes) try(tries reg.GPVirtual, field func(int) Mem) {
 	e, under := s.misfit("error", scale, low), YMM()
 	VCMPPS(U8(less), s.row(rowBest), e, under)
 	VANDPS(under, better, better)
-	VMASKMOVPS(e, better, s.row(rowBest))
-	VMASKMOVPS(scale, better, field(fitScale))
-	VMASKMOVPS(low, better, field(fitLeast))
-	VMASKMOVPS(inverse, better, field(fitInverse))
-	VMASKMOVPS(from, better, field(fitLow))
+	for _, kept := range []struct {
+		r reg.VecVirtual
+		m Mem
+	}{{e, s.row(rowBest)}, {scale, field(fitScale)}, {low, field(fitLeast)}, {inverse, field(fitInverse)}, {from, field(fitLow)}} {
+		old := YMM()
+		VMOVUPS(kept.m, old)
+		VBLENDVPS(better, kept.r, old, old)
+		VMOVUPS(old, kept.m)
+	}
 }

@@ -22,7 +22,7 @@ func signedKernel() {
 	Doc("fitSignedAVX2 fits 8 groups of 16 x with n tries.")
 	param := func(name string) reg.GPVirtual { return Load(Param(name), GP64()).(reg.GPVirtual) }
 	fit, x, tries, n := param("fit"), param("x"), param("tries"), param("n")
-	s := signedLanes{lanes: lanes{param("scratch"), 16}}
+	s := signedLanes{lanes: newLanes(param("scratch"), 16)}
 	low, high := GP32(), GP32()
 	s.transpose(x)
 	some := s.weigh()

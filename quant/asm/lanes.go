@@ -24,6 +24,14 @@ type lanes struct {
 	values int // in a group
 }
 
+// newLanes takes the memory at scratch, from where a row never lies across two
+// cache lines.
+func newLanes(scratch reg.GPVirtual, values int) lanes {
+	ADDQ(U8(laneRow-1), scratch)
+	ANDQ(I8(-laneRow), scratch)
+	return lanes{scratch, values}
+}
+
 // row returns single row i.
 func (l lanes) row(i int) Mem { return Mem{Base: l.base, Disp: laneArrays*laneArray + i*laneRow} }
 
