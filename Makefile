@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort gateway demo test test-llama race purego vet lint generate generated-clean fuzz clean
+.PHONY: all build ort gateway demo test test-llama race purego vet lint generate generated-clean fuzz bench-index bench-quant clean
 
 all: build
 
@@ -71,6 +71,10 @@ BENCHTIME ?= 3x
 KERNELS ?= .
 bench-quant:
 	$(GO) test ./quant -run '^$$' -bench 'BenchmarkEncode/$(KERNELS)' -benchtime $(BENCHTIME) -timeout 60m
+
+# Indexing the largest headers, as a ratio to the least that reading them takes.
+bench-index:
+	$(GO) test ./checkpoint -run '^$$' -bench '^BenchmarkIndex$$'
 
 clean:
 	rm -rf $(BIN) $(CACHE) demo

@@ -106,6 +106,9 @@ func complete(q *messages.LoadRequest) error {
 	if _, err := recovery.Parse(q.Recovery); err != nil {
 		return err
 	}
+	if err := q.Require.Validate(); err != nil {
+		return err
+	}
 	return q.Options.Validate()
 }
 

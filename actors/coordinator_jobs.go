@@ -37,7 +37,9 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 		}
 	}
 	for _, m := range a.members {
-		j.workers[m.Name] = &jobWorker{Worker: m.Worker, up: m.up}
+		w := newJobWorker(m.Worker, j.req.Require)
+		w.up = m.up
+		j.workers[m.Name] = w
 	}
 	pid, err := c.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return j },
 		actor.WithSenderMiddleware(a.system.refuseLarge, injectTrace(ctx))), rec.Job)

@@ -252,7 +252,7 @@ func newWorld(t testing.TB, n int) *world {
 		node := &fakeNode{loads: map[int]int{}, open: map[string]uint64{}, holds: map[job.Hold]bool{}}
 		m := messages.Worker{
 			Name: fmt.Sprintf("w%d", i), Incarnation: 1, Address: system.Address(), Staging: 1 << 20,
-			Devices: []messages.Device{{ID: "cpu", Total: 4 << 30, Free: 4 << 30}},
+			Devices: []messages.Device{{ID: "cpu", Total: 4 << 30, Free: 4 << 30}}, CPU: []string{fmt.Sprintf("unit%d", i)},
 		}
 		worker, err := system.StartWorker(WorkerOptions{
 			Member: m, Node: node, Plans: w.mem, Log: log,

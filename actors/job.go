@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/gantry-ml/gantry/messages/control"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/require"
 )
 
 // Times of a Job.
@@ -21,6 +23,7 @@ const (
 	recordEvery = 500 * time.Millisecond // between records of an unchanged state
 	openAgain   = time.Second            // an unanswered OpenJob is sent again
 	openWait    = 10 * time.Second       // for workers to open the job, once one has
+	joinWait    = time.Second            // for a worker that has what is required, while others lack it: a new leader hears of them one by one
 	closeWait   = 3 * time.Second        // for workers to free what a lost job held
 	holderWait  = 3 * time.Second        // for workers of a job that was taken over: a lease and some
 )
@@ -50,6 +53,7 @@ type jobActor struct {
 	machine   *job.Job
 	opened    time.Time // when the first worker had opened the job
 	since     time.Time // submission, for patience before there is a machine
+	began     time.Time // when this actor did
 	resumed   time.Time // when this leader took the job over, zero for its own
 	holders   []string  // workers that held ranks for the leader before
 	wake      *time.Timer
@@ -75,13 +79,23 @@ type jobWorker struct {
 	messages.Worker
 	up     bool // reachable, as far as is known
 	opened bool
-	err    error // why it could not open the job
+	err    error // why it could not open the job, or must not be asked to
 	asked  time.Time
 	closed bool
 	held   []job.Held // what it had of the job when it opened it, until the machine knows
 	// What it did for the job so far.
 	bytesRead  int64
 	chunksDone int
+}
+
+// newJobWorker takes a worker in. One that lacks what the job requires is
+// never asked for anything.
+func newJobWorker(m messages.Worker, r require.Requirements) *jobWorker {
+	w := &jobWorker{Worker: m}
+	if err := r.Check(m.Machine()); err != nil {
+		w.err = fmt.Errorf("worker %s: %w", m.Name, err)
+	}
+	return w
 }
 
 // What a Coordinator tells its Jobs.
@@ -137,7 +151,7 @@ func (a *jobActor) Receive(c actor.Context) {
 
 // started begins with the record of the submission, and the plan.
 func (a *jobActor) started(c actor.Context) {
-	a.since = a.rec.job.Submitted
+	a.since, a.began = a.rec.job.Submitted, time.Now()
 	self, root := c.Self(), a.system.root
 	stop := a.ctx.Done()
 	tick := time.NewTicker(jobTick)

@@ -21,13 +21,26 @@ func (a *jobActor) beginPlan(c actor.Context) {
 		return
 	}
 	var ask []messages.Worker
+	var lacks error // why the first that must not be asked must not
 	for _, w := range a.inOrder() {
-		if w.up {
+		switch {
+		case !w.up:
+		case w.err == nil:
 			ask = append(ask, w.Worker)
+		case lacks == nil:
+			lacks = w.err
 		}
 	}
-	if len(ask) == 0 {
+	switch {
+	case len(ask) > 0:
+	case lacks == nil:
 		a.setState(messages.StateWaiting, "no worker has joined yet")
+		return
+	case time.Since(a.began) < joinWait:
+		a.setState(messages.StateWaiting, lacks.Error())
+		return
+	default:
+		a.end(c, job.Failed, lacks)
 		return
 	}
 	a.report.planning = true
@@ -145,14 +158,17 @@ func (a *jobActor) maybeStart(c actor.Context) {
 	}
 }
 
-// wants reports whether a device is one that was asked for: any, or of a list
-// of ids and kinds such as "cuda".
-func (a *jobActor) wants(device string) bool {
+// wants reports whether a device has what is required and is one that was
+// asked for: any, or of a list of ids and kinds such as "cuda".
+func (a *jobActor) wants(device messages.Device) bool {
+	if a.req.Require.CheckDevice(device.Required()) != nil {
+		return false
+	}
 	if a.req.Device == "" || a.req.Device == "auto" {
 		return true
 	}
 	for d := range strings.SplitSeq(a.req.Device, ",") {
-		if d == device || strings.HasPrefix(device, d+":") {
+		if d == device.ID || strings.HasPrefix(device.ID, d+":") {
 			return true
 		}
 	}
@@ -162,7 +178,7 @@ func (a *jobActor) wants(device string) bool {
 // deviceThere reports whether any worker has a device that was asked for.
 func (a *jobActor) deviceThere() bool {
 	for _, w := range a.workers {
-		if w.opened && slices.ContainsFunc(w.Devices, func(d messages.Device) bool { return a.wants(d.ID) }) {
+		if w.opened && slices.ContainsFunc(w.Devices, a.wants) {
 			return true
 		}
 	}

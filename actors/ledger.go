@@ -19,11 +19,11 @@ type ledger struct {
 
 // rooms returns what a job may use at a worker in all: the devices' budgets
 // less what others hold there. The lock is held.
-func (l *ledger) rooms(jobID string, w messages.Worker, wanted func(device string) bool) []job.Room {
+func (l *ledger) rooms(jobID string, w messages.Worker, wanted func(messages.Device) bool) []job.Room {
 	var rooms []job.Room
 	life := job.Worker{Name: w.Name, Incarnation: w.Incarnation}
 	for _, d := range w.Devices {
-		if !wanted(d.ID) {
+		if !wanted(d) {
 			continue
 		}
 		r := job.Room{Device: d.ID, Bytes: d.Free, Ranks: d.Ranks}

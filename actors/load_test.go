@@ -299,3 +299,24 @@ func TestWaitsForAWorker(t *testing.T) {
 		t.Errorf("it waited only %s", d)
 	}
 }
+
+// TestRequirements uses only workers that have what is required, and refuses
+// at once where none has.
+func TestRequirements(t *testing.T) {
+	w := newWorld(t, 3)
+	q := request("a")
+	q.Require.CPU = []string{"unit2"} // w2's
+	j := w.load(q)
+	if j.State != messages.StateReady || len(j.Ranks) != 1 || j.Ranks[0].Worker != "w2" {
+		t.Errorf("%+v", j)
+	}
+	q = request("b")
+	q.Require.CPU = []string{"abacus"}
+	if j := w.load(q); j.State != messages.StateFailed || j.Class != recovery.OutOfCapacity || !strings.Contains(j.Why, "no abacus") {
+		t.Errorf("%+v", j)
+	}
+	q.Job, q.Require.Device = "c", "slide rule"
+	if _, err := w.co.Load(t.Context(), q); recovery.ClassOf(err) != recovery.Usage {
+		t.Errorf("a kind of device that there is none of: %v", err)
+	}
+}

@@ -86,6 +86,8 @@ type Info struct {
 	Name  string `json:"name"`  // the model, for people
 	Total int64  `json:"total"` // memory, bytes
 	Free  int64  `json:"free"`  // memory that arenas may take now, bytes
+	// Compute is the compute capability of a CUDA device, such as "8.0".
+	Compute string `json:"compute_capability,omitempty"`
 }
 
 // Resolve returns the selected devices of this machine, in the order asked

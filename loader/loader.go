@@ -92,6 +92,11 @@ func (l *Loader) Progress() progress.Update {
 
 // plan reads the checkpoint's headers and plans the load.
 func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *shard.Plan, err error) {
+	if !l.opts.require.Empty() {
+		if _, err := l.opts.device.Meeting(device.Detect(), l.opts.require); err != nil {
+			return nil, nil, err
+		}
+	}
 	src, err := l.opts.source(ctx, uri, l.opts.strategy)
 	if err != nil {
 		return nil, nil, err
@@ -115,7 +120,7 @@ func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *
 
 // place carries the plan out.
 func (l *Loader) place(ctx context.Context, uri, name string, started time.Time, ix *checkpoint.Index, plan *shard.Plan, r *reporter) (m *model.Model, err error) {
-	devices, err := l.opts.device.Resolve(device.Detect())
+	devices, err := l.opts.device.Meeting(device.Detect(), l.opts.require)
 	if err != nil {
 		return nil, err
 	}

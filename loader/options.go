@@ -10,6 +10,7 @@ import (
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -26,6 +27,7 @@ type options struct {
 	quant     quant.Config
 	dtype     dtype.Type
 	layout    shard.Layout
+	require   require.Requirements
 	progress  func(progress.Update)
 	staging   int64
 	limitRate int64
@@ -59,6 +61,10 @@ func WithQuantization(c quant.Config) Option { return func(o *options) { o.quant
 // WithDType casts all float tensors to F32, F16 or BF16 while they are loaded,
 // but those that WithQuantization overrides. It excludes a scheme of that.
 func WithDType(t dtype.Type) Option { return func(o *options) { o.dtype = t } }
+
+// WithRequirements has Load and Plan refuse, with class out_of_capacity, where
+// this machine does not have what is required. Nothing is read then.
+func WithRequirements(r require.Requirements) Option { return func(o *options) { o.require = r } }
 
 // WithLayout cuts the model over ranks, all of them in this process.
 func WithLayout(l shard.Layout) Option { return func(o *options) { o.layout = l } }
@@ -99,6 +105,9 @@ func (o *options) validated() error {
 		return recovery.Errorf(recovery.Usage, "load: casting to %s and quantizing to %s exclude each other", o.dtype, o.quant.Scheme)
 	}
 	if _, err := o.scheme(); err != nil {
+		return err
+	}
+	if err := o.require.Validate(); err != nil {
 		return err
 	}
 	return o.quant.Validate()

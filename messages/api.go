@@ -6,6 +6,7 @@ import (
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -13,16 +14,18 @@ import (
 // and what follows, for its plan (`gantry.v1.api.plan`). The client chooses
 // the job id, so that a request that is sent twice is one job.
 type LoadRequest struct {
-	Job       string        `json:"job,omitempty"`
-	Name      string        `json:"name,omitempty"` // of the model; default: the folder's or file's
-	URI       string        `json:"uri"`
-	Options   shard.Options `json:"options"`
-	Recovery  string        `json:"recovery,omitempty"`   // as recovery.Parse reads it
-	Device    string        `json:"device,omitempty"`     // "auto" (default), "cpu", "cuda:0"
-	LimitRate int64         `json:"limit_rate,omitempty"` // bytes per second, of each worker
-	Validate  bool          `json:"validate,omitempty"`   // look for NaN and Inf in every tensor too
-	InPlace   bool          `json:"in_place,omitempty"`   // least staging memory: quant.Config.InPlace
-	Once      bool          `json:"once,omitempty"`       // unload when it is ready
+	Job      string        `json:"job,omitempty"`
+	Name     string        `json:"name,omitempty"` // of the model; default: the folder's or file's
+	URI      string        `json:"uri"`
+	Options  shard.Options `json:"options"`
+	Recovery string        `json:"recovery,omitempty"` // as recovery.Parse reads it
+	Device   string        `json:"device,omitempty"`   // "auto" (default), "cpu", "cuda:0"
+	// Require is what workers must have: others are not asked.
+	Require   require.Requirements `json:"require,omitzero"`
+	LimitRate int64                `json:"limit_rate,omitempty"` // bytes per second, of each worker
+	Validate  bool                 `json:"validate,omitempty"`   // look for NaN and Inf in every tensor too
+	InPlace   bool                 `json:"in_place,omitempty"`   // least staging memory: quant.Config.InPlace
+	Once      bool                 `json:"once,omitempty"`       // unload when it is ready
 }
 
 // JobRequest names a job: status, cancel.
@@ -149,6 +152,8 @@ type Device struct {
 	Total int64  `json:"memory_total"`
 	Free  int64  `json:"memory_free"` // what may still be reserved for arenas
 	Ranks int    `json:"ranks"`       // at most so many; 0: as many as fit
+	// Compute is a CUDA device's compute capability, such as "8.0".
+	Compute string `json:"compute_capability,omitempty"`
 }
 
 // Worker is a member of the cluster: the value of its lease in gantry-members.
@@ -160,8 +165,23 @@ type Worker struct {
 	Transfer    string    `json:"transfer"` // of its piece receiver
 	HTTP        string    `json:"http,omitempty"`
 	Staging     int64     `json:"staging"` // budget, bytes
+	CPU         []string  `json:"cpu_features,omitempty"`
 	Devices     []Device  `json:"devices"`
 	Started     time.Time `json:"started"`
+}
+
+// Machine returns what requirements are held against.
+func (w Worker) Machine() require.Machine {
+	m := require.Machine{CPU: w.CPU}
+	for _, d := range w.Devices {
+		m.Devices = append(m.Devices, d.Required())
+	}
+	return m
+}
+
+// Required returns what requirements are held against.
+func (d Device) Required() require.Device {
+	return require.Device{ID: d.ID, Compute: d.Compute, Free: d.Free}
 }
 
 // Model is a resident model: the value in gantry-models.

@@ -116,6 +116,15 @@ func TestExitCodes(t *testing.T) {
 		{"folder without a model", []string{"plan", t.TempDir()}, exit.Source, ""},
 		{"does not fit", []string{"load", sparse(t, 1<<28), "--once"}, exit.Capacity, ""}, // 1 TiB
 		{"no such device", []string{"load", stories, "--device", "cuda:0", "--once"}, exit.Capacity, "cuda:0"},
+		{"CPU feature not there", []string{"load", stories, "--once", "--require", "cpu=avx9"}, exit.Capacity, "no avx9"},
+		{"CPU feature not there, plan", []string{"plan", stories, "--require", "cpu=avx9"}, exit.Capacity, "no avx9"},
+		{"CPU feature not there, and no checkpoint", []string{"load", filepath.Join(stories, "nowhere"), "--once", "--require", "cpu=avx9"}, exit.Capacity, "no avx9"}, // nothing is opened
+		{"kind of device not there", []string{"load", stories, "--once", "--require", "device=cuda"}, exit.Capacity, "cuda device is required"},
+		{"compute capability not there", []string{"plan", stories, "--require", "compute=7.5"}, exit.Capacity, "7.5 is required"},
+		{"memory not there", []string{"load", stories, "--once", "--require", "memory=900TiB"}, exit.Capacity, "free memory"},
+		{"requirement of nothing", []string{"load", stories, "--require", "disk=1"}, exit.Usage, "want device"},
+		{"requirement without a value", []string{"load", stories, "--require", "cpu"}, exit.Usage, "KEY=VALUE"},
+		{"requirement of no version", []string{"plan", stories, "--require", "compute=sm_80"}, exit.Usage, "8.0"},
 		{"no layout in safetensors", []string{"quantize", stories, "--to", "q8_0", "--out", filepath.Join(t.TempDir(), "x.safetensors")}, exit.Usage, "q8_0"},
 		{"no layout in GGUF", []string{"quantize", stories, "--to", "int8", "--out", filepath.Join(t.TempDir(), "x.gguf")}, exit.Usage, "q8_0"},
 		{"no such container", []string{"quantize", stories, "--to", "int8", "--out", "x.bin"}, exit.Usage, "x.bin"},

@@ -22,6 +22,7 @@ import (
 type loadFlags struct {
 	request   messages.LoadRequest
 	quant     quantFlags
+	require   requireFlags
 	limitRate size.Bytes
 	staging   size.Bytes
 	workers   int
@@ -52,6 +53,7 @@ is gone when the command ends.`,
 	flags := cmd.Flags()
 	planFlags(flags, &f.request.Options)
 	f.quant.register(flags, "quant")
+	f.require.register(flags)
 	flags.StringVar(&f.request.Name, "name", "", "the model's name (default: that of its folder or file)")
 	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto, cpu, cuda:N, or a list")
 	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
@@ -78,6 +80,10 @@ func (f *loadFlags) check(server bool) error {
 		return usagef("--workers %d: want 1 to 64", f.workers)
 	case server && (f.workers != 1 || len(f.inject) > 0):
 		return usagef("--workers and --inject are for loads in this process, not with --server")
+	}
+	var err error
+	if f.request.Require, err = f.require.parse(); err != nil {
+		return err
 	}
 	if _, err := recovery.Parse(f.request.Recovery); err != nil {
 		return err

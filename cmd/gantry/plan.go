@@ -23,6 +23,7 @@ func planFlags(flags *pflag.FlagSet, o *shard.Options) {
 func (a *app) planCommand() *cobra.Command {
 	var o shard.Options
 	var q quantFlags
+	var required requireFlags
 	var tensors bool
 	cmd := &cobra.Command{
 		Use:   "plan MODEL",
@@ -47,6 +48,13 @@ matches lm_head.weight, and model.layers.1 all of that layer.`,
 			if err := apply(c, &o); err != nil {
 				return err
 			}
+			needs, err := required.parse()
+			if err == nil {
+				err = checkHere(needs)
+			}
+			if err != nil {
+				return err
+			}
 			ix, err := openIndex(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -59,6 +67,7 @@ matches lm_head.weight, and model.layers.1 all of that layer.`,
 		},
 	}
 	planFlags(cmd.Flags(), &o)
+	required.register(cmd.Flags())
 	q.register(cmd.Flags(), "quant")
 	cmd.Flags().BoolVar(&tensors, "tensors", false, "list each tensor, what it becomes and why")
 	return cmd

@@ -151,12 +151,14 @@ func (r Resources) describe(name string, n int) (messages.Worker, error) {
 	if w.Staging <= 0 {
 		w.Staging = loader.DefaultStaging
 	}
-	devices, err := r.Devices.Resolve(device.Detect())
+	inv := device.Detect()
+	w.CPU = inv.CPU.Features
+	devices, err := r.Devices.Resolve(inv)
 	if err != nil {
 		return w, err
 	}
 	for _, d := range devices {
-		m := messages.Device{ID: d.ID, Name: d.Name, Total: d.Total, Free: d.Free / int64(n)}
+		m := messages.Device{ID: d.ID, Name: d.Name, Total: d.Total, Free: d.Free / int64(n), Compute: d.Compute}
 		if d.ID == device.CPU {
 			m.Ranks = r.CPURanks
 			if r.Memory > 0 {
