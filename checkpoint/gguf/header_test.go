@@ -11,6 +11,7 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint/gguf/gguftest"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/internal/alloctest"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -259,7 +260,11 @@ func FuzzParse(f *testing.F) {
 	f.Add(small.Bytes())
 	f.Add(gguftest.File{}.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := parse(b)
+		var h *Header
+		var err error
+		if n := alloctest.Bytes(func() { h, err = parse(b) }); n > alloctest.Slack+16*uint64(len(b)) {
+			t.Errorf("%d bytes allocated for a file of %d", n, len(b))
+		}
 		if err != nil {
 			if c := recovery.ClassOf(err); c != recovery.InvalidCheckpoint && c != recovery.Unsupported || strings.ContainsAny(err.Error(), "\r\n") {
 				t.Errorf("class %q: %v", c, err)

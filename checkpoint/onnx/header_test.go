@@ -3,6 +3,7 @@ package onnx
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -273,4 +274,16 @@ func TestPaths(t *testing.T) {
 			t.Errorf("%q: %q, want %q", location, got, want)
 		}
 	}
+}
+
+// FuzzPaths: what passes as a location is the name of a file below the folder.
+func FuzzPaths(f *testing.F) {
+	for _, s := range []string{"w", "./w", "../w", "/w", "a/../w", "a//w", "a\\w", "", "w\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, location string) {
+		if name, ok := insideFolder(location); ok && (!filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." || strings.Contains(location, "\\")) {
+			t.Errorf("%q passes as %q", location, name)
+		}
+	})
 }

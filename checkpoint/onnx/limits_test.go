@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"runtime/metrics"
 	"strings"
 	"testing"
 
 	"github.com/gantry-ml/gantry/checkpoint/onnx/onnxtest"
+	"github.com/gantry-ml/gantry/internal/alloctest"
 )
 
 // realModel is a model of so many layers, named and stored as exporters do it:
@@ -28,22 +28,11 @@ func realModel(layers int) message {
 	return onnxtest.Model(onnxtest.Graph(tensors, nodes...))
 }
 
-// allocated returns the bytes that f allocates in all. What is less than a
-// page of the allocator may come late.
-func allocated(f func()) uint64 {
-	heap := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(heap)
-	before := heap[0].Value.Uint64()
-	f()
-	metrics.Read(heap)
-	return heap[0].Value.Uint64() - before
-}
-
 // TestMemory holds all that reading a model allocates to four times the model
 // without its tensors' bytes.
 func TestMemory(t *testing.T) {
 	m := realModel(2000)
-	n := allocated(func() {
+	n := alloctest.Bytes(func() {
 		if h := mustParse(t, m); len(h.Tensors) != 14000 || !h.Tensors[0].Transposed {
 			t.Errorf("%d tensors", len(h.Tensors))
 		}
@@ -144,7 +133,7 @@ func FuzzParse(f *testing.F) {
 		var err error
 		// What is read in one go is at least minRun, and a tensor of a few
 		// bytes takes some hundred.
-		if n := allocated(func() { h, err = Parse(bytes.NewReader(data), int64(len(data))) }); n > 64<<10+32*uint64(len(data)) {
+		if n := alloctest.Bytes(func() { h, err = Parse(bytes.NewReader(data), int64(len(data))) }); n > alloctest.Slack+32*uint64(len(data)) {
 			t.Errorf("%d bytes allocated for a model of %d", n, len(data))
 		}
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gantry-ml/gantry/internal/alloctest"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -179,7 +180,11 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, header []byte, size int64) {
-		h, err := Parse(header, size)
+		var h *Header
+		var err error
+		if n := alloctest.Bytes(func() { h, err = Parse(header, size) }); n > alloctest.Slack+16*uint64(len(header)) {
+			t.Errorf("%d bytes allocated for a header of %d", n, len(header))
+		}
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\n\r") {
 				t.Errorf("%q is not one line", err)

@@ -19,6 +19,7 @@ var arrows = map[string][]string{
 	"dtype":               {},
 	"recovery":            {},
 	"progress":            {},
+	"internal/alloctest":  {},
 	"internal/invariants": {},
 	"internal/lint":       {},
 	"require":             {},

@@ -1,0 +1,20 @@
+// Package alloctest tells tests how much memory something allocates: parsers
+// must not allocate more than their input is worth, whatever it claims.
+package alloctest
+
+import "runtime/metrics"
+
+// Slack is what every parser may allocate besides what its input is worth:
+// errors, first buffers, and what other goroutines do meanwhile.
+const Slack = 256 << 10
+
+// Bytes returns how many bytes f allocates in all, kept or not. Objects that
+// are smaller than a page of the allocator may be counted late.
+func Bytes(f func()) uint64 {
+	heap := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(heap)
+	before := heap[0].Value.Uint64()
+	f()
+	metrics.Read(heap)
+	return heap[0].Value.Uint64() - before
+}
