@@ -113,6 +113,7 @@ func (a *jobActor) refresh() {
 	r.Counters, r.Stage, r.Overall = counters, counters.Stage(), counters.Overall()
 	r.BytesRead, r.BytesPlaced = a.rec.before.bytesRead()+a.machine.BytesRead(), counters.BytesPlaced
 	r.Retries = a.rec.before.retries + a.machine.Retries()
+	r.SourceVerified = a.machine.SourceVerified()
 	if stored := a.rec.plan.StoredBytes; stored > 0 {
 		r.ReadAmplification = float64(r.BytesRead) / float64(stored)
 	}

@@ -2,12 +2,14 @@ package loader
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/device"
@@ -104,6 +106,32 @@ func BenchmarkLoad(b *testing.B) {
 				}
 				b.StartTimer()
 			}
+		})
+	}
+	// What digests cost, in turns: the rest of the machine is in both.
+	with := digested(b, 9)
+	for _, scheme := range []string{"none", "q8_0"} {
+		plain := build(b, ix, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme})
+		_, checked := open(b, with)
+		verified := build(b, checked, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme})
+		b.Run("digests-"+scheme, func(b *testing.B) {
+			// The least of each: what else runs only ever adds.
+			took := [2]time.Duration{math.MaxInt64, math.MaxInt64}
+			for b.Loop() {
+				for i, c := range []struct {
+					dir  string
+					plan *shard.Plan
+				}{{dir, plain}, {with, verified}} {
+					m := newTeam(b, c.dir, c.plan, 1, NodeOptions{})
+					begun := time.Now()
+					m.chunks(b.Context())
+					took[i] = min(took[i], time.Since(begun))
+					if err := m.nodes[0].Close("j"); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(took[1])/float64(took[0]), "with/without")
 		})
 	}
 	// The load phase alone: arenas are there, nothing is validated.

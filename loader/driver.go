@@ -208,7 +208,7 @@ func (d *driver) seal(h job.Hold) job.Event {
 func (d *driver) report(started time.Time, seals map[int]SealReport) model.Report {
 	plan := d.spec.Plan
 	r := model.Report{Job: d.spec.ID, Seconds: time.Since(started).Seconds(), StoredBytes: plan.StoredBytes,
-		BytesRead: d.job.BytesRead(), BytesPlaced: plan.PlacedBytes, Retries: d.job.Retries(), PeakStaging: d.node.PeakStaging(),
+		BytesRead: d.job.BytesRead(), BytesPlaced: plan.PlacedBytes, Retries: d.job.Retries(), SourceVerified: d.job.SourceVerified(), PeakStaging: d.node.PeakStaging(),
 		Stages: d.reporter.stages(), Warnings: plan.Warnings}
 	for _, n := range plan.Fallbacks {
 		r.Fallbacks = append(r.Fallbacks, n.Tensor+" "+n.Reason)

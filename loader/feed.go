@@ -23,6 +23,7 @@ type feed struct {
 	slab    int64 // bytes
 	scratch int64 // bytes
 
+	check  check
 	stream io.ReadCloser // over the batches that lie side by side; nil: none is open
 	next   int64         // offset in the file of its next byte
 }
@@ -34,6 +35,7 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 	if f.reader, err = l.job.reader(ctx, l.chunk.File); err != nil {
 		return nil, err
 	}
+	f.check = check{file: f.reader.File().Name, set: l.job.digestsOf(l.chunk.File), more: f.more}
 	if m, ok := f.reader.(source.Mapper); ok && m.Warm(l.chunk.Offset, l.chunk.Bytes) {
 		f.mapper = m
 	}
@@ -68,6 +70,49 @@ func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
 			return f.locate(ctx, b, n, err)
 		}
 		f.load.read += n
+	}
+	if err := f.check.end(ctx); err != nil {
+		last := f.batches[len(f.batches)-1]
+		return f.locate(ctx, last, batchBytes(last), err)
+	}
+	return nil
+}
+
+// more reads bytes for the check alone. A stream that is open would keep the
+// source's turn that it needs.
+func (f *feed) more(ctx context.Context, p []byte, off int64) error {
+	if f.mapper != nil {
+		src, err := f.mapper.Range(off, int64(len(p)))
+		if err == nil {
+			err = onFault(src, func() { copy(p, src) })
+		}
+		return err
+	}
+	if err := f.endStream(); err != nil {
+		return err
+	}
+	f.load.read += int64(len(p))
+	return f.reader.ReadAt(ctx, p, off)
+}
+
+// begin readies the check for a batch, before its bytes are asked for.
+func (f *feed) begin(ctx context.Context, b []span) error {
+	t := &f.load.job.spec.Plan.Tensors[b[0].run.seg.Tensor]
+	return f.check.begin(ctx, t.Name, t.Offset, f.load.chunk.Offset+b[0].at-t.Offset)
+}
+
+// verify checks the bytes of a batch.
+func (f *feed) verify(ctx context.Context, b []span, src []byte) error {
+	if f.check.set == nil {
+		return nil
+	}
+	for i, s := range b {
+		if err := f.begin(ctx, b[i:]); err != nil {
+			return err
+		}
+		if err := f.check.add(src[s.at-b[0].at:][:s.bytes()]); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -110,24 +155,37 @@ func (f *feed) endStream() error {
 func (f *feed) batch(ctx context.Context, x *transform, i int, slab []byte) error {
 	b := f.batches[i]
 	n, off := batchBytes(b), f.load.chunk.Offset+b[0].at
+	if err := f.begin(ctx, b); err != nil {
+		return err
+	}
 	if f.mapper != nil {
 		src, err := f.mapper.Range(off, n)
 		if err != nil {
 			return err
 		}
-		if err := onFault(src, func() { x.batch(b, src) }); err != nil {
-			return err
-		}
-		return f.mapper.Verify()
+		var wrong error
+		err = onFault(src, func() {
+			if wrong = f.verify(ctx, b, src); wrong == nil {
+				x.batch(b, src)
+			}
+		})
+		return cmp.Or(err, wrong, f.mapper.Verify())
 	}
 	if keepsBytes(b) {
-		if err := f.read(ctx, i, x.first(b[0]), off); err != nil {
+		to := x.first(b[0])
+		if err := f.read(ctx, i, to, off); err != nil {
+			return err
+		}
+		if err := f.verify(ctx, b, to); err != nil {
 			return err
 		}
 		x.stored(b[0])
 		return nil
 	}
 	if err := f.read(ctx, i, slab[:n], off); err != nil {
+		return err
+	}
+	if err := f.verify(ctx, b, slab[:n]); err != nil {
 		return err
 	}
 	x.batch(b, slab)
@@ -146,6 +204,9 @@ func (f *feed) locate(ctx context.Context, b []span, n int64, err error) error {
 	var inner *recovery.Error
 	if errors.As(err, &inner) && inner.Err != nil {
 		out.Err, out.Hint = inner.Err, inner.Hint
+		if inner.Tensor != "" { // the check, which knows better
+			return inner
+		}
 	}
 	return out
 }

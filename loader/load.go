@@ -199,7 +199,8 @@ func (l *chunkLoad) send(ctx context.Context) error {
 }
 
 func (l *chunkLoad) place(d Dest, digest [16]byte) {
-	l.done = append(l.done, job.PieceDone{Rank: d.Hold.Rank, Generation: d.Hold.Generation, Digest: digest})
+	l.done = append(l.done, job.PieceDone{Rank: d.Hold.Rank, Generation: d.Hold.Generation, Digest: digest,
+		Verified: l.job.covered[l.job.spec.Plan.Chunks[l.ref.Chunk].File]})
 }
 
 // release gives back what the load still holds.

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/quant"
@@ -22,7 +23,9 @@ type nodeJob struct {
 	spec    JobSpec
 	encoded []encoded // by tensor of the plan
 	src     source.Source
-	lane    lane // shared with other jobs
+	lane    lane         // shared with other jobs
+	digests *digests.Set // nil where the source has none
+	covered []bool       // by file of the plan: whether digests has it
 
 	ctx    context.Context // ends when the job is closed here
 	cancel context.CancelCauseFunc
@@ -74,6 +77,9 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 		return nil, err
 	}
 	j.src = checkpoint.WithValues(source.Limit(src, s.LimitRate))
+	if err := j.readDigests(ctx); err != nil {
+		return nil, errors.Join(err, src.Close())
+	}
 	j.ctx, j.cancel = context.WithCancelCause(context.Background())
 	for range s.Plan.Files {
 		j.readers = append(j.readers, &lazyReader{})
@@ -281,6 +287,11 @@ func (j *nodeJob) reader(ctx context.Context, file int) (source.Reader, error) {
 			Err:  fmt.Errorf("it was planned with %d bytes as %q and is now %d bytes, %q", planned.Size, planned.ID, got.Size, got.ID),
 			Hint: "load again, so that it is planned anew"}
 		return nil, errors.Join(err, r.Close())
+	}
+	if j.covered[file] {
+		if err := headOf(ctx, j.digests.File(planned.Name), r.ReadAt); err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
 	}
 	l.r = r
 	return r, nil

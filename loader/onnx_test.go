@@ -19,7 +19,7 @@ import (
 	"github.com/gantry-ml/gantry/source"
 )
 
-func digests(m *model.Model) (d [][16]byte) {
+func rankDigests(m *model.Model) (d [][16]byte) {
 	for _, r := range m.Report().Ranks {
 		d = append(d, r.Digest)
 	}
@@ -38,8 +38,8 @@ func TestLoadONNX(t *testing.T) {
 	} {
 		want := load(t, filepath.Join(stories, "hf-f32"), o...)
 		got := load(t, filepath.Join(stories, "onnx-external"), o...)
-		if !slices.Equal(digests(got), digests(want)) {
-			t.Errorf("ranks %x, from safetensors %x", digests(got), digests(want))
+		if !slices.Equal(rankDigests(got), rankDigests(want)) {
+			t.Errorf("ranks %x, from safetensors %x", rankDigests(got), rankDigests(want))
 		}
 		if a := got.Report().ReadAmplification(); a != 1 {
 			t.Errorf("read amplification %g", a)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
@@ -27,7 +28,8 @@ const (
 // Export writes the model as one safetensors file, with config.json beside it
 // where the checkpoint had one: to path where that ends in .safetensors, else
 // to model.safetensors in the folder path, which it makes. Tensors are joined
-// over the ranks, so that the layout changes no byte; what a scheme makes of
+// over the ranks, so that the layout changes no byte; the file's digests are
+// written beside it at the end. What a scheme makes of
 // them is stored as quant.FormatOf says. Each file appears whole or
 // not at all.
 //
@@ -55,10 +57,12 @@ func (m *Model) Export(ctx context.Context, path string) error {
 	if err := m.exportTensors(ctx, path); err != nil {
 		return err
 	}
-	if config == nil {
-		return nil
+	if config != nil {
+		if err := writeWhole(configPath, config); err != nil {
+			return err
+		}
 	}
-	return writeWhole(configPath, config)
+	return digests.WriteBeside(ctx, path)
 }
 
 // Exportable says why Export would refuse what a plan makes: with class usage

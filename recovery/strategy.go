@@ -34,7 +34,7 @@ type Kind string
 
 // The strategies.
 const (
-	KindRecover  Kind = "recover"   // retry what is recoverable, fail the rest at once (the default)
+	KindRecover  Kind = "recover"   // retry what is recoverable (wrong bytes once), fail the rest at once (the default)
 	KindRetry    Kind = "retry"     // retry everything but what can never work, n times
 	KindFailFast Kind = "fail-fast" // the first error ends the job
 )
@@ -117,6 +117,9 @@ func (s Strategy) ActionFor(err error, failed int) Action {
 	c := ClassOf(err)
 	if err == nil || c == Cancelled || c == Stale || failed > s.Limit() {
 		return ActionFail
+	}
+	if c == DigestMismatch && failed > 1 && s.Kind != KindRetry {
+		return ActionFail // wrong twice is wrong at the source
 	}
 	if c.Recoverable() || s.Kind == KindRetry && !hopeless(c) {
 		return ActionRetry

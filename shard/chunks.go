@@ -1,6 +1,10 @@
 package shard
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/gantry-ml/gantry/checkpoint/digests"
+)
 
 // chunks cuts the stored bytes and says where each part of them lands.
 func (b *builder) chunks() error {
@@ -37,6 +41,9 @@ func (b *builder) segments(tensor int) {
 	w := t.weight()
 	if row := w.Unit / w.Per; t.Source != nil || row <= limit {
 		step := max(limit/w.Unit, 1) * w.Per
+		if unit := digests.UnitRows(row); step > unit && unit%w.Per == 0 {
+			step -= step % unit // chunks end where digests do
+		}
 		for _, o := range b.cut.owned(t, ownBytes/row) {
 			for r := o.rows.Start; r < o.rows.Stop; r += step {
 				rows := Span{r, min(r+step, o.rows.Stop)}

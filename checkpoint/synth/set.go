@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -104,11 +105,14 @@ func (s *set) abort() {
 }
 
 // commit gives the files their names. An index of an earlier checkpoint goes
-// first: its shards must not be mixed with ours if we are interrupted.
+// first, and its digests: its shards must not be mixed with ours if we are
+// interrupted.
 func (s *set) commit(config []byte) (names []string, err error) {
-	if err := ignoreMissing(os.Remove(filepath.Join(s.dir, indexName))); err != nil {
-		s.abort()
-		return nil, &recovery.Error{Class: recovery.NotAllowed, Op: "replace", File: s.dir, Err: err}
+	for _, old := range []string{indexName, digests.Name} {
+		if err := ignoreMissing(os.Remove(filepath.Join(s.dir, old))); err != nil {
+			s.abort()
+			return nil, &recovery.Error{Class: recovery.NotAllowed, Op: "replace", File: s.dir, Err: err}
+		}
 	}
 	for len(s.writers) > 0 {
 		w := s.writers[0]

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
@@ -50,7 +51,7 @@ type Result struct {
 // Write writes a checkpoint into dir, which it creates. Files get their names
 // when all are complete, config.json and the index last, so that a folder that
 // can be opened is whole. It refuses a folder that holds another checkpoint's
-// files. Errors: usage; unsupported for other architectures; cancelled; and
+// files. The digests of what was written are beside it at the end. Errors: usage; unsupported for other architectures; cancelled; and
 // what writing meets.
 func Write(ctx context.Context, dir string, o Options) (Result, error) {
 	d, config, err := o.resolve()
@@ -77,6 +78,9 @@ func Write(ctx context.Context, dir string, o Options) (Result, error) {
 	}
 	names, err := s.commit(config)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := digests.WriteBeside(ctx, dir); err != nil {
 		return Result{}, err
 	}
 	return Result{Dims: d, Parameters: d.parameters(), Bytes: s.total(), Files: names}, nil

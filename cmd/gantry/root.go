@@ -47,7 +47,7 @@ the device is not there, 6 cluster not reachable, 130 interrupted.`,
 	flags.StringVar(&a.server, "server", "", "NATS `URL` of a running cluster, such as nats://127.0.0.1:4222")
 	flags.StringVar(&a.creds, "nats-creds", "", "NATS credentials `FILE`")
 	root.AddCommand(
-		a.inspectCommand(), a.planCommand(), a.loadCommand(), a.quantizeCommand(), a.synthCommand(),
+		a.inspectCommand(), a.planCommand(), a.loadCommand(), a.quantizeCommand(), a.synthCommand(), a.verifyCommand(),
 		a.upCommand(), a.statusCommand(), a.jobsCommand(), a.modelsCommand(), a.workersCommand(),
 		a.cancelCommand(), a.unloadCommand(), a.doctorCommand(), a.versionCommand(),
 	)

@@ -40,6 +40,7 @@ func (j *Job) moveIn(r *rank, w *worker, h Held) {
 	for _, run := range h.Placed {
 		for i := max(run.Start, 0); i < min(run.Stop, len(r.pieces)); i++ {
 			if p := &j.pieces[r.pieces[i]]; !p.placed {
+				j.unchecked = true // nobody says whether its bytes were checked
 				j.mark(p)
 				j.whole(p.chunk)
 			}

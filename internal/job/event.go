@@ -89,6 +89,7 @@ type PieceDone struct {
 	Rank       int
 	Generation uint64
 	Digest     [16]byte // xxh3-128
+	Verified   bool     // what it was made of was checked against the source's digests
 }
 
 // Accepted says that a worker has received a Load. Until then the machine

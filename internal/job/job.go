@@ -79,6 +79,7 @@ type Job struct {
 	counters  progress.Counters
 	sealed    int
 	retries   int
+	unchecked bool // some piece was made of bytes that the source has no digests of
 	bytesRead int64
 	counted   map[attempt]struct{} // superseded attempts whose reads are in bytesRead
 }

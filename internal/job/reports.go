@@ -90,6 +90,7 @@ func (j *Job) chunkDone(e ChunkDone) {
 			return
 		}
 		p.known, p.digest, p.asked = true, d.Digest, false
+		j.unchecked = j.unchecked || !d.Verified
 		j.mark(p)
 	}
 	for p := ch.first; p < ch.stop; p++ {

@@ -57,6 +57,12 @@ func (j *Job) Ranks() []RankStatus {
 // Retries counts failed tries that were tried again.
 func (j *Job) Retries() int { return j.retries }
 
+// SourceVerified reports whether every chunk is placed and was made of bytes
+// that matched the source's digests.
+func (j *Job) SourceVerified() bool {
+	return !j.unchecked && j.counters.ChunksTotal > 0 && j.counters.ChunksDone == j.counters.ChunksTotal
+}
+
 // BytesRead counts the stored bytes that workers report to have read,
 // repeated reads included.
 func (j *Job) BytesRead() int64 { return j.bytesRead }

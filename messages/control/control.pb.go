@@ -1522,7 +1522,8 @@ type PieceDone struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rank          uint32                 `protobuf:"varint,1,opt,name=rank,proto3" json:"rank,omitempty"`
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"` // xxh3-128, 16 bytes
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`      // xxh3-128, 16 bytes
+	Verified      bool                   `protobuf:"varint,4,opt,name=verified,proto3" json:"verified,omitempty"` // made of bytes that matched the source's digests
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1576,6 +1577,13 @@ func (x *PieceDone) GetDigest() []byte {
 		return x.Digest
 	}
 	return nil
+}
+
+func (x *PieceDone) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
 }
 
 // ChunkDone says that an attempt placed all its pieces.
@@ -2367,13 +2375,14 @@ const file_control_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12(\n" +
 	"\x03ref\x18\x02 \x01(\v2\x16.gantry.control.v1.RefR\x03ref\x12\x16\n" +
 	"\x06failed\x18\x03 \x01(\rR\x06failed\x12.\n" +
-	"\x05error\x18\x04 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"W\n" +
+	"\x05error\x18\x04 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"s\n" +
 	"\tPieceDone\x12\x12\n" +
 	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest\"\xbd\x01\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x1a\n" +
+	"\bverified\x18\x04 \x01(\bR\bverified\"\xbd\x01\n" +
 	"\tChunkDone\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12(\n" +
 	"\x03ref\x18\x02 \x01(\v2\x16.gantry.control.v1.RefR\x03ref\x12\x1d\n" +

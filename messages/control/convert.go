@@ -180,7 +180,7 @@ func (x *Tally) Tally() dtype.Tally {
 func FromPieces(ps []job.PieceDone) []*PieceDone {
 	out := make([]*PieceDone, len(ps))
 	for i, p := range ps {
-		out[i] = &PieceDone{Rank: uint32(p.Rank), Generation: p.Generation, Digest: p.Digest[:]}
+		out[i] = &PieceDone{Rank: uint32(p.Rank), Generation: p.Generation, Digest: p.Digest[:], Verified: p.Verified}
 	}
 	return out
 }
@@ -194,7 +194,7 @@ func (x *ChunkDone) JobPieces() ([]job.PieceDone, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[i] = job.PieceDone{Rank: int(p.GetRank()), Generation: p.GetGeneration(), Digest: d}
+		out[i] = job.PieceDone{Rank: int(p.GetRank()), Generation: p.GetGeneration(), Digest: d, Verified: p.GetVerified()}
 	}
 	return out, nil
 }

@@ -28,7 +28,7 @@ func CodeOf(c recovery.Class) int {
 	switch c {
 	case recovery.Usage:
 		return Usage
-	case recovery.InvalidCheckpoint, recovery.Unsupported:
+	case recovery.InvalidCheckpoint, recovery.Unsupported, recovery.DigestMismatch:
 		return Checkpoint
 	case recovery.NotFound, recovery.NotAllowed, recovery.Unreachable:
 		return Source

@@ -21,6 +21,7 @@ func TestCode(t *testing.T) {
 		{recovery.Errorf(recovery.Usage, "bad flag"), 2},
 		{recovery.Errorf(recovery.InvalidCheckpoint, "truncated"), 3},
 		{fmt.Errorf("open: %w", recovery.Errorf(recovery.Unsupported, "gguf")), 3},
+		{recovery.Errorf(recovery.DigestMismatch, "a bit flipped"), 3},
 		{recovery.Errorf(recovery.NotFound, "no such file"), 4},
 		{recovery.Errorf(recovery.Unreachable, "connection refused"), 4},
 		{recovery.Errorf(recovery.NotAllowed, "outside"), 4},
