@@ -263,7 +263,7 @@ func TestPiecesOverTCP(t *testing.T) {
 	defer pool.Close()
 	m := newTeam(t, path, plan, 3, NodeOptions{Sender: pool})
 	for i, n := range m.nodes {
-		srv, err := transfer.Listen("127.0.0.1:0", n)
+		srv, err := transfer.Listen("127.0.0.1:0", n, transfer.Security{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ func (a *app) cluster(ctx context.Context, f loadFlags) (client *cluster.Client,
 	}
 	flush := func() error { return t.Shutdown(context.WithoutCancel(ctx)) }
 	if a.server != "" {
-		nc, err := cluster.Connect(a.server, a.creds)
+		nc, err := a.security.Connect(a.server)
 		if err != nil {
 			return nil, nil, errors.Join(err, flush())
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/gantry-ml/gantry/cmd/internal/node"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/spf13/cobra"
 )
@@ -13,9 +14,9 @@ import (
 type app struct {
 	stdout, stderr io.Writer
 	json           bool
-	server         string // NATS URL of a running cluster; "" runs in this process
-	creds          string // NATS credentials file
-	parsed         bool   // the command line was understood
+	server         string        // NATS URL of a running cluster; "" runs in this process
+	security       node.Security // towards that cluster
+	parsed         bool          // the command line was understood
 }
 
 // command builds the tree of verbs.
@@ -45,11 +46,14 @@ the device is not there, 6 cluster not reachable, 130 interrupted.`,
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print one JSON value on stdout")
 	flags.StringVar(&a.server, "server", "", "NATS `URL` of a running cluster, such as nats://127.0.0.1:4222")
-	flags.StringVar(&a.creds, "nats-creds", "", "NATS credentials `FILE`")
+	flags.StringVar(&a.security.NATSCreds, "nats-creds", "", "NATS credentials `FILE`")
+	flags.StringVar(&a.security.Cert, "tls-cert", "", "PEM `FILE` of a certificate for --server (gantry certs init makes some)")
+	flags.StringVar(&a.security.Key, "tls-key", "", "PEM `FILE` of its key")
+	flags.StringVar(&a.security.CA, "tls-ca", "", "PEM `FILE` of the authority that signed the cluster's certificates")
 	root.AddCommand(
 		a.inspectCommand(), a.planCommand(), a.loadCommand(), a.quantizeCommand(), a.synthCommand(), a.verifyCommand(),
 		a.upCommand(), a.statusCommand(), a.jobsCommand(), a.modelsCommand(), a.workersCommand(),
-		a.cancelCommand(), a.unloadCommand(), a.doctorCommand(), a.versionCommand(),
+		a.certsCommand(), a.cancelCommand(), a.unloadCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -15,7 +15,7 @@ func (a *app) withClient(f func(*cluster.Client) error) error {
 	if a.server == "" {
 		return usagef("this command talks to a running cluster: give --server nats://HOST:PORT (gantry up starts one)")
 	}
-	nc, err := cluster.Connect(a.server, a.creds)
+	nc, err := a.security.Connect(a.server)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ func BenchmarkSend(b *testing.B) {
 	const n = 8 << 20
 	tk, _, body := piece(1, n)
 	b.Run("pool", func(b *testing.B) {
-		srv, err := Listen("127.0.0.1:0", &reuseSink{buf: make([]byte, n)})
+		srv, err := Listen("127.0.0.1:0", &reuseSink{buf: make([]byte, n)}, Security{})
 		if err != nil {
 			b.Fatal(err)
 		}

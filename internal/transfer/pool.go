@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -18,6 +19,8 @@ const dialTimeout = 5 * time.Second
 // dialed when they are first needed, and again after they broke. The zero
 // value is ready; Close it after the last Send.
 type Pool struct {
+	Security Security // of the streams it dials
+
 	mu      sync.Mutex
 	closed  bool
 	streams map[string]*slot
@@ -114,8 +117,11 @@ func (p *Pool) slot(addr string) (*slot, error) {
 // dial opens a stream and starts its reader, which the pool waits for. Go
 // sets TCP_NODELAY and TCP keep-alive by default.
 func (p *Pool) dial(ctx context.Context, addr string) (*stream, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	c, err := d.DialContext(ctx, "tcp", addr)
+	dial := (&net.Dialer{Timeout: dialTimeout}).DialContext
+	if config := p.Security.config(); config != nil {
+		dial = (&tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: config}).DialContext
+	}
+	c, err := dial(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +165,10 @@ func sendError(ctx context.Context, addr string, err error) error {
 	if !errors.As(err, &known) {
 		var timeout net.Error
 		var op *net.OpError
+		var certificate *tls.CertificateVerificationError
 		switch {
+		case errors.As(err, &certificate), errors.As(err, &op) && op.Op == "remote error":
+			class = recovery.NotAllowed // a certificate that is not trusted, ours or theirs: no retry mends it
 		case errors.Is(err, syscall.ECONNREFUSED):
 			class = recovery.WorkerLost
 		case errors.As(err, &timeout) && timeout.Timeout():

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ func patience(bytes int64) time.Duration {
 // Server receives pieces for a Sink.
 type Server struct {
 	sink     Sink
+	tls      *tls.Config // nil: streams are plain
 	listener net.Listener
 
 	mu      sync.Mutex
@@ -34,23 +36,52 @@ type Server struct {
 	wg      sync.WaitGroup        // the acceptor and every stream
 }
 
-// Listen receives pieces at addr, which must be a loopback address: streams
-// are neither encrypted nor authenticated. Port 0 takes a free one.
-func Listen(addr string, sink Sink) (*Server, error) {
+// Security is how streams are protected. The zero value is plain streams
+// within this machine.
+type Security struct {
+	// TLS, where set, is used by both sides: its certificates serve and call,
+	// its RootCAs and ClientCAs say whom to trust. It must ask for client
+	// certificates.
+	TLS *tls.Config
+	// Insecure allows plain streams beyond loopback.
+	Insecure bool
+}
+
+// protocol is what both sides of a protected stream must want to speak, so
+// that neither takes another service's connection for one.
+const protocol = "gantry-transfer"
+
+// config returns the TLS configuration of a stream, nil for a plain one.
+func (s Security) config() *tls.Config {
+	if s.TLS == nil {
+		return nil
+	}
+	c := s.TLS.Clone()
+	c.NextProtos = []string{protocol}
+	return c
+}
+
+// Listen receives pieces at addr; port 0 takes a free one. Beyond loopback
+// streams must be protected: it fails with class not_allowed otherwise.
+func Listen(addr string, sink Sink, o Security) (*Server, error) {
 	a, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
 		return nil, &recovery.Error{Class: recovery.Usage, Op: "listen", File: addr, Err: err}
 	}
-	if !a.IP.IsLoopback() {
+	config := o.config()
+	if config != nil && config.ClientAuth != tls.RequireAndVerifyClientCert {
+		return nil, recovery.Errorf(recovery.Usage, "listen for pieces on %s: the TLS configuration does not require client certificates", addr)
+	}
+	if !a.IP.IsLoopback() && config == nil && !o.Insecure {
 		return nil, &recovery.Error{Class: recovery.NotAllowed, Op: "listen", File: addr,
-			Err:  errors.New("pieces travel unencrypted"),
-			Hint: "use a loopback address such as 127.0.0.1:0"}
+			Err:  errors.New("pieces would travel unencrypted, and anybody could send some"),
+			Hint: "give --tls-cert, --tls-key and --tls-ca, or use a loopback address such as 127.0.0.1:0"}
 	}
 	l, err := net.ListenTCP("tcp", a)
 	if err != nil {
 		return nil, &recovery.Error{Class: recovery.Unavailable, Op: "listen", File: addr, Err: err}
 	}
-	s := &Server{sink: sink, listener: l, streams: map[net.Conn]struct{}{}}
+	s := &Server{sink: sink, tls: config, listener: l, streams: map[net.Conn]struct{}{}}
 	s.wg.Add(1)
 	go s.accept()
 	return s, nil
@@ -113,9 +144,13 @@ func (s *Server) accept() {
 }
 
 // serve receives one stream's pieces until the stream ends or breaks. A
-// broken stream needs no report here: the sender sees it closed.
+// broken stream needs no report here: the sender sees it closed. One that
+// shows no good certificate is told so by its handshake.
 func (s *Server) serve(c net.Conn) {
 	c.SetDeadline(time.Now().Add(grace))
+	if s.tls != nil {
+		c = tls.Server(c, s.tls)
+	}
 	if err := greet(c); err != nil {
 		return
 	}

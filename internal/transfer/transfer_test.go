@@ -104,7 +104,7 @@ func piece(chunk, n int) (Ticket, [][]byte, []byte) {
 
 func serve(t *testing.T, sink Sink) *Server {
 	t.Helper()
-	s, err := Listen("127.0.0.1:0", sink)
+	s, err := Listen("127.0.0.1:0", sink, Security{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +121,18 @@ func pool(t *testing.T) *Pool {
 func TestSendPlaces(t *testing.T) {
 	for name, mk := range map[string]func(*testing.T, Sink) (Sender, string){
 		"tcp": func(t *testing.T, s Sink) (Sender, string) { return pool(t), serve(t, s).Addr() },
+		"tls": func(t *testing.T, s Sink) (Sender, string) {
+			own, cert := identity(t)
+			o := Security{TLS: trusting(own, cert)}
+			srv, err := Listen("127.0.0.1:0", s, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { srv.Close() })
+			p := pool(t)
+			p.Security = o
+			return p, srv.Addr()
+		},
 		"local": func(t *testing.T, s Sink) (Sender, string) {
 			return Local{"b": s}, "b"
 		},
@@ -220,7 +232,7 @@ func TestReceiverGoneAndBack(t *testing.T) {
 			t.Fatalf("class %q for a receiver that is gone", c)
 		}
 	}
-	srv, err := Listen(addr, sink)
+	srv, err := Listen(addr, sink, Security{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +274,7 @@ func TestCancelEndsSend(t *testing.T) {
 }
 
 func TestListenRefusesOpenNetwork(t *testing.T) {
-	if _, err := Listen("0.0.0.0:0", &memSink{}); recovery.ClassOf(err) != recovery.NotAllowed {
+	if _, err := Listen("0.0.0.0:0", &memSink{}, Security{}); recovery.ClassOf(err) != recovery.NotAllowed {
 		t.Errorf("0.0.0.0: %v", err)
 	}
 }

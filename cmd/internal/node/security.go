@@ -23,7 +23,8 @@ type Security struct {
 }
 
 // tls returns the TLS configuration for both directions, nil where none is
-// asked for. Clients must have a certificate of the same authority.
+// asked for. Clients must have a certificate of the same authority. The
+// certificate is read again when its files have changed.
 func (s Security) tls() (*tls.Config, error) {
 	if s.Cert == "" && s.Key == "" && s.CA == "" {
 		return nil, nil
@@ -31,9 +32,9 @@ func (s Security) tls() (*tls.Config, error) {
 	if s.Cert == "" || s.Key == "" || s.CA == "" {
 		return nil, recovery.Errorf(recovery.Usage, "TLS needs all of --tls-cert, --tls-key and --tls-ca")
 	}
-	pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
-	if err != nil {
-		return nil, &recovery.Error{Class: recovery.Usage, Op: "read TLS certificate", File: s.Cert, Err: err}
+	own := &certificate{cert: s.Cert, key: s.Key}
+	if _, err := own.get(); err != nil {
+		return nil, err
 	}
 	pem, err := os.ReadFile(s.CA)
 	if err != nil {
@@ -44,7 +45,9 @@ func (s Security) tls() (*tls.Config, error) {
 		return nil, &recovery.Error{Class: recovery.Usage, Op: "read TLS authority", File: s.CA, Err: errors.New("it holds no PEM certificate")}
 	}
 	return &tls.Config{
-		Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool,
+		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own.get() },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own.get() },
+		RootCAs:              pool, ClientCAs: pool,
 		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
 	}, nil
 }
@@ -56,13 +59,24 @@ func (s Security) checkListen(addr string, t *tls.Config) error {
 	if err != nil {
 		return recovery.Errorf(recovery.Usage, "--listen %q: want HOST:PORT", addr)
 	}
-	if cluster.Loopback(host) || t != nil || s.Insecure {
-		return nil
+	if !cluster.Loopback(host) && t == nil && !s.Insecure {
+		return recovery.Errorf(recovery.Usage, "--listen %s is not loopback: give --tls-cert, --tls-key and --tls-ca, or --insecure", addr)
 	}
-	return recovery.Errorf(recovery.Usage, "--listen %s is not loopback: give --tls-cert, --tls-key and --tls-ca, or --insecure", addr)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return recovery.Errorf(recovery.Usage, "--listen %s: name the address at which other nodes reach this one", addr)
+	}
+	return nil
 }
 
-// connect connects to an external NATS server.
+// Connect connects to an external NATS server.
+func (s Security) Connect(url string) (*nats.Conn, error) {
+	t, err := s.tls()
+	if err != nil {
+		return nil, err
+	}
+	return s.connect(url, t)
+}
+
 func (s Security) connect(url string, t *tls.Config) (*nats.Conn, error) {
 	var more []nats.Option
 	if t != nil {

@@ -88,19 +88,25 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 		return nil, err
 	}
 	w.closer.add(closing(system.Close))
-	pool := &transfer.Pool{}
+	streams := transfer.Security{TLS: security, Insecure: cfg.Insecure}
+	pool := &transfer.Pool{Security: streams}
 	w.closer.add(pool.Close)
 	node := loader.NewNode(cfg.nodeOptions(pool))
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
 		return nil, recovery.Errorf(recovery.Usage, "--listen %q: want HOST:PORT", cfg.Listen)
 	}
-	pieces, err := transfer.Listen(net.JoinHostPort(host, "0"), node)
+	pieces, err := transfer.Listen(net.JoinHostPort(host, "0"), node, streams)
 	if err != nil {
 		return nil, err
 	}
 	w.closer.add(pieces.Close)
-	info.Address, info.Transfer = system.Address(), pieces.Addr()
+	_, port, err := net.SplitHostPort(pieces.Addr())
+	if err != nil {
+		return nil, err
+	}
+	// Under the name that was given, which certificates may be for.
+	info.Address, info.Transfer = system.Address(), net.JoinHostPort(host, port)
 	if cfg.HTTP != "" {
 		pages, err := telemetry.Serve(cfg.HTTP, telemetry.Pages{Ready: w.ready, Metrics: cfg.Telemetry.Handler(), Insecure: cfg.Insecure})
 		if err != nil {
