@@ -2,18 +2,24 @@
 """Writes llama.txt: what llama.cpp's own quantizer makes of each tensor.
 
     gen.py LIBDIR > llama.txt
+    gen.py LIBDIR MODEL.gguf > digests.txt
 
 LIBDIR holds libllama and the ggml libraries it needs. For every model below a
 GGUF file with the names of a real one, and rows just long enough, goes through
 llama_model_quantize with each file type; the types are read from what it
 writes. Lines: the model, then for each recipe every kind of tensor with its
 types from layer to layer, runs counted.
+
+With a model, whose types are F32, it is that which is quantized, and lines are
+the SHA-256 of the bytes of all tensors in the order of their names.
 """
-import ctypes, glob, os, struct, sys, tempfile
+import ctypes, glob, hashlib, os, struct, sys, tempfile
 
 RECIPES = {"q2_K_M": 10, "q3_K_S": 11, "q3_K_M": 12, "q3_K_L": 13, "q4_K_S": 14, "q4_K_M": 15, "q5_K_S": 16, "q5_K_M": 17}
 TYPES = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0",
          10: "q2_K", 11: "q3_K", 12: "q4_K", 13: "q5_K", 14: "q6_K"}
+BLOCKS = {"f32": (1, 4), "f16": (1, 2), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34),
+          "q2_K": (256, 84), "q3_K": (256, 110), "q4_K": (256, 144), "q5_K": (256, 176), "q6_K": (256, 210)}
 
 # arch, layers, heads, kv heads, experts, tied, columns of ffn_down, of the rest
 MODELS = [
@@ -81,8 +87,8 @@ def write(path, arch, layers, heads, kv, experts, tied, down, cols):
         f.write(head + data)
 
 
-def types(path):
-    """The type of each tensor of a GGUF file, by name."""
+def tensors(path):
+    """The type and the bytes of each tensor of a GGUF file, by name."""
     with open(path, "rb") as f:
         b = f.read()
     at = 8
@@ -99,19 +105,30 @@ def types(path):
         at += n
         return b[at - n:at].decode()
 
+    def value(kind):
+        if kind == 8:
+            return string()
+        if kind == 9:
+            kind, n = take("I"), take("Q")
+            return [value(kind) for _ in range(n)]
+        return take(sizes[kind])
+
     sizes = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
     count, pairs = take("Q"), take("Q")
     for _ in range(pairs):
         string()
-        kind = take("I")
-        string() if kind == 8 else take(sizes[kind])
-    out = {}
+        value(take("I"))
+    infos = []
     for _ in range(count):
-        name = string()
+        name, elements = string(), 1
         for _ in range(take("I")):
-            take("Q")
-        out[name] = TYPES[take("I")]
-        take("Q")
+            elements *= take("Q")
+        infos.append((name, TYPES[take("I")], elements, take("Q")))
+    data = (at + 31) // 32 * 32
+    out = {}
+    for name, kind, elements, offset in infos:
+        values, size = BLOCKS[kind]
+        out[name] = kind, b[data + offset:data + offset + elements // values * size]
     return out
 
 
@@ -139,6 +156,20 @@ def main():
     lib.llama_log_set(log, None)
     lib.llama_model_quantize_default_params.restype = Params
     lib.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Params)]
+
+    def quantize(src, dst, ftype):
+        p = lib.llama_model_quantize_default_params()
+        p.ftype, p.nthread = ftype, 1
+        if lib.llama_model_quantize(src.encode(), dst.encode(), ctypes.byref(p)) != 0:
+            sys.exit("".join(messages[-5:]))
+        return tensors(dst)
+
+    if len(sys.argv) > 2:
+        for recipe, ftype in RECIPES.items():
+            with tempfile.TemporaryDirectory() as d:
+                got = quantize(sys.argv[2], os.path.join(d, "out.gguf"), ftype)
+                print(recipe, hashlib.sha256(b"".join(got[name][1] for name in sorted(got))).hexdigest())
+        return
     print("# What llama.cpp's quantizer chooses, by gen.py from", os.path.basename(glob.glob(os.path.join(sys.argv[1], "libllama.v*.so"))[0]))
     for m in MODELS:
         with tempfile.TemporaryDirectory() as d:
@@ -146,13 +177,9 @@ def main():
             write(src, *m)
             print("\nmodel arch=%s layers=%d heads=%d kv=%d experts=%d tied=%s down=%d cols=%d" % m)
             for recipe, ftype in RECIPES.items():
-                p = lib.llama_model_quantize_default_params()
-                p.ftype, p.nthread = ftype, 1
-                if lib.llama_model_quantize(src.encode(), dst.encode(), ctypes.byref(p)) != 0:
-                    sys.exit("".join(messages[-5:]))
-                got, kinds = types(dst), {}
+                got, kinds = quantize(src, dst, ftype), {}
                 for name in sorted(got, key=lambda n: int(n.split(".")[1]) if n.startswith("blk.") else -1):
-                    kinds.setdefault(name.split(".")[-2], []).append(got[name])
+                    kinds.setdefault(name.split(".")[-2], []).append(got[name][0])
                 for kind in sorted(k for k in kinds if not k.endswith("_norm")):
                     print(recipe, kind, runs(kinds[kind]))
 
