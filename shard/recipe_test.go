@@ -58,6 +58,31 @@ func readLlama(t *testing.T) (models []*llamaModel) {
 	return models
 }
 
+// gguf returns a model without experts with the names that GGUF has where
+// Gantry knows no others, and what it calls each of them.
+func (m *llamaModel) gguf() (s *stored, ggml map[string]string) {
+	s, ggml = &stored{ix: &checkpoint.Index{Format: "gguf"}}, map[string]string{}
+	s.ix.Architecture = checkpoint.Architecture{Name: m.arch, Layers: m.layers, Heads: m.heads, KVHeads: m.kv}
+	add := func(prefix, kind string, shape ...int64) {
+		s.add(0, 0, prefix+kind+".weight", dtype.F32, shape...)
+		ggml[prefix+kind+".weight"] = kind
+	}
+	if !m.tied {
+		add("", "output", 2, m.cols)
+	}
+	add("", "output_norm", m.cols)
+	add("", "token_embd", 2, m.cols)
+	for l := range m.layers {
+		p := fmt.Sprintf("blk.%d.", l)
+		for _, kind := range []string{"attn_k", "attn_output", "attn_q", "attn_v", "ffn_gate", "ffn_up"} {
+			add(p, kind, 2, m.cols)
+		}
+		add(p, "attn_norm", m.cols)
+		add(p, "ffn_down", 2, m.down)
+	}
+	return s, ggml
+}
+
 // checkpoint returns the model as Hugging Face stores it, and what GGUF calls
 // each of its matrices.
 func (m *llamaModel) checkpoint() (s *stored, ggml map[string]string) {
@@ -111,33 +136,44 @@ func TestRecipes(t *testing.T) {
 	}
 	for _, m := range models {
 		s, ggml := m.checkpoint()
-		for _, recipe := range quant.Recipes() {
-			p, err := shard.Build(s.ix, shard.Options{Scheme: recipe})
-			if err != nil {
-				t.Fatalf("%s: %v", m.line, err)
-			}
-			checked := 0
-			for _, tensor := range p.Tensors {
-				kind, layer := ggml[tensor.Name], 0
-				if rest, ok := strings.CutPrefix(tensor.Name, "model.layers."); ok {
+		m.check(t, s, ggml)
+		if m.experts == 0 {
+			s, ggml = m.gguf()
+			m.check(t, s, ggml)
+		}
+	}
+}
+
+// check plans a model with every recipe and compares what its tensors become.
+func (m *llamaModel) check(t *testing.T, s *stored, ggml map[string]string) {
+	for _, recipe := range quant.Recipes() {
+		p, err := shard.Build(s.ix, shard.Options{Scheme: recipe})
+		if err != nil {
+			t.Fatalf("%s: %v", m.line, err)
+		}
+		checked := 0
+		for _, tensor := range p.Tensors {
+			kind, layer := ggml[tensor.Name], 0
+			for _, prefix := range []string{"model.layers.", "blk."} {
+				if rest, ok := strings.CutPrefix(tensor.Name, prefix); ok {
 					if _, err := fmt.Sscanf(rest, "%d", &layer); err != nil {
 						t.Fatal(err)
 					}
 				}
-				want := "f32" // norms, which the file leaves out
-				if types := m.types[recipe+" "+kind]; len(types) > 0 {
-					want = types[layer]
-					checked++
-				} else if !strings.HasSuffix(kind, "_norm") {
-					t.Fatalf("%s: nothing is known of %s", m.line, kind)
-				}
-				if tensor.Scheme != want {
-					t.Errorf("%s: %s makes %s %s (%s), llama.cpp %s", m.line, recipe, tensor.Name, tensor.Scheme, tensor.Why, want)
-				}
 			}
-			if checked < int(m.layers)*7 {
-				t.Errorf("%s: only %d tensors were compared", m.line, checked)
+			want := "f32" // norms, which the file leaves out
+			if types := m.types[recipe+" "+kind]; len(types) > 0 {
+				want = types[layer]
+				checked++
+			} else if !strings.HasSuffix(kind, "_norm") {
+				t.Fatalf("%s: nothing is known of %s", m.line, kind)
 			}
+			if tensor.Scheme != want {
+				t.Errorf("%s: %s makes %s %s (%s), llama.cpp %s", m.line, recipe, tensor.Name, tensor.Scheme, tensor.Why, want)
+			}
+		}
+		if checked < int(m.layers)*7 {
+			t.Errorf("%s: only %d tensors were compared", m.line, checked)
 		}
 	}
 }

@@ -70,7 +70,7 @@ type name struct {
 }
 
 // parseName takes "model.layers.3.self_attn.q_proj.weight" apart. The first
-// number after a part named "layers" is the layer.
+// number after a part named "layers", or "blk" as in GGUF, is the layer.
 func parseName(s string) name {
 	parts := strings.Split(s, ".")
 	n := name{leaf: parts[len(parts)-1], layer: -1}
@@ -78,7 +78,7 @@ func parseName(s string) name {
 		n.module = parts[len(parts)-2]
 	}
 	for i := 1; i < len(parts); i++ {
-		if parts[i-1] != "layers" {
+		if parts[i-1] != "layers" && parts[i-1] != "blk" {
 			continue
 		}
 		if l, err := strconv.ParseUint(parts[i], 10, 31); err == nil {
