@@ -54,7 +54,7 @@ func (ix *Index) About() About {
 	a := About{ModelType: c.ModelType, DType: cmp.Or(c.TorchDType, c.DType, c.Text.TorchDType, c.Text.DType)}
 	switch ix.Format {
 	case FormatGGUF:
-		a.Framework, a.Version, a.FormatVersion = "llama.cpp", said("general.version"), said("gguf.version")
+		a.Framework, a.Version, a.FormatVersion = "llama.cpp", said("general.version"), said(ggufVersionKey)
 	case FormatONNX:
 		a.Framework, a.FrameworkVersion = said("producer_name"), said("producer_version")
 		a.Version, a.FormatVersion = said("model_version"), said("ir_version")

@@ -64,7 +64,7 @@ func (m memory) ReadAt(_ context.Context, p []byte, off int64) error {
 func checkOpen(t *testing.T, f folder, size int) {
 	var ix *checkpoint.Index
 	var err error
-	if n := alloctest.Bytes(func() { ix, err = checkpoint.Open(context.Background(), f) }); n > uint64(alloctest.Slack+32*size) {
+	if n, over := alloctest.Over(uint64(32*size), func() { ix, err = checkpoint.Open(context.Background(), f) }); over {
 		t.Errorf("%d bytes allocated for files of %d", n, size)
 	}
 	if err != nil {

@@ -109,10 +109,15 @@ func (ix *Index) addGGUF(file source.File, h *gguf.Header, as translation) {
 	for _, t := range h.Tensors {
 		ix.Tensors = as.add(ix.Tensors, Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, File: at, Offset: t.Offset, Bytes: t.Bytes})
 	}
+	ix.say(ggufVersionKey, strconv.FormatUint(uint64(h.Version), 10))
 	for _, kv := range h.Metadata {
 		ix.say(strings.ToValidUTF8(kv.Key, "\ufffd"), kv.Value.String())
 	}
 }
+
+// ggufVersionKey is the key, in an Index, of the container's version. No file
+// has it: keys of the format begin with other words.
+const ggufVersionKey = "gguf.version"
 
 // Keys that gguf-split writes into each part.
 const (

@@ -17,7 +17,7 @@ import (
 // Limits on what a file may claim. Those on dimensions and names are
 // libggml's; the others are ours, far above any real file, and bound memory.
 const (
-	MaxTensors    = 1 << 20 // in one file
+	MaxTensors    = 1 << 18 // in one file
 	MaxKeys       = 1 << 16
 	MaxDimensions = 4
 	MaxNameBytes  = 63

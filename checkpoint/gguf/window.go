@@ -14,6 +14,10 @@ import (
 const (
 	minRun = 16 << 10
 	maxRun = 1 << 20
+	// maxHeader bounds what is read of a header in all, in bytes: it is many
+	// times the largest vocabulary. A file that is a hole may claim any number
+	// of empty strings.
+	maxHeader = 512 << 20
 )
 
 // window reads a file front to back. A claim about how much follows is
@@ -22,6 +26,7 @@ type window struct {
 	r    io.ReaderAt
 	size int64  // of the file
 	off  int64  // offset of what comes next
+	read int64  // bytes so far
 	buf  []byte // what has been read of that
 	run  []byte // holds buf
 }
@@ -60,6 +65,9 @@ func (w *window) fill(n int) error {
 	}
 	have := len(w.buf)
 	want := int(min(max(int64(n), min(max(w.off, minRun), maxRun)), w.left()))
+	if w.read += int64(want - have); w.read > maxHeader {
+		return recovery.Errorf(recovery.Unsupported, "a header of more than %d bytes", maxHeader)
+	}
 	if cap(w.run) < want {
 		run := make([]byte, want)
 		copy(run, w.buf)

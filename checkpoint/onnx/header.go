@@ -16,11 +16,13 @@ import (
 
 // Limits on what a model may claim, all ours and far above any real model.
 const (
-	MaxTensors    = 1 << 20
+	MaxTensors    = 1 << 18
+	MaxMetadata   = 1 << 12 // things that a model says about itself
 	MaxDimensions = 64
 	MaxDepth      = 16      // of graphs inside graphs
 	MaxTextBytes  = 4 << 10 // of a name
 	MaxValueBytes = 16 << 20
+	MaxFields     = 1 << 25 // of all messages, tensors' values not counted
 )
 
 // Where a tensor's bytes may lie besides Header.External.
@@ -100,6 +102,7 @@ type parser struct {
 	words     map[string]string
 	graphs    int32 // seen so far
 	depth     int
+	fields    int
 	operands  []string // second operands of matrix products
 	seenModel bool
 }
@@ -156,10 +159,10 @@ func (p *parser) model(v value) error {
 		return p.opset(v)
 	case modelMetadata:
 		kv, err := p.entry(v)
-		if err == nil && kv.Key != "" {
-			p.h.Metadata = append(p.h.Metadata, kv)
+		if err != nil || kv.Key == "" {
+			return err
 		}
-		return err
+		return p.note(kv.Key, kv.Value)
 	case modelFunctions:
 		if v.bytes() {
 			return p.function(v.stop)
@@ -174,16 +177,25 @@ func (p *parser) says(key string, v value) error {
 		return nil
 	}
 	s, err := p.text(v.stop)
-	if err == nil && s != "" {
-		p.h.Metadata = append(p.h.Metadata, KV{key, s})
+	if err != nil || s == "" {
+		return err
 	}
-	return err
+	return p.note(key, s)
 }
 
 func (p *parser) saysNumber(key string, v value) error {
-	if !v.bytes() && v.num != 0 {
-		p.h.Metadata = append(p.h.Metadata, KV{key, strconv.FormatInt(int64(v.num), 10)})
+	if !v.number() || v.num == 0 {
+		return nil
 	}
+	return p.note(key, strconv.FormatInt(int64(v.num), 10))
+}
+
+// note adds to the metadata.
+func (p *parser) note(key, value string) error {
+	if len(p.h.Metadata) == MaxMetadata {
+		return recovery.Errorf(recovery.Unsupported, "more than %d entries of metadata", MaxMetadata)
+	}
+	p.h.Metadata = append(p.h.Metadata, KV{key, value})
 	return nil
 }
 
@@ -205,8 +217,10 @@ func (p *parser) opset(v value) error {
 	if domain == "" {
 		domain = "ai.onnx"
 	}
-	p.h.Metadata = append(p.h.Metadata, KV{"opset." + domain, strconv.FormatInt(version, 10)})
-	return err
+	if err != nil {
+		return err
+	}
+	return p.note("opset."+domain, strconv.FormatInt(version, 10))
 }
 
 // entry reads a StringStringEntryProto. A text that is too long to be shown is

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint/onnx/onnxtest"
 	"github.com/gantry-ml/gantry/internal/alloctest"
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // realModel is a model of so many layers, named and stored as exporters do it:
@@ -133,7 +134,7 @@ func FuzzParse(f *testing.F) {
 		var err error
 		// What is read in one go is at least minRun, and a tensor of a few
 		// bytes takes some hundred.
-		if n := alloctest.Bytes(func() { h, err = Parse(bytes.NewReader(data), int64(len(data))) }); n > alloctest.Slack+32*uint64(len(data)) {
+		if n, over := alloctest.Over(32*uint64(len(data)), func() { h, err = Parse(bytes.NewReader(data), int64(len(data))) }); over {
 			t.Errorf("%d bytes allocated for a model of %d", n, len(data))
 		}
 		if err != nil {
@@ -159,4 +160,37 @@ func FuzzParse(f *testing.F) {
 			seen[x.Name] = true
 		}
 	})
+}
+
+// TestLimits refuses what is over our own limits, as unsupported.
+func TestLimits(t *testing.T) {
+	m := model()
+	for range MaxMetadata {
+		m = m.Entry(14, "k", "v")
+	}
+	if _, err := parse(m); recovery.ClassOf(err) != recovery.Unsupported {
+		t.Errorf("metadata: %v", err)
+	}
+	full := parser{h: &Header{Tensors: make([]Tensor, MaxTensors)}}
+	if err := full.keep(&rawTensor{Tensor: Tensor{Name: "one more"}}, 0); recovery.ClassOf(err) != recovery.Unsupported {
+		t.Errorf("tensors: %v", err)
+	}
+}
+
+// repeated is a file that is one run over and over again.
+type repeated string
+
+func (r repeated) ReadAt(p []byte, off int64) (int, error) {
+	for i := range p {
+		p[i] = r[(off+int64(i))%int64(len(r))]
+	}
+	return len(p), nil
+}
+
+// TestEndless ends although a model of a tebibyte is all small fields.
+func TestEndless(t *testing.T) {
+	field := message{}.Int(99, 0)
+	if _, err := Parse(repeated(field), 1<<40/int64(len(field))*int64(len(field))); recovery.ClassOf(err) != recovery.Unsupported {
+		t.Errorf("got %v, want class unsupported", err)
+	}
 }

@@ -1,6 +1,8 @@
 package onnx
 
 import (
+	"slices"
+
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -127,6 +129,9 @@ func (p *parser) keep(t *rawTensor, graph int32) error {
 	t.graph = graph
 	if err := p.check(t); err != nil {
 		return err
+	}
+	if n := len(p.h.Tensors); n == cap(p.h.Tensors) { // doubled: append would copy large ones more often
+		p.h.Tensors = slices.Grow(p.h.Tensors, max(n, 16))
 	}
 	p.h.Tensors = append(p.h.Tensors, t.Tensor)
 	return nil

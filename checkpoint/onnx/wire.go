@@ -33,6 +33,9 @@ func (v value) number() bool { return v.form == protowire.VarintType }
 func (p *parser) message(stop int64, f func(v value) error) error {
 	for p.off < stop {
 		at := p.off
+		if p.fields++; p.fields > MaxFields {
+			return recovery.Errorf(recovery.Unsupported, "more than %d protobuf fields in one model", MaxFields)
+		}
 		tag, err := p.varint(stop)
 		if err != nil {
 			return err

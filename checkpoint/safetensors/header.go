@@ -22,7 +22,9 @@ import (
 // times the header.
 const (
 	MaxHeaderBytes = 100_000_000
-	MaxTensors     = 1 << 20 // in one file
+	MaxTensors     = 1 << 18 // in one file
+	MaxIndexed     = 1 << 19 // in all files of an index
+	MaxMetadata    = 1 << 16 // keys
 	MaxDimensions  = 64      // of one tensor
 )
 

@@ -89,6 +89,14 @@ func TestLimits(t *testing.T) {
 	if _, err := Parse([]byte(dims), int64(len(dims))+prefixBytes+1); recovery.ClassOf(err) != recovery.Unsupported {
 		t.Errorf("%d dimensions: %v", MaxDimensions+1, err)
 	}
+	var keys strings.Builder
+	for i := range MaxMetadata {
+		fmt.Fprintf(&keys, `"%d":"",`, i)
+	}
+	metadata := `{"__metadata__":{` + keys.String() + `"one more":""}}`
+	if _, err := Parse([]byte(metadata), int64(len(metadata))+prefixBytes); recovery.ClassOf(err) != recovery.Unsupported {
+		t.Errorf("%d keys of metadata: %v", MaxMetadata+1, err)
+	}
 	full := parser{scanner: scanner{b: []byte(`["U8",[0],[0,0]]`)}, entries: make([]entry, MaxTensors)}
 	if err := full.tensor("one more"); recovery.ClassOf(err) != recovery.Unsupported {
 		t.Errorf("%d tensors: %v", MaxTensors+1, err)
@@ -182,7 +190,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header []byte, size int64) {
 		var h *Header
 		var err error
-		if n := alloctest.Bytes(func() { h, err = Parse(header, size) }); n > alloctest.Slack+16*uint64(len(header)) {
+		if n, over := alloctest.Over(16*uint64(len(header)), func() { h, err = Parse(header, size) }); over {
 			t.Errorf("%d bytes allocated for a header of %d", n, len(header))
 		}
 		if err != nil {

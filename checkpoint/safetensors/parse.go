@@ -55,6 +55,9 @@ func (p *parser) strings() error {
 	}
 	p.metadata = map[string]string{}
 	return p.object(func(key []byte) error {
+		if len(p.metadata) == MaxMetadata {
+			return recovery.Errorf(recovery.Unsupported, "more than %d keys of metadata", MaxMetadata)
+		}
 		k := string(key)
 		v, err := p.str()
 		p.metadata[k] = string(v)

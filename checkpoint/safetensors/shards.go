@@ -47,8 +47,8 @@ func (s *scanner) weightMap() (map[string]string, error) {
 		if _, twice := shards[name]; twice {
 			return s.fail("tensor %q is in weight_map twice", name)
 		}
-		if len(shards) == MaxTensors {
-			return recovery.Errorf(recovery.Unsupported, "more than %d tensors in one index", MaxTensors)
+		if len(shards) == MaxIndexed {
+			return recovery.Errorf(recovery.Unsupported, "more than %d tensors in one index", MaxIndexed)
 		}
 		value, err := s.str()
 		if err != nil {

@@ -18,3 +18,16 @@ func Bytes(f func()) uint64 {
 	metrics.Read(heap)
 	return heap[0].Value.Uint64() - before
 }
+
+// Over returns how many bytes f allocates, and whether that is more than limit
+// and Slack. The whole process is counted: what is over the limit is measured
+// again, and the least counts. f is called up to three times.
+func Over(limit uint64, f func()) (n uint64, over bool) {
+	n = Bytes(f)
+	for range 2 {
+		if n > limit+Slack {
+			n = min(n, Bytes(f))
+		}
+	}
+	return n, n > limit+Slack
+}

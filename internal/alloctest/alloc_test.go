@@ -14,7 +14,10 @@ func TestBytes(t *testing.T) {
 	if n < 10<<20 || n > 11<<20 {
 		t.Errorf("%d bytes of 10 MiB", n)
 	}
-	if n := Bytes(func() {}); n > Slack {
+	if n, over := Over(0, func() {}); over {
 		t.Errorf("%d bytes of nothing", n)
+	}
+	if n, over := Over(1<<20, func() { kept = make([]byte, 2<<20) }); !over || n < 2<<20 {
+		t.Errorf("%d bytes of 2 MiB, over 1 MiB %v", n, over)
 	}
 }
