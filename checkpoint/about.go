@@ -83,19 +83,20 @@ type aboutConfig struct {
 
 // quantizationConfig are the fields that quantizers write, each its own.
 type quantizationConfig struct {
-	Method   string  `json:"quant_method"`
-	Format   string  `json:"format"`       // compressed-tensors
-	Version  string  `json:"version"`      // AWQ: "gemm"
-	Bits     int64   `json:"bits"`         // GPTQ
-	WBit     int64   `json:"w_bit"`        // AWQ
-	Group    int64   `json:"group_size"`   // GPTQ
-	QGroup   int64   `json:"q_group_size"` // AWQ
-	FourBit  bool    `json:"load_in_4bit"` // bitsandbytes
-	EightBit bool    `json:"load_in_8bit"`
-	FourKind string  `json:"bnb_4bit_quant_type"`
-	FP8      string  `json:"fmt"`               // FP8 by block: "e4m3"
-	Block    []int64 `json:"weight_block_size"` // its rows and columns
-	Groups   map[string]struct {
+	Method     string  `json:"quant_method"`
+	Format     string  `json:"format"`            // compressed-tensors
+	Version    string  `json:"version"`           // AWQ: "gemm"
+	Bits       int64   `json:"bits"`              // GPTQ
+	WBit       int64   `json:"w_bit"`             // AWQ
+	Group      int64   `json:"group_size"`        // GPTQ
+	QGroup     int64   `json:"q_group_size"`      // AWQ
+	Checkpoint string  `json:"checkpoint_format"` // GPTQ: "gptq_v2" stores zero points as they are
+	FourBit    bool    `json:"load_in_4bit"`      // bitsandbytes
+	EightBit   bool    `json:"load_in_8bit"`
+	FourKind   string  `json:"bnb_4bit_quant_type"`
+	FP8        string  `json:"fmt"`               // FP8 by block: "e4m3"
+	Block      []int64 `json:"weight_block_size"` // its rows and columns
+	Groups     map[string]struct {
 		Weights struct {
 			Bits  int64 `json:"num_bits"`
 			Group int64 `json:"group_size"`

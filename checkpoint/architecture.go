@@ -43,6 +43,9 @@ func describe(ctx context.Context, src source.Source, ix *Index, whole bool) err
 		if ix.Config, err = json.Marshal(json.RawMessage(data)); err != nil {
 			return invalid(configName, "not JSON: %w", err)
 		}
+		if err := pack(ctx, src, ix); err != nil {
+			return err
+		}
 	}
 	n := byNames(ix)
 	a := &ix.Architecture
@@ -72,11 +75,21 @@ func describe(ctx context.Context, src source.Source, ix *Index, whole bool) err
 	return nil
 }
 
-// parameters counts the elements of all tensors; where head and embedding
+// parameters counts the elements of all tensors, of packed weights those that
+// they had before; where head and embedding
 // are tied but both stored, only once.
 func parameters(ix *Index) (n int64) {
-	for _, t := range ix.Tensors {
-		if t.Name == headName && ix.Architecture.TiedEmbeddings {
+	packed := map[int]bool{}
+	for i := range ix.Packed {
+		w := &ix.Packed[i]
+		rows, cols := w.Matrix()
+		n += rows * cols
+		for _, part := range slices.Concat(w.Parts, w.Beside) {
+			packed[part] = true
+		}
+	}
+	for i, t := range ix.Tensors {
+		if packed[i] || t.Name == headName && ix.Architecture.TiedEmbeddings {
 			continue
 		}
 		n += t.elements()

@@ -11,7 +11,7 @@ import (
 
 // Digest identifies the checkpoint: 32 hexadecimal digits, the xxh3-128 of
 // what decides which bytes a load reads and what they become: format, files
-// with size and ID, tensors, architecture, plan for tensor parallelism. Workers that reach the same files
+// with size and ID, tensors and which belong together, architecture, plan for tensor parallelism. Workers that reach the same files
 // compute the same digest; a file that is written to again, or a copy of it,
 // has another. It does not cover tensor bytes, config.json's other fields or
 // side files.
@@ -22,9 +22,10 @@ func (ix *Index) Digest() string {
 		Format       string            `json:"format"`
 		Files        []source.File     `json:"files"`
 		Tensors      []Tensor          `json:"tensors"`
+		Packed       []Packed          `json:"packed,omitempty"`
 		Architecture Architecture      `json:"architecture"`
 		TPPlan       map[string]string `json:"tp_plan,omitempty"`
-	}{ix.Format, ix.Files, ix.Tensors, ix.Architecture, ix.TPPlan})
+	}{ix.Format, ix.Files, ix.Tensors, ix.Packed, ix.Architecture, ix.TPPlan})
 	sum := h.Sum128().Bytes()
 	return hex.EncodeToString(sum[:])
 }

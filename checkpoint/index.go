@@ -12,6 +12,7 @@ type Index struct {
 	Format       string        `json:"format"`  // "safetensors", "gguf" or "onnx"
 	Files        []source.File `json:"files"`   // those that hold tensors, in shard order
 	Tensors      []Tensor      `json:"tensors"` // by file, then offset
+	Packed       []Packed      `json:"packed,omitempty"`
 	Architecture Architecture  `json:"architecture"`
 	// TPPlan is config.json's base_model_tp_plan: how to divide modules, such
 	// as "layers.*.mlp.up_proj": "colwise". See shard.Build.
@@ -37,6 +38,26 @@ type Tensor struct {
 	Offset     int64  `json:"offset"` // absolute, in the file
 	Bytes      int64  `json:"bytes"`
 	Form       string `json:"form,omitempty"` // as quant/form names it
+}
+
+// Packed is a weight that a quantizer stored as several tensors.
+type Packed struct {
+	Name  string  `json:"name"`  // of the weight, as it was before: "model.layers.0.mlp.up_proj.weight"
+	Shape []int64 `json:"shape"` // of the weight, [out, in]
+	Form  string  `json:"form"`  // as quant/form names it, of a matrix whose last dimension is the columns
+	Parts []int   `json:"parts"` // of Index.Tensors: the form's, in its order
+	// Beside are tensors that belong to the weight but that its values do not
+	// depend on, such as scales of activations.
+	Beside []int `json:"beside,omitempty"`
+}
+
+// Matrix returns the rows and columns that the form is of.
+func (p *Packed) Matrix() (rows, cols int64) {
+	rows = 1
+	for _, d := range p.Shape[:len(p.Shape)-1] {
+		rows *= d
+	}
+	return rows, p.Shape[len(p.Shape)-1]
 }
 
 // Architecture is what names and config.json, or a GGUF file's metadata, tell

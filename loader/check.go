@@ -140,15 +140,17 @@ func (j *nodeJob) readDigests(ctx context.Context) (err error) {
 	}
 	for i := range plan.Tensors {
 		t := &plan.Tensors[i]
-		if !j.covered[t.File] || t.Bytes == 0 {
-			continue
-		}
-		name := plan.Files[t.File].Name
-		switch d := j.digests.Tensor(name, t.Offset); {
-		case d == nil:
-			j.covered[t.File] = false
-		case d.Bytes != t.Bytes || d.DType != t.DType:
-			return stale(name, t.Name, "%s says that another tensor is there", digests.Name)
+		for k, run := range t.Runs() {
+			if !j.covered[run.File] || run.Bytes == 0 {
+				continue
+			}
+			name := plan.Files[run.File].Name
+			switch d := j.digests.Tensor(name, run.Offset); {
+			case d == nil:
+				j.covered[run.File] = false
+			case d.Bytes != run.Bytes || k == 0 && d.DType != t.DType:
+				return stale(name, t.Name, "%s says that another tensor is there", digests.Name)
+			}
 		}
 	}
 	return nil

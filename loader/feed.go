@@ -9,7 +9,9 @@ import (
 	"runtime/debug"
 	"unsafe"
 
+	"github.com/gantry-ml/gantry/quant/form"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -22,6 +24,7 @@ type feed struct {
 	batches [][]span
 	slab    int64 // bytes
 	scratch int64 // bytes
+	beside  int64 // bytes of the chunk's other runs
 
 	check  check
 	stream io.ReadCloser // over the batches that lie side by side; nil: none is open
@@ -39,6 +42,9 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 	if m, ok := f.reader.(source.Mapper); ok && m.Warm(l.chunk.Offset, l.chunk.Bytes) {
 		f.mapper = m
 	}
+	for _, r := range l.chunk.Also {
+		f.beside += r.Bytes
+	}
 	// Two slabs of every chunk in work must fit the budget, or little else
 	// would: the smaller the budget, the smaller the reads.
 	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.job.lane.slots))))
@@ -51,7 +57,7 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 }
 
 // need returns the bytes of the buffer that run wants.
-func (f *feed) need() int64 { return f.slab + f.scratch }
+func (f *feed) need() int64 { return f.slab + f.scratch + f.beside }
 
 // run reads and transforms everything.
 func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
@@ -60,7 +66,10 @@ func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
 	if spec := f.load.job.spec; spec.Validate {
 		x.plan = spec.Plan
 	}
-	slab := buffer[f.scratch:f.need()]
+	slab := buffer[f.scratch : f.scratch+f.slab]
+	if x.beside, err = f.readBeside(ctx, buffer[f.scratch+f.slab:f.need()]); err != nil {
+		return err
+	}
 	for i, b := range f.batches {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -115,6 +124,48 @@ func (f *feed) verify(ctx context.Context, b []span, src []byte) error {
 		}
 	}
 	return nil
+}
+
+// readBeside reads the chunk's other runs: what its rows need of the other parts
+// of a packed weight.
+func (f *feed) readBeside(ctx context.Context, buffer []byte) (list []form.Slab, err error) {
+	c := f.load.chunk
+	if len(c.Also) == 0 {
+		return nil, nil
+	}
+	seg := &c.Segments[0]
+	t := &f.load.job.spec.Plan.Tensors[seg.Tensor]
+	parts := t.Source.Parts()
+	for i, run := range c.Also {
+		b := buffer[:run.Bytes]
+		buffer = buffer[run.Bytes:]
+		if err := f.readRun(ctx, t.Name, run, t.Parts[i].Offset, b); err != nil {
+			return nil, f.located(ctx, seg.Tensor, run, err)
+		}
+		list = append(list, form.Slab{Data: b, First: parts[1+i].Range(form.Range(seg.Rows), form.Range(seg.Cols)).Start})
+	}
+	return list, nil
+}
+
+// readRun reads a run of a part of a tensor, which starts at start in its file,
+// and checks it.
+func (f *feed) readRun(ctx context.Context, tensor string, run shard.Run, start int64, b []byte) error {
+	r, err := f.load.job.reader(ctx, run.File)
+	if err != nil {
+		return err
+	}
+	read := func(ctx context.Context, p []byte, off int64) error {
+		f.load.read += int64(len(p))
+		return r.ReadAt(ctx, p, off)
+	}
+	c := check{file: r.File().Name, set: f.load.job.digestsOf(run.File), more: read}
+	if err := c.begin(ctx, tensor, start, run.Offset-start); err != nil {
+		return err
+	}
+	if err := read(ctx, b, run.Offset); err != nil {
+		return err
+	}
+	return cmp.Or(c.add(b), c.end(ctx))
 }
 
 // read fills p with what follows in the file at off, where batch i begins. A
@@ -192,14 +243,19 @@ func (f *feed) batch(ctx context.Context, x *transform, i int, slab []byte) erro
 	return nil
 }
 
-// locate says which file, tensor and bytes an error is about.
+// locate says which file, tensor and bytes an error about a batch is about.
 func (f *feed) locate(ctx context.Context, b []span, n int64, err error) error {
+	c := f.load.chunk
+	return f.located(ctx, b[0].run.seg.Tensor, shard.Run{File: c.File, Offset: c.Offset + b[0].at, Bytes: n}, err)
+}
+
+func (f *feed) located(ctx context.Context, tensor int, r shard.Run, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	plan := f.load.job.spec.Plan
-	out := &recovery.Error{Class: recovery.ClassOf(err), Op: "read", File: plan.Files[f.load.chunk.File].Name,
-		Tensor: plan.Tensors[b[0].run.seg.Tensor].Name, Offset: f.load.chunk.Offset + b[0].at, Length: n, Err: err}
+	out := &recovery.Error{Class: recovery.ClassOf(err), Op: "read", File: plan.Files[r.File].Name,
+		Tensor: plan.Tensors[tensor].Name, Offset: r.Offset, Length: r.Bytes, Err: err}
 	// The reader knows the place as well; it is said once.
 	var inner *recovery.Error
 	if errors.As(err, &inner) && inner.Err != nil {

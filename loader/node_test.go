@@ -154,8 +154,8 @@ func (m *team) chunks(ctx context.Context) {
 			if err != nil {
 				m.t.Errorf("chunk %d: %v", i, err)
 			}
-			if c := &m.plan.Chunks[i]; len(done) != len(c.Pieces) || read != c.Bytes {
-				m.t.Errorf("chunk %d: %d pieces of %d, read %d bytes of %d", i, len(done), len(c.Pieces), read, c.Bytes)
+			if c := &m.plan.Chunks[i]; len(done) != len(c.Pieces) || read != c.Stored() {
+				m.t.Errorf("chunk %d: %d pieces of %d, read %d bytes of %d", i, len(done), len(c.Pieces), read, c.Stored())
 			}
 		})
 	}

@@ -17,6 +17,7 @@ type transform struct {
 	scratch []byte
 	planes  [][]byte    // reused, by plane
 	slabs   []form.Slab // reused
+	beside  []form.Slab // what the chunk has of a packed weight's other parts
 }
 
 // scratchNeed returns how much scratch the runs need.
@@ -114,10 +115,15 @@ func (x *transform) given(part, s span, src []byte) (rows, scratch []byte) {
 	r, n := s.run, part.rows.Len()
 	t := r.enc.tensor
 	values, scratch := x.scratch[:n*r.decodedRow()], x.scratch[n*r.decodedRow():]
-	rows = src[(part.rows.Start-s.rows.Start)*r.srcRow:]
-	if t.Source != nil {
+	if t.Source == nil {
+		rows = src[(part.rows.Start-s.rows.Start)*r.srcRow:]
+	} else {
 		rows, scratch = scratch[:n*r.orderedRow()], scratch[n*r.orderedRow():]
-		x.slabs = append(x.slabs[:0], form.Slab{Data: src, First: s.rows.Start / t.Together()})
+		x.slabs = append(x.slabs[:0], form.Slab{Data: src})
+		if !r.held {
+			x.slabs[0].First = s.rows.Start / t.Together()
+		}
+		x.slabs = append(x.slabs, x.beside...)
 		t.Source.Read(rows, x.slabs, form.Range(part.rows), form.Range(r.seg.Cols))
 	}
 	if r.enc.decodes() {

@@ -15,6 +15,7 @@ type run struct {
 	seg     *shard.Segment
 	enc     *encoded
 	srcRow  int64   // stored bytes of a row of the segment
+	held    bool    // every row needs all stored bytes of the segment
 	rowSize []int64 // encoded bytes of a row of the segment, by plane
 	rows    shard.Span
 	share   []share
@@ -47,7 +48,12 @@ type span struct {
 	at   int64
 }
 
-func (s span) bytes() int64 { return s.rows.Len() * s.run.srcRow }
+func (s span) bytes() int64 {
+	if s.run.held {
+		return s.run.seg.Bytes
+	}
+	return s.rows.Len() * s.run.srcRow
+}
 
 // planRuns says what the targets need of a chunk, in the order of its bytes.
 func planRuns(c *shard.Chunk, encodings []encoded, targets []*target) ([]run, error) {
@@ -112,7 +118,7 @@ func segmentRuns(c *shard.Chunk, seg *shard.Segment, enc *encoded, shares []shar
 	}
 	var runs []run
 	for i := 0; i+1 < len(cuts); i++ {
-		r := run{seg: seg, enc: enc, srcRow: seg.Bytes / seg.Rows.Len(), rowSize: rowSize,
+		r := run{seg: seg, enc: enc, srcRow: seg.Bytes / seg.Rows.Len(), held: enc.tensor.Held(), rowSize: rowSize,
 			rows: shard.Span{Start: cuts[i], Stop: cuts[i+1]}, primary: -1}
 		for _, s := range shares {
 			if s.cells[0].rows.Intersect(r.rows) != r.rows {
@@ -156,6 +162,10 @@ func batches(runs []run, limit int64) [][]span {
 	}
 	for i := range runs {
 		r := &runs[i]
+		if r.held { // it fills its chunk: all of its runs come of one read
+			open = append(open, span{r, r.rows, r.seg.At})
+			continue
+		}
 		for rows := r.rows; rows.Len() > 0; {
 			at := r.seg.At + (rows.Start-r.seg.Rows.Start)*r.srcRow
 			if at != end {

@@ -28,7 +28,7 @@ func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
 	}
 	b := &builder{
 		ix: ix, pol: pol, tied: ix.Architecture.TiedEmbeddings, tp: newTPPlan(ix.TPPlan),
-		cut: cutter{tp: int64(o.Layout.TP), heads: countHeads(ix), plain: map[string]bool{}},
+		cut: cutter{tp: int64(o.Layout.TP), heads: countHeads(ix), plain: map[string]bool{}, projected: map[string]*projection{}},
 		plan: &Plan{Version: Version, Checkpoint: ix.Digest(), Options: o, Files: slices.Clone(ix.Files),
 			Tensors: []Tensor{}, Ranks: []Rank{}, Chunks: []Chunk{},
 			Fallbacks: []Note{}, Straddles: []Note{}, Warnings: []string{}},

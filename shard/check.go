@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant/form"
 )
 
 // check says whether a plan that was read is one that Build could have made:
@@ -25,11 +26,11 @@ func (p *Plan) check() error {
 		if err != nil {
 			return badPlan("tensor %q: %w", t.Name, err)
 		}
-		if size, err := t.DType.Bytes(n); err != nil || size != t.Bytes {
+		if size, err := t.DType.Bytes(n); !t.packed() && (err != nil || size != t.Bytes) {
 			return badPlan("tensor %q: %d×%d of %s are not %d bytes", t.Name, t.Rows, t.Cols, t.DType, t.Bytes)
 		}
-		if t.File < 0 || t.File >= len(p.Files) || !fits(t.Offset, t.Bytes, p.Files[t.File].Size) {
-			return badPlan("tensor %q is not in its file", t.Name)
+		if err := p.checkParts(t); err != nil {
+			return err
 		}
 	}
 	for i := range p.Ranks {
@@ -70,7 +71,7 @@ func (p *Plan) checkRank(number int, r *Rank) error {
 			return badPlan("rank %d: slice %d is of tensor %d", number, i, s.Tensor)
 		}
 		t := &p.Tensors[s.Tensor]
-		align, per := cutAlign(t.Layout), t.weight().Per
+		align, per := cutAlign(t.Layout), t.Together()
 		if !s.Rows.within(t.Rows) || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 || !s.Cols.within(t.Cols) || s.Held != s.Cols.cover(align, t.Cols) || len(s.Planes) != len(t.Layout.Planes) {
 			return badPlan("rank %d: what it holds of tensor %q is not in it", number, t.Name)
 		}
@@ -86,8 +87,14 @@ func (p *Plan) checkRank(number int, r *Rank) error {
 }
 
 func (p *Plan) checkChunk(id int, c *Chunk) error {
-	if c.ID != id || c.File < 0 || c.File >= len(p.Files) || c.Bytes > MaxChunkBytes || !fits(c.Offset, c.Bytes, p.Files[c.File].Size) {
+	if c.ID != id || c.File < 0 || c.File >= len(p.Files) || c.Bytes > MaxHeldBytes || !fits(c.Offset, c.Bytes, p.Files[c.File].Size) {
 		return badPlan("chunk %d is not in its file", id)
+	}
+	if c.Also != nil {
+		return p.checkPackedChunk(id, c)
+	}
+	if c.Bytes > MaxChunkBytes {
+		return badPlan("chunk %d has %d bytes", id, c.Bytes)
 	}
 	var end int64
 	for i, s := range c.Segments {
@@ -95,10 +102,13 @@ func (p *Plan) checkChunk(id int, c *Chunk) error {
 			return badPlan("chunk %d: segment %d is of tensor %d", id, i, s.Tensor)
 		}
 		t := &p.Tensors[s.Tensor]
+		if t.packed() {
+			return badPlan("chunk %d: tensor %q is in parts", id, t.Name)
+		}
 		align := t.readAlign()
 		whole := s.Cols == Span{0, t.Cols}
 		part := s.Rows.Len() == 1 && s.Cols == s.Cols.cover(align, t.Cols) && !wholeRow(t.Layout) && t.Source == nil
-		per := t.weight().Per
+		per := t.Together()
 		if !s.Rows.within(t.Rows) || !s.Cols.within(t.Cols) || !whole && !part || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 {
 			return badPlan("chunk %d: segment %d is not a run of tensor %q", id, i, t.Name)
 		}
@@ -109,6 +119,52 @@ func (p *Plan) checkChunk(id int, c *Chunk) error {
 	}
 	if end != c.Bytes {
 		return badPlan("chunk %d has %d bytes, its segments %d", id, c.Bytes, end)
+	}
+	return nil
+}
+
+// checkParts checks where a tensor's bytes lie.
+func (p *Plan) checkParts(t *Tensor) error {
+	parts := []form.Part{t.weight()}
+	if t.packed() {
+		if t.Source == nil {
+			return badPlan("tensor %q has parts but no form", t.Name)
+		}
+		parts = t.Source.Parts()
+	}
+	runs := t.Runs()
+	if len(parts) != len(runs) {
+		return badPlan("tensor %q has %d parts, its form %d", t.Name, len(runs), len(parts))
+	}
+	for i, r := range runs {
+		if r.File < 0 || r.File >= len(p.Files) || !fits(r.Offset, r.Bytes, p.Files[r.File].Size) || t.packed() && r.Bytes != parts[i].Bytes() {
+			return badPlan("tensor %q is not in its file", t.Name)
+		}
+	}
+	return nil
+}
+
+// checkPackedChunk checks a chunk of a packed weight.
+func (p *Plan) checkPackedChunk(id int, c *Chunk) error {
+	if len(c.Segments) != 1 {
+		return badPlan("chunk %d has %d segments beside other runs", id, len(c.Segments))
+	}
+	s := &c.Segments[0]
+	if s.Tensor < 0 || s.Tensor >= len(p.Tensors) {
+		return badPlan("chunk %d is of tensor %d", id, s.Tensor)
+	}
+	t := &p.Tensors[s.Tensor]
+	if !t.packed() || !s.Rows.within(t.Rows) || s.Cols != (Span{0, t.Cols}) || s.At != 0 || s.Bytes != c.Bytes {
+		return badPlan("chunk %d is not a run of tensor %q", id, t.Name)
+	}
+	if t.Held() && s.Rows.Len() != t.Rows {
+		return badPlan("chunk %d: tensor %q is read as a whole", id, t.Name)
+	}
+	runs := append([]Run{{c.File, c.Offset, c.Bytes}}, c.Also...)
+	for i, want := range t.window(s.Rows) {
+		if i >= len(runs) || runs[i] != want {
+			return badPlan("chunk %d does not have what its rows of tensor %q need", id, t.Name)
+		}
 	}
 	return nil
 }

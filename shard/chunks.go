@@ -17,7 +17,7 @@ func (b *builder) chunks() error {
 		c := &p.Chunks[i]
 		c.ID = i
 		c.Pieces = s.pieces(c)
-		p.ReadBytes += c.Bytes
+		p.ReadBytes += c.Stored()
 		for _, piece := range c.Pieces {
 			p.PlacedBytes += piece.Bytes
 		}
@@ -36,6 +36,10 @@ const ownBytes = 1 << 20
 func (b *builder) segments(tensor int) {
 	t, limit := &b.plan.Tensors[tensor], b.plan.Options.ChunkBytes
 	if t.Bytes == 0 {
+		return
+	}
+	if len(t.Parts) > 0 {
+		b.packedSegments(tensor)
 		return
 	}
 	w := t.weight()
@@ -71,7 +75,7 @@ func (b *builder) segment(tensor int, offset, size int64, rows, cols, ranks Span
 	s := Segment{Tensor: tensor, Bytes: size, Rows: rows, Cols: cols}
 	if n := len(p.Chunks); n > 0 {
 		last := &p.Chunks[n-1]
-		follows := last.File == p.Tensors[tensor].File && last.Offset+last.Bytes == offset && last.Bytes+size <= p.Options.ChunkBytes
+		follows := last.File == p.Tensors[tensor].File && last.Offset+last.Bytes == offset && last.Bytes+size <= p.Options.ChunkBytes && last.Also == nil
 		if follows && (ranks == b.ranked || min(size, last.Bytes) < ownBytes) {
 			if last.Bytes < ownBytes {
 				b.ranked = ranks

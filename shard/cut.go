@@ -7,6 +7,8 @@ type cutter struct {
 	tp    int64
 	heads heads
 	plain map[string]bool // modules cut without regard to heads
+
+	projected map[string]*projection // parts of packed weights that are cut
 }
 
 // check says whether t divides over the group, between what is read together.
@@ -14,7 +16,7 @@ func (c *cutter) check(t *Tensor, r rule, module string) error {
 	if err := c.checkRule(t, r, module); err != nil {
 		return err
 	}
-	per := t.weight().Per
+	per := t.Together()
 	for rank := range c.tp {
 		if rows := c.slice(t, rank).Rows; rows.Start%per != 0 || rows.Stop%per != 0 {
 			return usage(t.Name, "use tp 1", "rows [%d, %d) end inside %d that are stored as one", rows.Start, rows.Stop, per)
@@ -85,6 +87,15 @@ func (t *Tensor) axes() (out, in axis) {
 // slice returns what the given rank of the group holds of a tensor that has
 // been checked, without its place in the arena.
 func (c *cutter) slice(t *Tensor, rank int64) Slice {
+	if x := c.projected[t.Name]; x != nil {
+		rows, cols, _ := x.slice(t, c.byRule(x.weight, rank))
+		return Slice{Rows: rows, Cols: cols, Held: cols.cover(cutAlign(t.Layout), t.Cols)}
+	}
+	return c.byRule(t, rank)
+}
+
+// byRule is slice for a tensor that is cut by its own rows and columns.
+func (c *cutter) byRule(t *Tensor, rank int64) Slice {
 	outputs, inputs := t.axes()
 	out, in := Span{0, outputs.n}, Span{0, inputs.n}
 	switch t.Rule {

@@ -97,8 +97,8 @@ func TestParsePlanText(t *testing.T) {
 	good := string(planJSON(t, small(t, shard.Options{})))
 	for _, bad := range []string{
 		"", "null", "{}", "[]", good[:len(good)/2], good + good,
-		strings.Replace(good, `"version":1`, `"version":2`, 1),
-		strings.Replace(good, `"version":1`, `"version":1,"colour":"red"`, 1),
+		strings.Replace(good, `"version":2`, `"version":1`, 1),
+		strings.Replace(good, `"version":2`, `"version":2,"colour":"red"`, 1),
 		strings.Replace(good, `"scheme":"none"`, `"scheme":"q9_9"`, 1),
 		strings.Replace(good, `"scheme":"none"`, `"scheme":""`, 1),
 		strings.Replace(good, `"dtype":"F32"`, `"dtype":"I64"`, 1),

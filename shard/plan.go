@@ -9,7 +9,7 @@ import (
 
 // Version is the version of the plan's format. Plans of another version are
 // refused.
-const Version = 1
+const Version = 2
 
 // Align is the alignment, in bytes, of every plane in an arena.
 const Align = 256
@@ -18,6 +18,9 @@ const Align = 256
 const (
 	DefaultChunkBytes = 8 << 20
 	MaxChunkBytes     = 16 << 20
+	// MaxHeldBytes bounds what is held whole until it is decoded: weights that
+	// are stored column by column.
+	MaxHeldBytes = 128 << 20
 )
 
 // Layout is the parallel layout of a model. Zero counts as one.
@@ -89,6 +92,10 @@ type Tensor struct {
 	// Form is how the stored bytes give rows, where they are not plain rows of
 	// elements (quant/form); DType is of what is stored.
 	Form string `json:"form,omitempty"`
+
+	// Parts are where the form's other stored arrays lie, after the weight
+	// itself, of a weight that a quantizer divided over several.
+	Parts []Run `json:"parts,omitempty"`
 
 	// What follows from the fields above.
 	Layout quant.Layout `json:"-"` // of a row of what it becomes
@@ -172,14 +179,33 @@ type Placement struct {
 	RowBytes int64 `json:"row_bytes"`
 }
 
+// Run is a run of stored bytes.
+type Run struct {
+	File   int   `json:"file"`
+	Offset int64 `json:"offset"`
+	Bytes  int64 `json:"bytes"`
+}
+
 // Chunk is a run of stored bytes that is read, transformed and placed as one.
+// One of a packed weight has one segment, and runs of the weight's other parts
+// beside.
 type Chunk struct {
 	ID       int       `json:"id"` // its index in Plan.Chunks
 	File     int       `json:"file"`
 	Offset   int64     `json:"offset"`
 	Bytes    int64     `json:"bytes"`
+	Also     []Run     `json:"also,omitempty"` // by part of the form, from the second on
 	Segments []Segment `json:"segments"`
 	Pieces   []Piece   `json:"pieces"` // one for each rank that gets any of it, by rank
+}
+
+// Stored returns how many bytes are read for the chunk.
+func (c *Chunk) Stored() int64 {
+	n := c.Bytes
+	for _, r := range c.Also {
+		n += r.Bytes
+	}
+	return n
 }
 
 // Segment is the part of one tensor that a chunk carries: whole rows, or a

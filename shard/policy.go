@@ -168,7 +168,7 @@ func (p *policy) mix(t *Tensor, kind quant.Kind, at int) (fallback string, err e
 // numbers says whether a tensor has elements that schemes are for: floats, or
 // blocks of what once were floats.
 func numbers(t *Tensor) bool {
-	return t.Rows > 0 && t.Cols > 0 && (t.DType.Quantized() || quant.Decodes(t.DType))
+	return t.Rows > 0 && t.Cols > 0 && (t.DType.Quantized() || quant.Decodes(t.DType) || t.packed())
 }
 
 // set gives the tensor a scheme, or says why that cannot be. Blocks of the type
@@ -179,12 +179,20 @@ func (p *policy) set(t *Tensor, s quant.Scheme) error {
 		t.Why += "; it is stored so"
 		s = p.none
 	}
+	if s.Target() == quant.Nothing && t.packed() {
+		t.Scheme = s.Name() // its parts are placed instead of it
+		return nil
+	}
 	was := *t
 	if err := t.derive(s); err != nil {
 		return err
 	}
-	switch row := rowBytes(t); {
-	case wholeRow(t.Layout) && row > p.maxRow:
+	switch row := t.readRow(); {
+	case t.Held() && t.stored() > MaxHeldBytes:
+		size := t.stored()
+		*t = was
+		return fmt.Errorf("it is stored column by column, and must be held whole: it has %d bytes, at most %d are", size, int64(MaxHeldBytes))
+	case wholeRow(t.Layout) && !t.Held() && row > p.maxRow:
 		*t = was
 		return fmt.Errorf("row longer than a chunk: %s needs whole rows, and one has %d bytes", s.Name(), row)
 	case s.Target() == quant.Nothing && t.From != t.DType:

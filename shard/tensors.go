@@ -19,12 +19,17 @@ type part struct {
 	rule
 	at     place
 	source *checkpoint.Tensor
+	packed *checkpoint.Packed // nil for a tensor by itself
 }
 
 // tensors lists the tensors in the order of the model, each with its rule and
 // what it becomes.
 func (b *builder) tensors() error {
 	seen := make(map[string]bool, len(b.ix.Tensors))
+	members, err := b.checkPacked()
+	if err != nil {
+		return err
+	}
 	var all []part
 	for i := range b.ix.Tensors {
 		t := &b.ix.Tensors[i]
@@ -35,7 +40,12 @@ func (b *builder) tensors() error {
 			return invalid(t.Name, "it is listed twice")
 		}
 		seen[t.Name] = true
-		all = append(all, b.part(t))
+		if !members[i] {
+			all = append(all, b.part(t))
+		}
+	}
+	for i := range b.ix.Packed {
+		all = append(all, b.packedPart(&b.ix.Packed[i]))
 	}
 	slices.SortFunc(all, func(x, y part) int {
 		return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.layer, y.layer), cmp.Compare(x.stack, y.stack),
@@ -43,7 +53,6 @@ func (b *builder) tensors() error {
 			cmp.Compare(x.source.Name, y.source.Name))
 	})
 	all = b.dropTied(all)
-	b.parts = all
 	b.pol.seats = newSeats(b.ix, all)
 	limit := b.plan.Options.ChunkBytes * MaxChunks
 	for i := range all {
@@ -51,8 +60,17 @@ func (b *builder) tensors() error {
 		if err != nil {
 			return err
 		}
-		b.plan.Tensors = append(b.plan.Tensors, t)
-		if b.plan.StoredBytes += t.Bytes; b.plan.StoredBytes > limit {
+		made, of := []Tensor{t}, all[i:i+1]
+		if t.packed() && t.Scheme == b.pol.none.Name() {
+			if made, of, err = b.unpack(&t, &all[i]); err != nil {
+				return err
+			}
+		}
+		b.plan.Tensors, b.parts = append(b.plan.Tensors, made...), append(b.parts, of...)
+		for j := range made {
+			b.plan.StoredBytes += made[j].stored()
+		}
+		if b.plan.StoredBytes > limit {
 			return &recovery.Error{Class: recovery.Unsupported, Op: "plan",
 				Err:  fmt.Errorf("the checkpoint needs more than %d chunks of %d bytes", MaxChunks, b.plan.Options.ChunkBytes),
 				Hint: "choose larger chunks"}
@@ -126,17 +144,25 @@ func (b *builder) dropTied(all []part) []part {
 	return slices.Delete(all, top, top+1)
 }
 
-// tensor decides how a tensor is cut and what it becomes.
-func (b *builder) tensor(i int, p *part) (Tensor, error) {
+// view returns a stored tensor as rows × cols.
+func (b *builder) view(p *part) Tensor {
 	s := p.source
 	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, File: s.File, Offset: s.Offset, Bytes: s.Bytes,
 		Form: s.Form, Rows: 1, Cols: 1, Rule: p.rule.weight}
 	if t.Shape == nil {
 		t.Shape = []int64{}
 	}
-	if s.Bytes == 0 {
+	switch {
+	case p.packed != nil:
+		t.Rows, t.Cols = p.packed.Matrix()
+		for _, i := range p.packed.Parts[1:] {
+			part := &b.ix.Tensors[i]
+			t.Parts = append(t.Parts, Run{part.File, part.Offset, part.Bytes})
+		}
+		return t
+	case s.Bytes == 0:
 		t.Rows, t.Cols, t.Rule = 0, 0, Replicated
-	} else if len(t.Shape) > 0 {
+	case len(t.Shape) > 0:
 		t.Rows = t.Shape[0]
 		for _, d := range t.Shape[1:] {
 			t.Cols *= d
@@ -151,6 +177,12 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 			b.flat = append(b.flat, t.Name)
 		}
 	}
+	return t
+}
+
+// tensor decides how a tensor is cut and what it becomes.
+func (b *builder) tensor(i int, p *part) (Tensor, error) {
+	t := b.view(p)
 	if _, err := form.Open(t.Form, t.DType, t.Rows, t.Cols); err != nil {
 		return t, invalid(t.Name, "%w", err)
 	}
@@ -168,7 +200,7 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	case reason != "" && t.DType.Quantized() && !quant.Decodes(t.DType):
 		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name,
 			Err: fmt.Errorf("its blocks are of type %s, which this version places but does not decode", t.DType), Hint: "load the model with the scheme none"}
-	case t.Source != nil && t.weight().Unit > MaxChunkBytes:
+	case t.Source != nil && !t.Held() && t.weight().Unit > MaxChunkBytes:
 		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name,
 			Err: fmt.Errorf("%d bytes must be read together, a chunk has at most %d", t.weight().Unit, int64(MaxChunkBytes))}
 	case reason != "":

@@ -45,6 +45,10 @@ type Part struct {
 	Per   int64
 	Unit  int64
 	Units int64
+	// What the elements of a unit run along, where it is the other axis: each is
+	// for Each of them. Each is 0 where it is none.
+	Across Axis
+	Each   int64
 }
 
 // Bytes returns the array's size.
@@ -86,6 +90,9 @@ func Open(name string, stored dtype.Type, rows, cols int64) (Form, error) {
 	if !ok {
 		return nil, fmt.Errorf("unknown form %.40q", name)
 	}
+	if n, err := dtype.Elements([]int64{rows, cols}); err != nil || n > maxElements {
+		return nil, fmt.Errorf("form %.40q of %d×%d elements", name, rows, cols)
+	}
 	f, err := open(param, stored, rows, cols)
 	if err != nil {
 		return nil, fmt.Errorf("form %.40q of %d×%d %s: %w", name, rows, cols, stored, err)
@@ -93,8 +100,18 @@ func Open(name string, stored dtype.Type, rows, cols int64) (Form, error) {
 	return f, nil
 }
 
+// maxElements bounds a tensor, so that no size of a part overflows.
+const maxElements = 1 << 50
+
 // forms open a form from what follows its name.
 var forms = map[string]func(param string, stored dtype.Type, rows, cols int64) (Form, error){
 	interleavedName: openInterleaved,
 	plusName:        openPlus,
+	scaledName:      openScaled,
+	wordsName:       openWords,
+	mxName:          openMX,
+	nvName:          openNV,
+	bnb4Name:        openBNB4,
+	gptqName:        openGPTQ,
+	awqName:         openAWQ,
 }

@@ -45,6 +45,23 @@ func TestOpenRefuses(t *testing.T) {
 		{"plus:x", dtype.F32, 8, 8},
 		{"plus:inf", dtype.F32, 8, 8},
 		{"plus:1", dtype.Q8_0, 8, 32},
+		{"scaled:rows=1", dtype.I8, 8, 8},
+		{"scaled:scale=I8", dtype.I8, 8, 8},
+		{"scaled:scale=F16,x=1", dtype.I8, 8, 8},
+		{"scaled:scale=F16,scale=F16", dtype.I8, 8, 8},
+		{"scaled:scale=F16", dtype.F16, 8, 8},
+		{"scaled:scale=F16,rows=-1", dtype.I8, 8, 8},
+		{"words:bits=3,groups=1,scale=F16", dtype.I32, 8, 8},
+		{"words:bits=4,groups=3,scale=F16", dtype.I32, 8, 8},
+		{"words:bits=4,groups=1,scale=F16", dtype.U8, 8, 8},
+		{"mxfp4", dtype.U8, 8, 16},
+		{"nvfp4", dtype.I8, 8, 16},
+		{"bnb4:block=64", dtype.U8, 8, 7},
+		{"bnb4:", dtype.U8, 8, 8},
+		{"gptq:bits=4,group=8,scale=F16,plus=2", dtype.I32, 8, 8},
+		{"awq:bits=8,group=8,scale=F16", dtype.I32, 8, 8},
+		{"awq:bits=4,group=8,scale=F16", dtype.I32, 9, 8},
+		{"awq:bits=4,group=8,scale=F16", dtype.I32, 1 << 40, 1 << 40},
 	} {
 		if f, err := Open(c.name, c.stored, c.rows, c.cols); err == nil {
 			t.Errorf("%s of %d×%d %s: %+v", c.name, c.rows, c.cols, c.stored, f)
@@ -111,6 +128,13 @@ func TestPlus(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	for _, name := range []string{"interleaved:4", "plus:1", "plus:-0.5"} {
 		f.Add(name, uint8(dtype.F32), uint16(8), uint16(8))
+	}
+	for name, stored := range map[string]dtype.Type{
+		"scaled:scale=F16,rows=1": dtype.I8, "scaled:scale=F32,rows=128,cols=128": dtype.F8E4M3, "scaled:scale=BF16,cols=3,zero=1": dtype.I8,
+		"words:bits=4,groups=2,scale=F16,zero=1,index=1": dtype.I32, "mxfp4:": dtype.U8, "mxfp4": dtype.U8, "nvfp4": dtype.U8,
+		"bnb4:block=64,nested=256,offset=0.5": dtype.U8, "gptq:bits=4,group=32,scale=F16,plus=1,index=1": dtype.I32, "awq:bits=4,group=32,scale=F16": dtype.I32,
+	} {
+		f.Add(name, uint8(stored), uint16(64), uint16(64))
 	}
 	f.Fuzz(func(t *testing.T, name string, stored uint8, rows, cols uint16) {
 		r, c := int64(rows%256), int64(cols%512)

@@ -1,0 +1,164 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"strings"
+
+	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant/form"
+)
+
+// The definitions of what is recognised here are cited in quant/form.
+
+// weightSuffix is what a weight's name ends with.
+const weightSuffix = ".weight"
+
+// compressed is compressed-tensors' pack-quantized and nvfp4-pack-quantized.
+func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
+	w := Packed{Name: base + weightSuffix, Parts: []int{p.find(t.Name), p.find(base + ".weight_scale")},
+		Beside: p.beside(base, ".weight_shape", ".input_global_scale", ".input_scale", ".input_zero_point")}
+	scale := p.tensor(base + ".weight_scale")
+	if scale == nil || len(t.Shape) != 2 || len(scale.Shape) != 2 {
+		return Packed{}, nil
+	}
+	if t.DType == dtype.U8 {
+		w.Form, w.Shape = form.NVFP4, []int64{t.Shape[0], 2 * t.Shape[1]}
+		w.Parts = append(w.Parts, p.find(base+".weight_global_scale"))
+		return w, nil
+	}
+	shape, err := p.read(base + ".weight_shape")
+	if err != nil || len(shape) != 16 {
+		return Packed{}, err
+	}
+	w.Shape = []int64{int64(binary.LittleEndian.Uint64(shape)), int64(binary.LittleEndian.Uint64(shape[8:]))}
+	f := form.Words{Bits: p.bits(), Groups: scale.Shape[1], Scale: scale.DType}
+	if zero := p.find(base + ".weight_zero_point"); zero >= 0 {
+		f.Zero, w.Parts = true, append(w.Parts, zero)
+	}
+	if index := p.find(base + ".weight_g_idx"); index >= 0 {
+		f.Index, w.Parts = true, append(w.Parts, index)
+	}
+	w.Form = f.Name()
+	return w, nil
+}
+
+// bits returns how many a weight has.
+func (p *packer) bits() int64 { return p.ix.quantization(&p.config).Bits }
+
+// scaled is compressed-tensors' int-quantized and float-quantized: a scale for
+// all, for each row, or for groups of a row.
+func (p *packer) scaled(base string, t *Tensor) (Packed, error) {
+	scale := p.tensor(base + ".weight_scale")
+	if scale == nil || len(t.Shape) != 2 {
+		return Packed{}, nil
+	}
+	w := Packed{Name: t.Name, Shape: t.Shape, Parts: []int{p.find(t.Name), p.find(scale.Name)},
+		Beside: p.beside(base, ".input_scale", ".input_zero_point")}
+	f := form.Scaled{Scale: scale.DType, Rows: 1}
+	n, size := scale.elements(), max(t.Shape[0], 1)
+	switch {
+	case n == 1:
+		f.Rows = 0
+	case n%size == 0 && n > 0 && t.Shape[1]%(n/size) == 0:
+		f.Cols = t.Shape[1] / (n / size)
+	default:
+		return Packed{}, nil
+	}
+	if zero := p.tensor(base + ".weight_zero_point"); zero != nil && zero.DType == dtype.I8 {
+		f.Zero, w.Parts = true, append(w.Parts, p.find(zero.Name))
+	}
+	w.Form = f.Name()
+	return w, nil
+}
+
+// columns is GPTQ's and AWQ's.
+func (p *packer) columns(base string, t *Tensor) (Packed, error) {
+	scales := p.tensor(base + ".scales")
+	if scales == nil || len(t.Shape) != 2 || len(scales.Shape) != 2 {
+		return Packed{}, nil
+	}
+	w := Packed{Name: base + weightSuffix, Parts: []int{p.find(t.Name), p.find(base + ".qzeros"), p.find(scales.Name)}}
+	f := form.Columns{AWQ: p.config.Method == "awq", Bits: p.bits(), Scale: scales.DType}
+	if f.Bits < 1 {
+		return Packed{}, nil
+	}
+	out, in := scales.Shape[1], t.Shape[0]
+	if !f.AWQ {
+		in *= 32 / f.Bits
+		if f.Plus = 1; p.config.Checkpoint == "gptq_v2" {
+			f.Plus = 0
+		}
+		if index := p.find(base + ".g_idx"); index >= 0 {
+			f.Index, w.Parts = true, append(w.Parts, index)
+		}
+	}
+	w.Shape = []int64{out, in}
+	// A group size of -1 is all inputs.
+	if f.Group = max(p.config.Group, p.config.QGroup); f.Group < 1 || f.Group > in {
+		f.Group = in
+	}
+	w.Form = f.Name()
+	return w, nil
+}
+
+// bitsandbytes is its int8 and its 4-bit types, whose shape is in a tensor of
+// JSON.
+func (p *packer) bitsandbytes(base string, t *Tensor) (Packed, error) {
+	w := Packed{Name: t.Name, Shape: t.Shape}
+	if scale := p.tensor(base + ".SCB"); scale != nil {
+		w.Form = form.Scaled{Scale: scale.DType, Rows: 1, Over: 127}.Name()
+		w.Parts, w.Beside = []int{p.find(t.Name), p.find(scale.Name)}, p.beside(base, ".weight_format")
+		return w, nil
+	}
+	const state = ".quant_state.bitsandbytes__"
+	for _, kind := range []string{"nf4", "fp4"} {
+		data, err := p.read(t.Name + state + kind)
+		if err != nil {
+			return Packed{}, err
+		}
+		var s struct {
+			Shape  []int64 `json:"shape"`
+			Block  int64   `json:"blocksize"`
+			Nested int64   `json:"nested_blocksize"`
+			Offset float32 `json:"nested_offset"`
+		}
+		if data == nil || json.Unmarshal(data, &s) != nil {
+			continue
+		}
+		w.Shape = s.Shape
+		w.Parts = []int{p.find(t.Name), p.find(t.Name + ".absmax"), p.find(t.Name + ".quant_map")}
+		w.Beside = p.beside(t.Name, state+kind)
+		f := form.BNB4{Block: s.Block}
+		if nested := p.find(t.Name + ".nested_absmax"); nested >= 0 {
+			f.Nested, f.Offset = s.Nested, s.Offset
+			w.Parts = append(w.Parts, nested, p.find(t.Name+".nested_quant_map"))
+		}
+		w.Form = f.Name()
+		return w, nil
+	}
+	return Packed{}, nil
+}
+
+// blocks is FP8 with a scale for each block of rows and columns.
+func (p *packer) blocks(base string, t *Tensor) (Packed, error) {
+	scale := p.tensor(t.Name + "_scale_inv")
+	if scale == nil {
+		return p.scaled(base, t)
+	}
+	if len(p.config.Block) != 2 || p.config.Block[0] < 1 || p.config.Block[1] < 1 {
+		return Packed{}, nil
+	}
+	return Packed{Name: t.Name, Shape: t.Shape, Parts: []int{p.find(t.Name), p.find(scale.Name)},
+		Form: form.Scaled{Scale: scale.DType, Rows: p.config.Block[0], Cols: p.config.Block[1]}.Name()}, nil
+}
+
+// microscaling is gpt-oss's experts: blocks of [experts, out, in / 32, 16]. The
+// weight is shown as it is stored, [experts, out, in].
+func (p *packer) microscaling(base string, t *Tensor) (Packed, error) {
+	if len(t.Shape) != 4 || t.Shape[3] != 16 || strings.HasSuffix(base, ".") {
+		return Packed{}, nil
+	}
+	return Packed{Name: base, Shape: []int64{t.Shape[0], t.Shape[1], 32 * t.Shape[2]}, Form: form.MXFP4,
+		Parts: []int{p.find(t.Name), p.find(base + "_scales")}}, nil
+}
