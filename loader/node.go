@@ -89,7 +89,7 @@ type JobSpec struct {
 	Plan      *shard.Plan
 	LimitRate int64 // bytes per second from the source; 0 is no limit
 	Strategy  recovery.Strategy
-	Validate  bool // look at every placed value for NaN and Inf
+	Validate  bool // count NaN and Inf in what is stored and in what is placed
 	InPlace   bool // least staging memory: see quant.Config
 }
 

@@ -84,8 +84,8 @@ func WithLimitRate(bytesPerSecond int64) Option {
 	return func(o *options) { o.limitRate = bytesPerSecond }
 }
 
-// WithValidate has every placed value looked at: the report counts NaN and
-// Inf.
+// WithValidate has every value looked at, as it was stored and as it is placed:
+// the report's NonFinite counts NaN and Inf.
 func WithValidate(on bool) Option { return func(o *options) { o.validate = on } }
 
 // WithKeepOriginal keeps the stored elements of each tensor beside what it

@@ -23,7 +23,7 @@ type LoadRequest struct {
 	// Require is what workers must have: others are not asked.
 	Require   require.Requirements `json:"require,omitzero"`
 	LimitRate int64                `json:"limit_rate,omitempty"` // bytes per second, of each worker
-	Validate  bool                 `json:"validate,omitempty"`   // look for NaN and Inf in every tensor too
+	Validate  bool                 `json:"validate,omitempty"`   // count NaN and Inf too
 	InPlace   bool                 `json:"in_place,omitempty"`   // least staging memory: quant.Config.InPlace
 	Once      bool                 `json:"once,omitempty"`       // unload when it is ready
 }

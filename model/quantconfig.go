@@ -71,7 +71,8 @@ func (m *Model) quantConfig() any {
 	slices.SortFunc(formats, func(a, b quant.Format) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 	for i, f := range formats {
 		g := groupOf(f)
-		if len(formats) > 1 {
+		// An embedding is no Linear: one that an override quantizes is named.
+		if len(formats) > 1 || slices.Contains(modules[f], strings.TrimSuffix(embedding, ".weight")) {
 			g.Targets = modules[f]
 		}
 		c.Groups[fmt.Sprintf("group_%d", i)] = g

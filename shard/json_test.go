@@ -168,6 +168,8 @@ func TestFingerprint(t *testing.T) {
 		"layout": small(t, shard.Options{Scheme: "int8"}).Fingerprint(0),
 		"scheme": small(t, shard.Options{Layout: tp2}).Fingerprint(0),
 		"q8_0":   small(t, shard.Options{Layout: tp2, Scheme: "q8_0"}).Fingerprint(0),
+		"override": small(t, shard.Options{Layout: tp2, Scheme: "int8",
+			Overrides: []shard.Override{{Pattern: "*.q_proj", Scheme: "f16"}}}).Fingerprint(0),
 	} {
 		if other, ok := seen[got]; ok {
 			t.Errorf("%s and %s have the same fingerprint", what, other)

@@ -57,7 +57,7 @@ is gone when the command ends.`,
 	flags.StringVar(&f.request.Name, "name", "", "the model's name (default: that of its folder or file)")
 	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto, cpu, cuda:N, or a list")
 	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
-	flags.BoolVar(&f.request.Validate, "validate", false, "look for NaN and Inf in every placed tensor too")
+	flags.BoolVar(&f.request.Validate, "validate", false, "count NaN and Inf too, in what was stored and in what is placed")
 	flags.BoolVar(&f.request.Once, "once", false, "unload when it is ready: load, validate, report")
 	flags.Var(&f.limitRate, "limit-rate", "read at most so many bytes a second, each worker")
 	flags.Var(&f.staging, "staging", "staging memory of each worker in this process")

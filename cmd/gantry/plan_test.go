@@ -124,6 +124,11 @@ overrides:
 	if j := mustJSON[messages.Job](t, append([]string{"load", "--once"}, args...)...); j.Plan != p.Digest() {
 		t.Errorf("load has plan %s, plan shows %s", j.Plan, p.Digest())
 	}
+	small := mustJSON[messages.Job](t, "load", stories, "--once", "--tp", "2", "--quant-config", file("{scheme: int8, in_place: true}"))
+	usual := mustJSON[messages.Job](t, "load", stories, "--once", "--tp", "2", "--quant", "int8")
+	if small.PeakStagingBytes >= usual.PeakStagingBytes || small.Plan != usual.Plan || small.Ranks[1].Digest != usual.Ranks[1].Digest {
+		t.Errorf("in place stages %d bytes, otherwise %d; plans %s and %s", small.PeakStagingBytes, usual.PeakStagingBytes, small.Plan, usual.Plan)
+	}
 	for text, says := range map[string]string{"shceme: q8_0": `"shceme"`, "scheme: q9": "q8_0", "overrides: ['*=q4_K_M']": "overrides[0]"} {
 		path := file(text)
 		code, _, stderr := gantry(t, "load", stories, "--quant-config", path)
