@@ -163,10 +163,14 @@ func (s *local) Open(ctx context.Context, name string) (Reader, error) {
 		return nil, fileError("open", full, err)
 	}
 	p := &pread{file: describe(name, info), path: full, f: f}
-	if s.mode != ModePread && mappable(f) {
-		return mapFile(p, s.mode == ModeMmap)
+	if s.mode == ModePread || !mappable(f) {
+		return p, nil
 	}
-	return p, nil
+	if s.mode == ModeDirect {
+		p.cold = openDirect(f)
+		return p, nil
+	}
+	return mapFile(p, s.mode == ModeMmap)
 }
 
 func (s *local) open(name string) (*os.File, error) {

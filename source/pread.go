@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,15 +17,19 @@ type pread struct {
 	file File
 	path string // for messages
 	f    *os.File
+	cold *direct // reads around the page cache; nil: never
 }
 
 func (r *pread) File() File   { return r.file }
-func (r *pread) Close() error { return r.f.Close() }
+func (r *pread) Close() error { return cmp.Or(r.f.Close(), r.cold.close()) }
 
 // ReadAt implements Reader.
 func (r *pread) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := r.check(ctx, off, int64(len(p))); err != nil {
 		return err
+	}
+	if r.cold.read(p, off) {
+		return r.Verify()
 	}
 	n, err := r.f.ReadAt(p, off)
 	if n == len(p) {

@@ -51,7 +51,7 @@ func TestSources(t *testing.T) {
 		"concurrent": func(s source.Source) source.Source { return source.Concurrent(s, 2) },
 		"inject":     func(s source.Source) source.Source { return source.Inject(s, faults(t, "read * delay 1us")) },
 	} {
-		for _, mode := range []source.Mode{source.ModeAuto, source.ModePread, source.ModeMmap} {
+		for _, mode := range []source.Mode{source.ModeAuto, source.ModePread, source.ModeMmap, source.ModeDirect} {
 			t.Run(name+"/"+string(mode), func(t *testing.T) {
 				sourcetest.Run(t, func(t *testing.T, dir string) source.Source {
 					return wrap(open(t, dir, source.Options{Mode: mode}))

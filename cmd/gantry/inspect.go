@@ -30,6 +30,7 @@ type inspection struct {
 	Metadata     map[string]string       `json:"metadata"`
 	Files        []source.File           `json:"files"`
 	SideFiles    []source.File           `json:"side_files"`
+	BytesRead    int64                   `json:"bytes_read"` // to know all this
 	Tensors      []inspectedTensor       `json:"tensors"`
 }
 
@@ -50,11 +51,13 @@ func (a *app) inspectCommand() *cobra.Command {
 		Example: "  gantry inspect ./model --tensors\n  gantry inspect model.gguf --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ix, err := openIndex(cmd.Context(), args[0])
+			var read source.Counter
+			ix, err := openIndex(cmd.Context(), args[0], &read)
 			if err != nil {
 				return err
 			}
 			in := inspect(ix)
+			in.BytesRead = read.Bytes.Load()
 			return a.print(in, func(w io.Writer) error { return in.write(w, tensors) })
 		},
 	}
@@ -62,14 +65,15 @@ func (a *app) inspectCommand() *cobra.Command {
 	return cmd
 }
 
-// openIndex reads the headers of the checkpoint at uri.
-func openIndex(ctx context.Context, uri string) (*checkpoint.Index, error) {
+// openIndex reads the headers of the checkpoint at uri, and counts what it
+// reads.
+func openIndex(ctx context.Context, uri string, read *source.Counter) (*checkpoint.Index, error) {
 	src, err := source.Open(ctx, uri, source.Options{})
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	return checkpoint.Open(ctx, src)
+	return checkpoint.Open(ctx, source.Count(src, read))
 }
 
 func inspect(ix *checkpoint.Index) inspection {
@@ -132,6 +136,7 @@ func (in inspection) write(w io.Writer, tensors bool) error {
 	}
 	fmt.Fprintf(tw, "quantized\t%v%s\n", in.Quantized, how)
 	fmt.Fprintf(tw, "tensors\t%d\n", len(in.Tensors))
+	fmt.Fprintf(tw, "read\t%s\n", size.Format(in.BytesRead))
 	if len(in.TPPlan) > 0 {
 		fmt.Fprintf(tw, "tensor parallel\tplan of %s in config.json\n", plural(len(in.TPPlan), "module"))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
 	"github.com/spf13/cobra"
 )
 
@@ -28,6 +29,7 @@ type loadFlags struct {
 	workers   int
 	detach    bool
 	memcpy    bool
+	read      string
 	inject    []string
 }
 
@@ -62,6 +64,7 @@ is gone when the command ends.`,
 	flags.Var(&f.limitRate, "limit-rate", "read at most so many bytes a second, each worker")
 	flags.Var(&f.staging, "staging", "staging memory of each worker in this process")
 	flags.IntVar(&f.workers, "workers", 1, "workers in this process (without --server)")
+	flags.StringVar(&f.read, "read", "auto", "how local files are read (without --server): auto, mmap, pread, direct")
 	flags.BoolVar(&f.detach, "detach", false, "print the job's id and return (with --server)")
 	flags.BoolVar(&f.memcpy, "memcpy", false, "measure memcpy afterwards and compare the load's rate with it")
 	flags.StringArrayVar(&f.inject, "inject", nil, "inject a fault into the source, for tests")
@@ -78,11 +81,16 @@ func (f *loadFlags) check(server bool) error {
 		return usagef("--detach needs --server: without one the model lives in this process only")
 	case f.workers < 1 || f.workers > 64:
 		return usagef("--workers %d: want 1 to 64", f.workers)
+	case server && f.read != "auto":
+		return usagef("--read is for loads in this process: give it to the workers of a cluster")
 	case server && (f.workers != 1 || len(f.inject) > 0):
 		return usagef("--workers and --inject are for loads in this process, not with --server")
 	}
 	var err error
 	if f.request.Require, err = f.require.parse(); err != nil {
+		return err
+	}
+	if err := (source.Options{Mode: source.Mode(f.read)}).Validate(); err != nil {
 		return err
 	}
 	if _, err := recovery.Parse(f.request.Recovery); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -55,7 +56,7 @@ matches lm_head.weight, and model.layers.1 all of that layer.`,
 			if err != nil {
 				return err
 			}
-			ix, err := openIndex(cmd.Context(), args[0])
+			ix, err := openIndex(cmd.Context(), args[0], new(source.Counter))
 			if err != nil {
 				return err
 			}

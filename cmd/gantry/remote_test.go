@@ -1,8 +1,11 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -10,7 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/source/sourcetest/s3test"
 )
 
@@ -27,6 +32,61 @@ func TestInspectRemote(t *testing.T) {
 	if code, _, stderr := gantry(t, "inspect", server.URL+"/missing/"); code != exit.Source {
 		t.Errorf("a folder that is not there: exit %d, %s", code, stderr)
 	}
+}
+
+// TestInspectManyShards: of a remote model in a thousand files headers are
+// read and one byte besides of each, and the report says how much.
+func TestInspectManyShards(t *testing.T) {
+	const shards = 1000
+	dir := t.TempDir()
+	where := map[string]string{}
+	var headers int64
+	for i := range shards {
+		name, file := fmt.Sprintf("model.layers.%d.mlp.down_proj.weight", i), fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, shards)
+		w, err := safetensors.Create(filepath.Join(dir, file), []safetensors.Tensor{{Name: name, DType: dtype.BF16, Shape: []int64{64, 64}}}, map[string]string{"format": "pt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		headers += w.Tensors()[0].Offset
+		where[name] = file
+		if err := w.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	index, err := json.Marshal(map[string]any{"weight_map": where})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"), index, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var sent atomic.Int64
+	files := http.FileServer(http.Dir(dir))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		files.ServeHTTP(counting{w, &sent}, r)
+	}))
+	defer server.Close()
+	in := mustJSON[inspection](t, "inspect", server.URL+"/")
+	want := headers + int64(len(index))
+	if len(in.Tensors) != shards || in.BytesRead != want {
+		t.Errorf("%d tensors, %d bytes read, the headers and the index have %d", len(in.Tensors), in.BytesRead, want)
+	}
+	// What the server sends besides are pages of names that are not there.
+	if got := sent.Load(); got < want || got > want+headers/100+2000 {
+		t.Errorf("the server sent %d bytes, the headers and the index have %d", got, want)
+	}
+	t.Logf("%d bytes read, %d sent, %d of headers", in.BytesRead, sent.Load(), want)
+}
+
+// counting counts what a handler sends.
+type counting struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c counting) Write(p []byte) (int, error) {
+	c.n.Add(int64(len(p)))
+	return c.ResponseWriter.Write(p)
 }
 
 // TestS3Exits: what is not there or not allowed is exit code 4.

@@ -37,6 +37,7 @@ func flags(f *pflag.FlagSet) {
 	f.String("staging", "256MiB", "budget for staging memory")
 	f.StringArray("model-root", nil, "folder that models may be read from; may be given several times (default: any)")
 	f.StringArray("allow-host", nil, "host that remote models may be read from, a name, an address or *.domain; may be given several times (default: none with --model-root, else any but link-local ones)")
+	f.String("read", "auto", "how local files are read: auto, mmap, pread, direct")
 	f.String("http", "127.0.0.1:0", "where /healthz, /readyz and /metrics are served; empty for nowhere")
 	f.String("inject", "", "faults to inject into sources, for tests")
 	if err := f.MarkHidden("inject"); err != nil {
@@ -56,7 +57,11 @@ func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daem
 	if cfg.CPURanks < 0 {
 		return nil, recovery.Errorf(recovery.Usage, "--cpu-ranks %d: want 0 or more", cfg.CPURanks)
 	}
-	var err error
+	cfg.Read = source.Mode(s.String("read"))
+	err := source.Options{Mode: cfg.Read}.Validate()
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Devices, err = device.Parse(s.String("devices")); err != nil {
 		return nil, err
 	}
