@@ -25,14 +25,25 @@ type feed struct {
 	slab    int64 // bytes
 	scratch int64 // bytes
 	beside  int64 // bytes of the chunk's other runs
+	whole   bool  // the whole chunk is read into memory first
 
 	check  check
 	stream io.ReadCloser // over the batches that lie side by side; nil: none is open
 	next   int64         // offset in the file of its next byte
 }
 
-// newFeed opens the chunk's file and divides the runs into reads.
+// newFeed opens the chunk's file, divides the runs into reads, and fits their
+// schemes.
 func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
+	f, err := l.newReads(ctx, runs)
+	if err != nil {
+		return nil, err
+	}
+	return f, f.fit(ctx, runs)
+}
+
+// newReads opens the chunk's file and divides the runs into reads.
+func (l *chunkLoad) newReads(ctx context.Context, runs []run) (*feed, error) {
 	f := &feed{load: l, scratch: scratchNeed(runs)}
 	var err error
 	if f.reader, err = l.job.reader(ctx, l.chunk.File); err != nil {
@@ -57,17 +68,35 @@ func (l *chunkLoad) newFeed(ctx context.Context, runs []run) (*feed, error) {
 }
 
 // need returns the bytes of the buffer that run wants.
-func (f *feed) need() int64 { return f.slab + f.scratch + f.beside }
+func (f *feed) need() int64 {
+	n := f.scratch + f.slab + f.beside
+	if f.whole {
+		n += f.load.chunk.Bytes
+	}
+	return n
+}
 
 // run reads and transforms everything.
-func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
-	defer func() { err = cmp.Or(err, f.endStream()) }()
-	x := &transform{scratch: buffer[:f.scratch]}
+func (f *feed) run(ctx context.Context, buffer []byte) error {
+	if f.whole {
+		end := f.need()
+		if err := f.readWhole(ctx, buffer[:f.scratch], buffer[end-f.load.chunk.Bytes:end]); err != nil {
+			return err
+		}
+	}
+	x := &transform{}
 	if spec := f.load.job.spec; spec.Validate {
 		x.plan = spec.Plan
 	}
+	return f.each(ctx, x, buffer)
+}
+
+// each reads everything and hands it to x.
+func (f *feed) each(ctx context.Context, x *transform, buffer []byte) (err error) {
+	defer func() { err = cmp.Or(err, f.endStream()) }()
+	x.scratch = buffer[:f.scratch]
 	slab := buffer[f.scratch : f.scratch+f.slab]
-	if x.beside, err = f.readBeside(ctx, buffer[f.scratch+f.slab:f.need()]); err != nil {
+	if x.beside, err = f.readBeside(ctx, buffer[f.scratch+f.slab:][:f.beside]); err != nil {
 		return err
 	}
 	for i, b := range f.batches {
@@ -78,7 +107,9 @@ func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
 		if err := f.batch(ctx, x, i, slab); err != nil {
 			return f.locate(ctx, b, n, err)
 		}
-		f.load.read += n
+		if !f.whole {
+			f.load.read += n
+		}
 	}
 	if err := f.check.end(ctx); err != nil {
 		last := f.batches[len(f.batches)-1]
@@ -90,7 +121,7 @@ func (f *feed) run(ctx context.Context, buffer []byte) (err error) {
 // more reads bytes for the check alone. A stream that is open would keep the
 // source's turn that it needs.
 func (f *feed) more(ctx context.Context, p []byte, off int64) error {
-	if f.mapper != nil {
+	if f.mapper != nil && !f.whole {
 		src, err := f.mapper.Range(off, int64(len(p)))
 		if err == nil {
 			err = onFault(src, func() { copy(p, src) })

@@ -43,7 +43,8 @@ type encoded struct {
 	tensor  *shard.Tensor
 	scheme  quant.Scheme
 	layout  quant.Layout
-	inPlace bool // one row at a time where rows need scratch
+	inPlace bool     // one row at a time where rows need scratch
+	measure *measure // of schemes that need one, else nil
 }
 
 // decodes says that stored elements are turned into F32 before they are
@@ -70,7 +71,10 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 		if err != nil {
 			return nil, err
 		}
-		j.encoded[i] = encoded{t, scheme, t.Layout, s.InPlace}
+		j.encoded[i] = encoded{tensor: t, scheme: scheme, layout: t.Layout, inPlace: s.InPlace}
+		if t.Layout.Scope == quant.Tensor {
+			j.encoded[i].measure = newMeasure()
+		}
 	}
 	src, err := open(ctx, s.URI, s.Strategy)
 	if err != nil {

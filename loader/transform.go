@@ -18,6 +18,9 @@ type transform struct {
 	planes  [][]byte    // reused, by plane
 	slabs   []form.Slab // reused
 	beside  []form.Slab // what the chunk has of a packed weight's other parts
+
+	measures bool    // it only looks for the largest finite magnitude
+	absmax   float32 // found so far
 }
 
 // scratchNeed returns how much scratch the runs need.
@@ -96,6 +99,12 @@ func (x *transform) rows(s span, src []byte) {
 	for at := s.rows.Start; at < s.rows.Stop; at += group {
 		part := span{run: r, rows: shard.Span{Start: at, Stop: min(at+group, s.rows.Stop)}}
 		rows, scratch := x.given(part, s, src)
+		if x.measures {
+			from := r.enc.tensor.From
+			n := part.rows.Len() * r.seg.Cols.Len()
+			x.absmax = max(x.absmax, quant.FiniteAbsmax(rows[:n*int64(from.Size())], from))
+			continue
+		}
 		x.tally(part, rows)
 		if r.primary >= 0 {
 			x.intoFirst(part)
@@ -196,7 +205,7 @@ func (x *transform) stored(s span) {
 }
 
 func (r *run) encode(dst [][]byte, src []byte, rows shard.Span) {
-	r.enc.scheme.Encode(dst, src, r.enc.tensor.From, int(rows.Len()), int(r.seg.Cols.Len()))
+	r.scheme.Encode(dst, src, r.enc.tensor.From, int(rows.Len()), int(r.seg.Cols.Len()))
 }
 
 // scatter copies one target's part of encoded rows.

@@ -3,6 +3,7 @@ package loader
 import (
 	"slices"
 
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -14,9 +15,10 @@ import (
 type run struct {
 	seg     *shard.Segment
 	enc     *encoded
-	srcRow  int64   // stored bytes of a row of the segment
-	held    bool    // every row needs all stored bytes of the segment
-	rowSize []int64 // encoded bytes of a row of the segment, by plane
+	scheme  quant.Scheme // enc's, fitted to the tensor
+	srcRow  int64        // stored bytes of a row of the segment
+	held    bool         // every row needs all stored bytes of the segment
+	rowSize []int64      // encoded bytes of a row of the segment, by plane
 	rows    shard.Span
 	share   []share
 	primary int // index into share of one that takes whole rows, -1 without
@@ -118,7 +120,7 @@ func segmentRuns(c *shard.Chunk, seg *shard.Segment, enc *encoded, shares []shar
 	}
 	var runs []run
 	for i := 0; i+1 < len(cuts); i++ {
-		r := run{seg: seg, enc: enc, srcRow: seg.Bytes / seg.Rows.Len(), held: enc.tensor.Held(), rowSize: rowSize,
+		r := run{seg: seg, enc: enc, scheme: enc.scheme, srcRow: seg.Bytes / seg.Rows.Len(), held: enc.tensor.Held(), rowSize: rowSize,
 			rows: shard.Span{Start: cuts[i], Stop: cuts[i+1]}, primary: -1}
 		for _, s := range shares {
 			if s.cells[0].rows.Intersect(r.rows) != r.rows {

@@ -16,6 +16,7 @@ import (
 type fileTensor struct {
 	safetensors.Tensor
 	plane int
+	once  bool   // the plane's first row alone, which the others repeat
 	pack  int    // not 0: the plane's I8 are codes of so many bits, packed over the rows
 	data  []byte // all of it
 }
@@ -41,6 +42,8 @@ func (m *Model) fileTensors(tensor int) ([]fileTensor, error) {
 			if p.Role == quant.Values {
 				f.Shape = append(f.Shape, 1)
 			}
+		case p.Shared:
+			f.once, f.Shape = true, []int64{1}
 		case p.Role == quant.ZeroPoints:
 			f.pack, f.DType = format.Bits, dtype.I32
 			f.Shape[0] = (t.Rows*int64(f.pack) + 31) / 32
@@ -112,7 +115,14 @@ func (f *fileTensor) write(w *safetensors.Writer, i int, rows shard.Span, planes
 		return w.WriteTensor(i, packRows(planes[f.plane], int(cols), f.pack), rows.Start/32*int64(f.pack)*cols*4)
 	}
 	b := planes[f.plane]
-	return w.WriteTensor(i, b, rows.Start*(int64(len(b))/rows.Len()))
+	row := int64(len(b)) / rows.Len()
+	if f.once {
+		if rows.Start > 0 {
+			return nil
+		}
+		return w.WriteTensor(i, b[:row], 0)
+	}
+	return w.WriteTensor(i, b, rows.Start*row)
 }
 
 // packRows packs signed codes of a matrix of cols columns along its rows, each

@@ -307,7 +307,7 @@ func TestPublishedLayouts(t *testing.T) {
 		plain[from] = load(t, from, "none", 1)
 	}
 	for scheme, near := range map[string]float64{ // most of a row's largest value that a value may be off
-		"int8": 1. / 250, "int4": 1. / 14, "int2": 1. / 2.9, "fp8_e4m3": 1. / 16, "fp8_e5m2": 1. / 8, "nf4": .153,
+		"int8": 1. / 250, "int4": 1. / 14, "int2": 1. / 2.9, "fp8_e4m3": 1. / 16, "fp8_e5m2": 1. / 8, "nf4": .153, "nvfp4": .18, "fp8_e4m3:scale=tensor": 1. / 16,
 		"custom:bits=3,symmetric=false":         1. / 6.9,
 		"custom:bits=4,symmetric=false":         1. / 14,
 		"custom:bits=5,group=32":                1. / 29,
@@ -359,7 +359,7 @@ func TestPublishedLayouts(t *testing.T) {
 					}
 					checkDecoded(t, scheme+" "+name, got, want, original, near, int(x.Shape()[1]))
 				}
-				if decoded < 7 {
+				if decoded < 6 { // nvfp4 leaves rows of 172
 					t.Errorf("%s: only %d weights are quantized", scheme, decoded)
 				}
 			}

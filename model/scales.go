@@ -19,13 +19,17 @@ func (t *Tensor) Scales() ([]float32, []int64, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	global := float32(1)
+	if g, _, err := t.role(quant.GlobalScale, "global scale"); err == nil && len(g) > 0 {
+		global = math.Float32frombits(binary.LittleEndian.Uint32(g))
+	}
 	out := make([]float32, len(b)/p.DType.Size())
 	for i := range out {
 		switch p.DType {
 		case dtype.F32:
 			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
 		case dtype.F8E4M3:
-			out[i] = dtype.F8E4M3ToF32(b[i])
+			out[i] = dtype.F8E4M3ToF32(b[i]) / global
 		default:
 			return nil, nil, recovery.Errorf(recovery.Internal, "model: tensor %q has scales of %s", t.plan.Name, p.DType)
 		}

@@ -16,7 +16,7 @@ func TestScalesAndZeroPoints(t *testing.T) {
 		groups int64 // 0: no scales
 		zeros  bool
 	}{
-		{"none", 0, false}, {"q8_0", 0, false}, {"int8", 1, false}, {"int4", 3, false}, {"fp8_e4m3", 1, false}, {"nf4", 6, false},
+		{"none", 0, false}, {"q8_0", 0, false}, {"int8", 1, false}, {"int4", 3, false}, {"fp8_e4m3", 1, false}, {"nf4", 6, false}, {"nvfp4", 24, false}, {"fp8_e4m3:scale=tensor", 1, false},
 		{"binary", 3, false}, {"ort_nbits4", 12, false}, {"ort_nbits8:block=128,symmetric=false", 3, true},
 		{"ort_nbits4:block=128,symmetric=false", 3, true}, {"custom:bits=3,symmetric=false,group=64", 6, true},
 	} {

@@ -56,6 +56,16 @@ func (s packed) format() Format {
 	return f
 }
 
+func (nvfp4) format() Format {
+	return Format{Method: CompressedTensors, Format: "nvfp4-pack-quantized", Bits: 4, Float: true, Symmetric: true, Strategy: "tensor_group", Group: nvfp4Block}
+}
+
+func (s fp8Tensor) format() Format {
+	f := s.fp8.format()
+	f.Strategy = "tensor"
+	return f
+}
+
 func (fp8) format() Format {
 	return Format{Method: CompressedTensors, Format: "float-quantized", Bits: 8, Float: true, Symmetric: true, Strategy: "channel"}
 }

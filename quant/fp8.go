@@ -2,6 +2,7 @@ package quant
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 
 	"github.com/gantry-ml/gantry/dtype"
@@ -37,6 +38,20 @@ func (s fp8) Name() string {
 
 func (fp8) Target() Target { return Linear }
 
+func (fp8) form() string { return "scale=channel|tensor" }
+
+func (s fp8) with(key, value string) (Scheme, error) {
+	switch {
+	case key != "scale":
+		return nil, errors.New("want scale")
+	case value == "channel":
+		return s, nil
+	case value == "tensor":
+		return fp8Tensor{fp8: s}, nil
+	}
+	return nil, errors.New("want channel or tensor")
+}
+
 func (s fp8) most() float32 {
 	if s.to == dtype.F8E5M2 {
 		return dtype.MaxF8E5M2
@@ -61,14 +76,19 @@ func (s fp8) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 	in := cols * from.Size()
 	for r := range rows {
 		row := src[r*in:][:in]
-		most, finite := finiteAbsmax(row, from)
+		most, finite := absmaxOfFinite(row, from)
 		scale := s.scale(most)
 		binary.LittleEndian.PutUint32(dst[1][4*r:], math.Float32bits(scale))
-		if q := dst[0][r*cols:][:cols]; finite {
-			kernel.fp8(q, row, s.to, from, scale)
-		} else {
-			fp8Portable(q, row, s.to, from, scale)
-		}
+		s.write(dst[0][r*cols:][:cols], row, from, scale, finite)
+	}
+}
+
+// write encodes elements that share a scale; finite says that all are.
+func (s fp8) write(dst, src []byte, from dtype.Type, scale float32, finite bool) {
+	if finite {
+		kernel.fp8(dst, src, s.to, from, scale)
+	} else {
+		fp8Portable(dst, src, s.to, from, scale)
 	}
 }
 
@@ -95,24 +115,6 @@ func fp8Portable(dst, src []byte, to, from dtype.Type, scale float32) {
 	}
 }
 
-// finiteAbsmax returns the largest finite magnitude, 0 without one, and
-// whether all elements are finite.
-func finiteAbsmax(src []byte, from dtype.Type) (most float32, all bool) {
-	if most := kernel.absmax(src, from); most < infBits {
-		return math.Float32frombits(most), true
-	}
-	var f [tile]float32
-	for len(src) > 0 {
-		n := nextTile(&f, &src, from)
-		for _, x := range f[:n] {
-			if x-x == 0 {
-				most = max(most, abs(x))
-			}
-		}
-	}
-	return most, false
-}
-
 func (s fp8) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 	for r := range rows {
 		scale := math.Float32frombits(binary.LittleEndian.Uint32(src[1][4*r:]))
@@ -128,29 +130,61 @@ func (s fp8) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 }
 
 func (s fp8) Bound(dst []float64, src []float32, rows, cols int) {
+	for r := range rows {
+		row := src[r*cols:][:cols]
+		s.bound(dst[r*cols:], row, s.scale(finiteAbsmax(row)))
+	}
+}
+
+// bound is Bound for values that share a scale.
+func (s fp8) bound(dst []float64, values []float32, scale float32) {
 	relative, smallest := 0x1p-4, 0x1p-10
 	if s.to == dtype.F8E5M2 {
 		relative, smallest = 0x1p-3, 0x1p-17
 	}
-	for r := range rows {
-		row := src[r*cols:][:cols]
-		scale := s.scale(finiteAbsmaxOf(row))
-		reach := float64(s.most()) * float64(scale) * rounded
-		for i, x := range row {
-			dst[r*cols+i] = math.Inf(1)
-			if x-x == 0 && reach < math.MaxFloat32 {
-				dst[r*cols+i] = max(math.Abs(float64(x))*relative, float64(scale)*smallest) * (1 + 0x1p-12)
-			}
+	reach := float64(s.most()) * float64(scale) * rounded
+	for i, x := range values {
+		dst[i] = math.Inf(1)
+		if x-x == 0 && reach < math.MaxFloat32 {
+			dst[i] = max(math.Abs(float64(x))*relative, float64(scale)*smallest) * (1 + 0x1p-12)
 		}
 	}
 }
 
-// finiteAbsmaxOf is finiteAbsmax for values.
-func finiteAbsmaxOf(row []float32) (most float32) {
-	for _, x := range row {
-		if x-x == 0 {
-			most = max(most, abs(x))
-		}
+// fp8Tensor is fp8 with one scale for the whole tensor (fp8_e4m3:scale=tensor),
+// compressed-tensors' float-quantized with strategy tensor: a weight_scale [1].
+type fp8Tensor struct {
+	fp8
+	whole
+}
+
+func (s fp8Tensor) Name() string { return s.fp8.Name() + ":scale=tensor" }
+
+func (s fp8Tensor) fit(absmax float32) Scheme { return fp8Tensor{s.fp8, whole{absmax, true}} }
+
+func (s fp8Tensor) Layout(from dtype.Type, cols int64) (Layout, error) {
+	l, err := s.fp8.Layout(from, cols)
+	if err != nil {
+		return Layout{}, err
 	}
-	return most
+	l.Scope, l.Planes[1].Shared = Tensor, true
+	return l, nil
+}
+
+func (s fp8Tensor) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
+	src = src[:rows*cols*from.Size()]
+	most, finite := absmaxOfFinite(src, from)
+	if s.fitted {
+		most = s.absmax
+	}
+	scale := s.scale(most)
+	for r := range rows {
+		binary.LittleEndian.PutUint32(dst[1][4*r:], math.Float32bits(scale))
+	}
+	s.write(dst[0][:rows*cols], src, from, scale, finite)
+}
+
+func (s fp8Tensor) Bound(dst []float64, src []float32, rows, cols int) {
+	src = src[:rows*cols]
+	s.bound(dst, src, s.scale(s.absmaxOfValues(src)))
 }

@@ -33,6 +33,7 @@ var schemes = []Scheme{
 	iq4_nl{},
 	mxfp4{},
 	nf4{},
+	nvfp4{},
 	nbits{bits: 4, block: nbitsBlock, symmetric: true},
 	nbits{bits: 8, block: nbitsBlock, symmetric: true},
 	custom{packed{bits: 4, symmetric: true, group: 128}},

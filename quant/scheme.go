@@ -45,7 +45,7 @@ type Scope uint8
 const (
 	Block  Scope = iota // Layout.Align columns of a row
 	Row                 // a whole row, for its scale
-	Tensor              // all of it
+	Tensor              // all of it: see Fit
 )
 
 // Layout is the shape of one encoded row.
@@ -63,10 +63,11 @@ type Role uint8
 
 // The roles of planes.
 const (
-	Values     Role = iota // elements, codes, or blocks that hold everything
-	Scales                 // one for each unit's columns
-	ZeroPoints             // the codes that stand for zero
-	Original               // the elements as they were stored
+	Values      Role = iota // elements, codes, or blocks that hold everything
+	Scales                  // one for each unit's columns
+	ZeroPoints              // the codes that stand for zero
+	GlobalScale             // what Scales are divided by
+	Original                // the elements as they were stored
 )
 
 // Plane is one array of an encoded tensor: the weight itself, its scales.
@@ -76,6 +77,9 @@ type Plane struct {
 	DType  dtype.Type `json:"dtype"`            // of its elements; U8 for ggml blocks
 	Cols   int64      `json:"cols"`             // source columns that one unit covers; 0: the whole row
 	Unit   int64      `json:"unit"`             // bytes of one unit
+	// Shared says that every row has the same unit, which is the tensor's: so
+	// that any rows are complete by themselves.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // RowBytes returns the bytes that cols source columns take in the plane. cols

@@ -189,6 +189,10 @@ func TestPieces(t *testing.T) {
 					rt.Fatal(err)
 				}
 				step := cols
+				s := s // of the parts
+				if l.Scope == Tensor {
+					s = Fit(s, FiniteAbsmax(src, from))
+				}
 				if l.Scope == Block {
 					step = int(l.Align) * rapid.IntRange(1, cols/int(l.Align)).Draw(rt, "step")
 				}

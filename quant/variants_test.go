@@ -13,6 +13,7 @@ var tunings = []string{
 	"custom:bits=2,symmetric=false,group=32", "custom:bits=3,group=64", "custom:bits=5,symmetric=false",
 	"custom:bits=6,group=0", "custom:bits=7,symmetric=false,group=96", "custom:bits=8,symmetric=false,group=0",
 	"custom:bits=4,group=16", "custom:bits=8,group=48", "custom:bits=3,symmetric=false,group=20",
+	"fp8_e4m3:scale=tensor", "fp8_e5m2:scale=tensor",
 	"ort_nbits4:symmetric=false", "ort_nbits8:symmetric=false", "ort_nbits4:block=16", "ort_nbits4:block=128,symmetric=false", "ort_nbits8:block=64",
 }
 

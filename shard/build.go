@@ -58,6 +58,7 @@ type builder struct {
 	ranked Span // the ranks of a tp group that the last chunk is for
 
 	unmatched []string // tensors without a rule
+	twice     []string // tensors that are read twice
 	flat      []string // tensors whose rule cannot be followed, see Tensor
 	linear    int      // tensors that are weights of linear layers
 }
@@ -85,6 +86,9 @@ func (b *builder) warn() {
 		}
 		slices.Sort(modules)
 		b.warnf("the number of heads is unknown: the rows of %s are cut evenly, perhaps inside a head", strings.Join(modules, ", "))
+	}
+	if len(b.twice) > 0 {
+		b.warnf("read twice, first for the largest value, which the scheme needs and no chunk has all of: %s", some(b.twice))
 	}
 	for _, w := range b.pol.warnings() {
 		b.warnf("%s", w)

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/quant/form"
 )
 
@@ -111,6 +112,9 @@ func (p *Plan) checkChunk(id int, c *Chunk) error {
 		per := t.Together()
 		if !s.Rows.within(t.Rows) || !s.Cols.within(t.Cols) || !whole && !part || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 {
 			return badPlan("chunk %d: segment %d is not a run of tensor %q", id, i, t.Name)
+		}
+		if t.Layout.Scope == quant.Tensor && !p.ReadTwice(s.Tensor) && !(whole && s.Rows == Span{0, t.Rows}) {
+			return badPlan("chunk %d: segment %d is a part of tensor %q, which %s needs all of", id, i, t.Name, t.Scheme)
 		}
 		if size, err := t.DType.Bytes(s.Rows.Len() * s.Cols.Len()); err != nil || s.Bytes != size || s.At != end {
 			return badPlan("chunk %d: segment %d does not lie in it", id, i)

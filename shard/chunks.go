@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/gantry-ml/gantry/checkpoint/digests"
+	"github.com/gantry-ml/gantry/quant"
 )
 
 // chunks cuts the stored bytes and says where each part of them lands.
@@ -11,6 +12,12 @@ func (b *builder) chunks() error {
 	p := b.plan
 	for i := range p.Tensors {
 		b.segments(i)
+	}
+	for i := range p.Tensors {
+		if p.ReadTwice(i) {
+			p.ReadBytes += p.Tensors[i].stored()
+			b.twice = append(b.twice, p.Tensors[i].Name)
+		}
 	}
 	s := newScatter(p)
 	for i := range p.Chunks {
@@ -29,6 +36,14 @@ func (b *builder) chunks() error {
 // so that one rank alone needs it.
 const ownBytes = 1 << 20
 
+// ReadTwice says whether a tensor must be read twice, first for its largest
+// value: its scheme needs that of the whole, and no chunk has all of it, in one part. Whoever
+// reads one of its chunks should read the others, or it is read once more.
+func (p *Plan) ReadTwice(tensor int) bool {
+	t := &p.Tensors[tensor]
+	return t.Layout.Scope == quant.Tensor && (t.packed() || t.Bytes > p.Options.ChunkBytes)
+}
+
 // segments appends the stored bytes of a tensor to the chunks: to the last
 // one, where they follow it in the file and fit as a whole, else in runs of
 // rows, or of columns where a row is longer than a chunk. Runs end where a
@@ -40,6 +55,10 @@ func (b *builder) segments(tensor int) {
 	}
 	if len(t.Parts) > 0 {
 		b.packedSegments(tensor)
+		return
+	}
+	if t.Layout.Scope == quant.Tensor && !b.plan.ReadTwice(tensor) {
+		b.segment(tensor, t.Offset, t.Bytes, Span{0, t.Rows}, Span{0, t.Cols}, Span{0, b.cut.tp})
 		return
 	}
 	w := t.weight()

@@ -67,10 +67,13 @@ func (s *stored) bytes(t *shard.Tensor) []byte {
 }
 
 // encode returns the planes of rows × cols elements.
-func encode(t testing.TB, tensor *shard.Tensor, src []byte, rows, cols int64) [][]byte {
+func encode(t testing.TB, s *stored, tensor *shard.Tensor, src []byte, rows, cols int64) [][]byte {
 	scheme, err := quant.Parse(tensor.Scheme)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if tensor.Layout.Scope == quant.Tensor {
+		scheme = quant.Fit(scheme, quant.FiniteAbsmax(s.bytes(tensor), tensor.DType))
 	}
 	planes := make([][]byte, len(tensor.Layout.Planes))
 	for i, p := range tensor.Layout.Planes {
@@ -139,7 +142,7 @@ func load(t testing.TB, f fataler, s *stored, p *shard.Plan) [][]byte {
 			}
 			reads[c.File].add(c.Offset+at, seg.Bytes)
 			at += seg.Bytes
-			planes[i] = encode(t, tensor, raw[seg.At:seg.At+seg.Bytes], seg.Rows.Len(), seg.Cols.Len())
+			planes[i] = encode(t, s, tensor, raw[seg.At:seg.At+seg.Bytes], seg.Rows.Len(), seg.Cols.Len())
 		}
 		if at != c.Bytes {
 			f.Fatalf("chunk %d has %d bytes, its segments %d", c.ID, c.Bytes, at)
@@ -219,7 +222,7 @@ func checkJoin(t testing.TB, f fataler, s *stored, p *shard.Plan, arenas [][]byt
 	}
 	for i := range p.Tensors {
 		tensor := &p.Tensors[i]
-		want := encode(t, tensor, s.bytes(tensor), tensor.Rows, tensor.Cols)
+		want := encode(t, s, tensor, s.bytes(tensor), tensor.Rows, tensor.Cols)
 		got := make([][]byte, len(want))
 		for r := int64(0); r < tensor.Rows; r += group {
 			rows := shard.Span{Start: r, Stop: min(r+group, tensor.Rows)}

@@ -1,6 +1,10 @@
 package job
 
-import "time"
+import (
+	"time"
+
+	"github.com/gantry-ml/gantry/shard"
+)
 
 // A chunk is queued at the worker that owns most of what it leaves, in the
 // plan's order. A worker takes from its own queue as its credit allows, and
@@ -37,11 +41,37 @@ func (j *Job) unqueue(c int) {
 	}
 }
 
-// owner returns the worker that should read a chunk: the one that holds most
-// bytes of its missing pieces, all of which have a home. Where several do,
-// they take turns by chunk.
+// near returns the rank whose worker should read a chunk of a tensor that is
+// read twice: the same for all of its chunks, and another for each tensor. It
+// is -1 for other chunks.
+func near(p *shard.Plan, c *shard.Chunk) int {
+	for _, s := range c.Segments {
+		if !p.ReadTwice(s.Tensor) {
+			continue
+		}
+		var holders []int
+		for i := range p.Ranks {
+			if p.Ranks[i].Slice(s.Tensor) != nil {
+				holders = append(holders, i)
+			}
+		}
+		if len(holders) > 0 {
+			return holders[s.Tensor%len(holders)]
+		}
+	}
+	return -1
+}
+
+// owner returns the worker that should read a chunk: the one near it, or else
+// the one that holds most bytes of its missing pieces, all of which have a
+// home. Where several do, they take turns by chunk.
 func (j *Job) owner(c int) *worker {
 	ch := &j.chunks[c]
+	if ch.near >= 0 {
+		if w := j.ranks[ch.near].home; w != nil && w.health == up {
+			return w
+		}
+	}
 	for len(j.scratch) < len(j.workers) {
 		j.scratch = append(j.scratch, 0)
 	}
@@ -89,7 +119,8 @@ func (j *Job) pump() {
 		}
 		j.turn = thief
 		c := j.workers[victim].queue.last()
-		if !j.workers[thief].takes(j.chunks[c].bytes, j.workers[victim].queued) {
+		// A tensor that is read twice would be read once more by another.
+		if j.chunks[c].near >= 0 || !j.workers[thief].takes(j.chunks[c].bytes, j.workers[victim].queued) {
 			j.idle.remove(thief)
 			continue
 		}

@@ -123,7 +123,7 @@ func (j *Job) lay() error {
 			return bad("chunk %d stands at place %d", pc.ID, i)
 		}
 		c := &j.chunks[i]
-		c.first, c.bytes = len(j.pieces), pc.Stored()
+		c.first, c.bytes, c.near = len(j.pieces), pc.Stored(), near(j.plan, pc)
 		last := -1
 		for _, p := range pc.Pieces {
 			if p.Rank <= last || p.Rank >= len(j.ranks) {

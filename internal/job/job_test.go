@@ -40,6 +40,21 @@ func TestQuietLoadReadsEachByteOnce(t *testing.T) {
 	}
 }
 
+// TestOneReadsAllOfATensorThatIsReadTwice: whoever measured it.
+func TestOneReadsAllOfATensorThatIsReadTwice(t *testing.T) {
+	for name, to := range map[string]func(int) []int{"replicated": everyone(4), "cut": inTurn(4)} {
+		j := New(readTwice(planOf(4, 40, to)), Options{})
+		seen := obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 2000), cpu("b", 1, 2000)}), nil)
+		readers := [2]map[string]int{{}, {}}
+		for _, l := range all[Load](seen) {
+			readers[l.Ref.Chunk%2][l.Ref.Worker.Name]++
+		}
+		if j.Status() != Ready || len(readers[0]) != 1 || len(readers[1]) != 1 || readers[0]["a"] == readers[1]["a"] {
+			t.Errorf("%s: %s, tensors are read by %v", name, j.Status(), readers)
+		}
+	}
+}
+
 func TestWindowBoundsWhatIsInFlight(t *testing.T) {
 	j := New(planOf(1, 50, everyone(1)), Options{})
 	seen := obey(j, t0, j.Start(t0, []WorkerUp{cpu("a", 1, 2000)}), func(c Command) bool { _, is := c.(Load); return is })

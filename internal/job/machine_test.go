@@ -22,6 +22,9 @@ func newWorld(t *rapid.T) *world {
 		}
 	}
 	p := planOf(ranks, n, func(c int) []int { return shapes[c] })
+	if rapid.Bool().Draw(t, "twice") {
+		readTwice(p)
+	}
 	w.again = func() *Job {
 		return New(p, Options{Patience: time.Hour, Strategy: recovery.Strategy{Retries: 1000}})
 	}

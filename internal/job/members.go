@@ -114,6 +114,12 @@ func (j *Job) distrust(w *worker, h health) {
 	for len(w.flying) > 0 {
 		j.recall(w.flying[len(w.flying)-1])
 	}
+	// What is left in its queue was for it though all pieces are others'.
+	for c := w.queue.next(0); c >= 0; c = w.queue.next(0) {
+		j.unqueue(c)
+		j.chunks[c].phase = pending
+		j.refresh(c)
+	}
 }
 
 func (j *Job) workerLost(e WorkerLost) {

@@ -16,6 +16,7 @@ const (
 type chunk struct {
 	first, stop int
 	bytes       int64
+	near        int // the rank whose worker should read it, -1: any's
 	phase       phase
 	missing     int // pieces that are not placed
 	// blocked counts the reasons not to dispatch it: missing pieces whose

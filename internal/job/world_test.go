@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -22,6 +23,22 @@ func planOf(ranks, n int, to func(c int) []int) *shard.Plan {
 			ch.Pieces = append(ch.Pieces, shard.Piece{Rank: r, Bytes: 50})
 		}
 		p.Chunks = append(p.Chunks, ch)
+	}
+	return p
+}
+
+// readTwice makes the chunks of a plan those of two tensors, in turn, that are
+// read twice, and that every rank holds.
+func readTwice(p *shard.Plan) *shard.Plan {
+	p.Options.ChunkBytes = 100
+	for i := range 2 {
+		p.Tensors = append(p.Tensors, shard.Tensor{Bytes: 1000, Layout: quant.Layout{Scope: quant.Tensor}})
+		for r := range p.Ranks {
+			p.Ranks[r].Slices = append(p.Ranks[r].Slices, shard.Slice{Tensor: i})
+		}
+	}
+	for c := range p.Chunks {
+		p.Chunks[c].Segments = []shard.Segment{{Tensor: c % 2}}
 	}
 	return p
 }
