@@ -218,7 +218,7 @@ func TestTopologyDoesNotChangeBytes(t *testing.T) {
 	for _, dir := range []string{"hf-f32", "hf-bf16", "hf-f16", "hf-sharded"} {
 		path := filepath.Join(testdata(t, "stories260K"), dir)
 		src, ix := open(t, path)
-		for _, scheme := range quant.Names() {
+		for _, scheme := range append(quant.Names(), "custom:bits=3,symmetric=false,group=32", "ort_nbits4:symmetric=false") {
 			if strings.HasSuffix(scheme, "_K") && dir != "hf-f32" {
 				continue // no row here divides by 256: they are F16, as with f16
 			}

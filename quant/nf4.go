@@ -99,16 +99,29 @@ func encodeNF4(out, block []byte, from dtype.Type, absmax float32) {
 	}
 }
 
-// nf4Code returns how many middles are below y.
+// nf4Code returns how many middles are below y. It compares integers that are
+// ordered as the floats are, so that no branch depends on values.
 func nf4Code(y float32) uint8 {
-	l := 0
-	for step := len(nf4Levels) / 2; step > 0; step /= 2 {
-		if y > nf4Middles[l+step-1] {
-			l += step
-		}
+	k := floatOrder(y)
+	var n int64
+	for i := range nf4Order {
+		n += (nf4Order[i] - k) >> 63 & 1
 	}
-	return uint8(l)
+	return uint8(n)
 }
+
+// floatOrder returns an integer that is ordered as finite floats are.
+func floatOrder(y float32) int64 {
+	b := int32(math.Float32bits(y))
+	return int64(b ^ int32(uint32(b>>31)>>1))
+}
+
+var nf4Order = func() (o [15]int64) {
+	for i, m := range nf4Middles {
+		o[i] = floatOrder(m)
+	}
+	return o
+}()
 
 func (nf4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 	for i := range rows * cols / NF4Block {

@@ -117,30 +117,18 @@ func nvfp4Scale(absmax uint32, global float32) uint8 {
 }
 
 // nvfp4Code returns the code nearest to y, of two as near the even one; what is
-// larger than 6 becomes 6. Only a y under 0 has the sign.
+// larger than 6 becomes 6. Only a y under 0 has the sign. No branch depends on
+// y.
 func nvfp4Code(y float32) uint8 {
-	var code uint8
-	if y < 0 {
-		code, y = 8, -y
-	}
-	switch {
-	case y <= 0.25:
-	case y < 0.75:
-		code |= 1
-	case y <= 1.25:
-		code |= 2
-	case y < 1.75:
-		code |= 3
-	case y <= 2.5:
-		code |= 4
-	case y < 3.5:
-		code |= 5
-	case y <= 5:
-		code |= 6
-	default:
-		code |= 7
-	}
-	return code
+	const magic = 1 << 22 // whose last place is a half
+	b := math.Float32bits(y)
+	magnitude := min(math.Float32frombits(b&^(1<<31)), nvfp4Most)
+	m := math.Float32bits(magnitude)
+	under1 := math.Float32bits(magnitude+magic) - math.Float32bits(magic)
+	from1 := (m + 0x1fffff + m>>22&1 - 126<<23) >> 22 // rounded to one bit of fraction
+	is := uint32(int32(m-math.Float32bits(1)) >> 31)  // all ones where it is under 1
+	sign := b >> 31 & (-m >> 31) << 3                 // m is not 0
+	return uint8(under1&is | from1&^is | sign)
 }
 
 func (nvfp4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {

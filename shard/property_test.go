@@ -3,6 +3,7 @@ package shard_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,6 +15,10 @@ import (
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 )
+
+// tuned are schemes with parameters other than their defaults.
+var tuned = []string{"custom:bits=3,symmetric=false,group=32", "custom:bits=4,group=16", "custom:bits=6,group=0",
+	"ort_nbits4:symmetric=false", "ort_nbits8:block=16,symmetric=false", "fp8_e5m2:scale=tensor"}
 
 // drawStored draws a small checkpoint of the Llama family with oddities.
 func drawStored(t *rapid.T) *stored {
@@ -37,7 +42,7 @@ func drawStored(t *rapid.T) *stored {
 	a := &s.ix.Architecture
 	*a = checkpoint.Architecture{Name: "llama", Heads: kv * rapid.SampledFrom([]int64{1, 2, 4}).Draw(t, "group"), KVHeads: kv}
 	dim := rapid.SampledFrom([]int64{1, 2, 6, 8, 16}).Draw(t, "head dim")
-	hidden := rapid.SampledFrom([]int64{8, 32, 64, 96}).Draw(t, "hidden")
+	hidden := rapid.SampledFrom([]int64{8, 32, 64, 96, 256}).Draw(t, "hidden")
 	inter := 4 * rapid.Int64Range(1, 60).Draw(t, "intermediate")
 	vocab := rapid.Int64Range(1, 70).Draw(t, "vocab")
 	a.TiedEmbeddings = rapid.Bool().Draw(t, "tied")
@@ -91,7 +96,7 @@ func TestLoad(t *testing.T) {
 		degree := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 8})
 		o := shard.Options{ChunkBytes: rapid.Int64Range(shard.MinChunkBytes, 2*shard.MinChunkBytes).Draw(r, "chunk"),
 			Layout:       shard.Layout{TP: degree.Draw(r, "tp"), PP: rapid.IntRange(0, 3).Draw(r, "pp"), DP: rapid.IntRange(0, 2).Draw(r, "dp")},
-			Scheme:       rapid.SampledFrom(append(quant.Names(), quant.Recipes()...)).Draw(r, "scheme"),
+			Scheme:       rapid.SampledFrom(slices.Concat(quant.Names(), tuned, quant.Recipes())).Draw(r, "scheme"),
 			KeepOriginal: rapid.Bool().Draw(r, "keep"), Overrides: drawOverrides(r)}
 		p, err := shard.Build(s.ix, o)
 		if err != nil {

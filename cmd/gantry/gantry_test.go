@@ -16,6 +16,7 @@ import (
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -183,13 +184,17 @@ func TestHostileFilesAreRefused(t *testing.T) {
 // TestLoadReports: the report of a load in this process, as JSON.
 func TestLoadReports(t *testing.T) {
 	stories := filepath.Join(testdata(t), "stories260K", "hf-sharded")
-	decoded := []string{"q8_0", "nf4", "binary", "int2", "custom:bits=3,symmetric=false,group=32"}
-	for _, scheme := range append([]string{"none", "f16", "int8", "int4", "fp8_e4m3", "fp8_e5m2", "custom:bits=4,symmetric=false,group=32",
-		"custom:bits=8,group=0", "ort_nbits4", "ort_nbits8:block=16,symmetric=false"}, decoded...) {
+	decoded := []string{"q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4", "nf4", "nvfp4", "binary", "int2",
+		"custom:bits=3,symmetric=false,group=32"}
+	for _, scheme := range append(quant.Names(), "custom:bits=4,symmetric=false,group=32", "custom:bits=8,group=0",
+		"ort_nbits8:block=16,symmetric=false", "fp8_e4m3:scale=tensor", "custom:bits=3,symmetric=false,group=32") {
 		t.Run(scheme, func(t *testing.T) {
 			j := mustJSON[messages.Job](t, "load", stories, "--once", "--tp", "2", "--quant", scheme, "--name", "stories")
 			if j.State != messages.StateReady || j.Model != "stories" || j.ReadAmplification != 1 || j.Retries != 0 {
 				t.Errorf("report %+v", j)
+			}
+			if p := mustJSON[shard.Plan](t, "plan", stories, "--tp", "2", "--quant", scheme); p.PlacedBytes != j.BytesPlaced || p.ReadBytes != j.BytesRead {
+				t.Errorf("placed %d and read %d bytes, the plan says %d and %d", j.BytesPlaced, j.BytesRead, p.PlacedBytes, p.ReadBytes)
 			}
 			if j.Validation.State != "passed" || len(j.Validation.Ranks) != 2 {
 				t.Errorf("validation %+v", j.Validation)
