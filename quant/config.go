@@ -94,7 +94,7 @@ func (c Config) parameters(name string, t tuned) string {
 	}
 	if c.GroupSize != 0 {
 		key := "group"
-		if strings.HasPrefix(t.form(), "block=") { // what MatMulNBits calls it
+		if known, _ := t.form(); strings.HasPrefix(known, "block=") { // what MatMulNBits calls it
 			key = "block"
 		}
 		params = append(params, fmt.Sprintf("%s=%d", key, max(c.GroupSize, 0)))

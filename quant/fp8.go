@@ -38,7 +38,7 @@ func (s fp8) Name() string {
 
 func (fp8) Target() Target { return Linear }
 
-func (fp8) form() string { return "scale=channel|tensor" }
+func (fp8) form() (params, defaults string) { return "scale=channel|tensor", "channel" }
 
 func (s fp8) with(key, value string) (Scheme, error) {
 	switch {

@@ -57,7 +57,9 @@ func (s nbits) Name() string {
 
 func (nbits) Target() Target { return Linear }
 
-func (nbits) form() string { return "block=16..256,symmetric=true|false" }
+func (nbits) form() (params, defaults string) {
+	return "block=16..256,symmetric=true|false", "32,true"
+}
 
 func (s nbits) with(key, value string) (Scheme, error) {
 	var err error
@@ -159,30 +161,6 @@ func (s nbits) params(block []byte, from dtype.Type) (scale, zero float32) {
 		return 0, 0
 	}
 	return scale, min(roundAway(-float32(least/scale)), 2*half-1)
-}
-
-// roundAway rounds to an integer, half away from zero.
-func roundAway(y float32) float32 { return float32(math.Round(float64(y))) }
-
-// rangeOf returns the smallest and the largest element, of equal ones the
-// first, and whether all are finite.
-func rangeOf(src []byte, from dtype.Type) (least, most float32, finite bool) {
-	var f [tile]float32
-	var top uint32
-	least, most = math.MaxFloat32, -math.MaxFloat32
-	for len(src) > 0 {
-		n := nextTile(&f, &src, from)
-		top = max(top, tileAbsmax(&f))
-		for _, x := range f[:n] {
-			if x < least {
-				least = x
-			}
-			if x > most {
-				most = x
-			}
-		}
-	}
-	return least, most, top < infBits
 }
 
 // write fills a block with codes.

@@ -2,9 +2,7 @@ package quant
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
-	"strconv"
 
 	"github.com/gantry-ml/gantry/dtype"
 )
@@ -38,54 +36,9 @@ type packed struct {
 	group     int // columns; 0: the row
 }
 
-// maxGroup keeps the columns of a group, and of the words it ends in, far from
-// an int's end.
-const maxGroup = 1 << 20
-
 func (s packed) Name() string { return s.name }
 
 func (packed) Target() Target { return Linear }
-
-// custom is packed with its bits, symmetry and group given in its name.
-type custom struct{ packed }
-
-func (s custom) Name() string {
-	return fmt.Sprintf("custom:bits=%d,symmetric=%t,group=%d", s.bits, s.symmetric, s.group)
-}
-
-func (custom) form() string { return "bits=2..8,symmetric=true|false,group=N" }
-
-func (s custom) with(key, value string) (Scheme, error) {
-	var err error
-	switch key {
-	case "bits":
-		s.bits, err = parseInt(value, 2, 8)
-	case "symmetric":
-		s.symmetric, err = parseBool(value)
-	case "group":
-		s.group, err = parseInt(value, 0, maxGroup)
-	default:
-		err = fmt.Errorf("want bits, symmetric or group")
-	}
-	return s, err
-}
-
-// parseInt reads a parameter that is a number.
-func parseInt(s string, least, most int) (int, error) {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < least || n > most || strconv.Itoa(n) != s {
-		return 0, fmt.Errorf("want a number from %d to %d", least, most)
-	}
-	return n, nil
-}
-
-// parseBool reads a parameter that is true or false.
-func parseBool(s string) (bool, error) {
-	if s != "true" && s != "false" {
-		return false, fmt.Errorf("want true or false")
-	}
-	return s == "true", nil
-}
 
 // words returns the smallest run of columns that is whole I32 words, and how
 // many of them.
@@ -94,11 +47,6 @@ func (s packed) words() (cols, words int) {
 		cols *= 2
 	}
 	return cols, cols * s.bits / 32
-}
-
-func (s custom) Layout(from dtype.Type, cols int64) (Layout, error) {
-	s.name = s.Name() // which errors say
-	return s.packed.Layout(from, cols)
 }
 
 func (s packed) Layout(from dtype.Type, cols int64) (Layout, error) {
@@ -130,14 +78,6 @@ func (s packed) Layout(from dtype.Type, cols int64) (Layout, error) {
 		l.Planes = append(l.Planes, Plane{Role: ZeroPoints, Suffix: "_zero_point", DType: dtype.I8, Cols: unit, Unit: 1})
 	}
 	return l, nil
-}
-
-func lcm(a, b int64) int64 {
-	x, y := a, b
-	for y != 0 {
-		x, y = y, x%y
-	}
-	return a / x * b
 }
 
 // groups returns how many groups a row, or a part of one, has, and their
@@ -190,52 +130,6 @@ func (s packed) params(group []byte, from dtype.Type) (scale, zero float32) {
 	return scale, roundEven(low - float32(least/scale))
 }
 
-// stepOf returns (most - least) / steps, also where the difference alone would
-// overflow.
-func stepOf(least, most, steps float32) float32 {
-	if d := most - least; d <= math.MaxFloat32 {
-		return d / steps
-	}
-	return float32(most/steps) - float32(least/steps)
-}
-
-// rangeWithZero returns the smallest and the largest of some elements and 0,
-// and whether all are finite.
-func rangeWithZero(src []byte, from dtype.Type) (least, most float32, finite bool) {
-	var f [tile]float32
-	var top uint32
-	for len(src) > 0 {
-		n := nextTile(&f, &src, from)
-		top = max(top, tileAbsmax(&f))
-		for _, x := range f[:n] {
-			least, most = min(least, x), max(most, x)
-		}
-	}
-	return least, most, top < infBits
-}
-
-// nextTile reads up to 32 elements from src, zeros behind them, moves it on,
-// and returns how many there were.
-func nextTile(f *[tile]float32, src *[]byte, from dtype.Type) int {
-	size := from.Size()
-	if len(*src) >= tile*size {
-		loadTile(f, *src, from)
-		*src = (*src)[tile*size:]
-		return tile
-	}
-	var head [8 * tile]byte
-	loadTile(f, padTile(&head, *src), from)
-	n := len(*src) / size
-	*src = nil
-	return n
-}
-
-// roundEven rounds |y| < 2²² to an integer, half to even.
-func roundEven(y float32) float32 {
-	const magic = 3 << 22
-	return float32(y+magic) - magic
-}
-
 // write appends a group's codes.
 func (s packed) write(w *bitWriter, group []byte, from dtype.Type, scale, zero float32) {
 	if n := len(group) / from.Size() / tile * tile; s.bits == 4 && w.bits == 0 && scale == scale {
@@ -271,31 +165,6 @@ func int4Portable(dst, src []byte, from dtype.Type, scale, zero float32) {
 
 func int4Code(x, scale, zero float32) byte {
 	return byte(int32(roundEven(min(max(float32(x/scale)+zero, -8), 7))) + 8)
-}
-
-// bitWriter fills bytes from their low bits on.
-type bitWriter struct {
-	out  []byte
-	held uint64
-	bits int
-}
-
-func (w *bitWriter) put(v uint32, bits int) {
-	w.held |= uint64(v) << w.bits
-	w.bits += bits
-	for ; w.bits >= 8; w.bits -= 8 {
-		w.out[0] = byte(w.held)
-		w.out, w.held = w.out[1:], w.held>>8
-	}
-}
-
-// flush writes what is held, and zeros to the end.
-func (w *bitWriter) flush() {
-	if w.bits > 0 {
-		w.out[0] = byte(w.held)
-		w.out = w.out[1:]
-	}
-	clear(w.out)
 }
 
 func (s packed) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {

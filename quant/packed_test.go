@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/gantry-ml/gantry/dtype"
-	"github.com/gantry-ml/gantry/recovery"
 )
 
 // unpack reads a row's codes as compressed-tensors' unpack_from_int32 does:
@@ -129,34 +128,6 @@ func TestPackedExtremes(t *testing.T) {
 			if q[i] != want {
 				t.Errorf("%s of %g: code %d is %d, want %d", c.scheme, c.x, i, q[i], want)
 			}
-		}
-	}
-}
-
-func TestParameters(t *testing.T) {
-	for name, want := range map[string]string{
-		"custom":                                 "custom:bits=4,symmetric=true,group=128",
-		"custom:bits=3":                          "custom:bits=3,symmetric=true,group=128",
-		"custom:group=64,bits=8,symmetric=false": "custom:bits=8,symmetric=false,group=64",
-		"custom:group=0":                         "custom:bits=4,symmetric=true,group=0",
-		"custom:bits=3+original":                 "custom:bits=3,symmetric=true,group=128+original",
-	} {
-		s, err := Parse(name)
-		if err != nil || s.Name() != want {
-			t.Errorf("Parse(%q) = %v, %v, want %s", name, s, err, want)
-			continue
-		}
-		if again, err := Parse(s.Name()); err != nil || again != s {
-			t.Errorf("Parse(%q) = %v, %v: its own name reads otherwise", s.Name(), again, err)
-		}
-	}
-	for _, name := range []string{
-		"custom:", "custom:bits", "custom:bits=", "custom:bits=1", "custom:bits=9", "custom:bits=+4", "custom:bits=04",
-		"custom:bits=4,bits=4", "custom:symmetric=yes", "custom:group=-1", "custom:group=9999999", "custom:block=4",
-		"custom:bits=4,", "int4:bits=4", "int8:group=4", "q8_0:", "Custom", "custom :bits=4", "",
-	} {
-		if s, err := Parse(name); recovery.ClassOf(err) != recovery.Usage {
-			t.Errorf("Parse(%q) = %v, %v, want a usage error", name, s, err)
 		}
 	}
 }

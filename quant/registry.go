@@ -39,17 +39,6 @@ var schemes = []Scheme{
 	custom{packed{bits: 4, symmetric: true, group: 128}},
 }
 
-// tuned is a scheme with parameters, which --quant writes after its name, as
-// in custom:bits=3,group=64. Those that are left out keep their defaults.
-type tuned interface {
-	Scheme
-	// with returns the scheme with one parameter set. It refuses a key or a
-	// value that it does not know with what it wants instead.
-	with(key, value string) (Scheme, error)
-	// form writes the parameters with the values that they may have.
-	form() string
-}
-
 // Parse returns the scheme that --quant calls name, or that a plan calls name
 // where the originals are kept ("int8+original"). An unknown name is an error
 // of class usage that lists the known ones; so are parameters that the scheme
@@ -76,42 +65,6 @@ func Parse(name string) (Scheme, error) {
 		"unknown quantization scheme %q: want one of %s", name, strings.Join(Forms(), ", "))
 }
 
-// tune sets the parameters "key=value,…" of s.
-func tune(s Scheme, params string) (Scheme, error) {
-	base := baseName(s)
-	set := map[string]bool{}
-	for _, p := range strings.Split(params, ",") {
-		key, value, ok := strings.Cut(p, "=")
-		t, can := s.(tuned)
-		switch {
-		case !can:
-			return nil, recovery.Errorf(recovery.Usage, "scheme %s has no parameters", base)
-		case !ok || set[key]:
-			return nil, recovery.Errorf(recovery.Usage, "scheme %s: parameter %q: want each once, as in %s", base, p, form(t))
-		}
-		var err error
-		if s, err = t.with(key, value); err != nil {
-			return nil, recovery.Errorf(recovery.Usage, "scheme %s: parameter %s: %w", base, p, err)
-		}
-		set[key] = true
-	}
-	return s, nil
-}
-
-// baseName returns a scheme's name without parameters.
-func baseName(s Scheme) string {
-	base, _, _ := strings.Cut(s.Name(), ":")
-	return base
-}
-
-// form returns how a scheme is written, with all its parameters.
-func form(s Scheme) string {
-	if t, ok := s.(tuned); ok {
-		return baseName(s) + ":" + t.form()
-	}
-	return s.Name()
-}
-
 // Names returns the schemes' names, without parameters.
 func Names() []string {
 	names := make([]string, len(schemes))
@@ -119,16 +72,6 @@ func Names() []string {
 		names[i] = baseName(s)
 	}
 	return names
-}
-
-// Forms returns how each scheme is written, with the parameters that it has
-// for help texts: "custom:bits=2..8,symmetric=true|false,group=N".
-func Forms() []string {
-	forms := make([]string, len(schemes))
-	for i, s := range schemes {
-		forms[i] = form(s)
-	}
-	return forms
 }
 
 // checkFloat refuses an input type that s cannot read as numbers.
