@@ -46,6 +46,9 @@ type Options struct {
 	// Stall is how long a server may send nothing; 0 is 30 s.
 	Stall time.Duration
 	Retry RetryPolicy // of remote sources
+	// Cache is a folder that what is read of remote sources is kept in; "" is
+	// nowhere.
+	Cache string
 }
 
 // requestsAtOnce is how many requests a remote source has under way.
@@ -81,7 +84,11 @@ func Open(ctx context.Context, uri string, o Options) (Source, error) {
 			if _, cached := s.(*local); cached {
 				return s, nil
 			}
-			return Retry(Concurrent(s, requestsAtOnce), o.Retry), nil
+			s = Retry(Concurrent(s, requestsAtOnce), o.Retry)
+			if o.Cache == "" {
+				return s, nil
+			}
+			return Cached(s, o.Cache)
 		}
 	}
 	path, err := localPath(uri)

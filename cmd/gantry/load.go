@@ -30,6 +30,7 @@ type loadFlags struct {
 	detach    bool
 	memcpy    bool
 	read      string
+	cache     string
 	inject    []string
 }
 
@@ -65,6 +66,7 @@ is gone when the command ends.`,
 	flags.Var(&f.staging, "staging", "staging memory of each worker in this process")
 	flags.IntVar(&f.workers, "workers", 1, "workers in this process (without --server)")
 	flags.StringVar(&f.read, "read", "auto", "how local files are read (without --server): auto, mmap, pread, direct")
+	flags.StringVar(&f.cache, "cache", "", "folder that keeps what is read of a remote model (without --server)")
 	flags.BoolVar(&f.detach, "detach", false, "print the job's id and return (with --server)")
 	flags.BoolVar(&f.memcpy, "memcpy", false, "measure memcpy afterwards and compare the load's rate with it")
 	flags.StringArrayVar(&f.inject, "inject", nil, "inject a fault into the source, for tests")
@@ -81,8 +83,8 @@ func (f *loadFlags) check(server bool) error {
 		return usagef("--detach needs --server: without one the model lives in this process only")
 	case f.workers < 1 || f.workers > 64:
 		return usagef("--workers %d: want 1 to 64", f.workers)
-	case server && f.read != "auto":
-		return usagef("--read is for loads in this process: give it to the workers of a cluster")
+	case server && (f.read != "auto" || f.cache != ""):
+		return usagef("--read and --cache are for loads in this process: give them to the workers of a cluster")
 	case server && (f.workers != 1 || len(f.inject) > 0):
 		return usagef("--workers and --inject are for loads in this process, not with --server")
 	}

@@ -38,6 +38,7 @@ func flags(f *pflag.FlagSet) {
 	f.StringArray("model-root", nil, "folder that models may be read from; may be given several times (default: any)")
 	f.StringArray("allow-host", nil, "host that remote models may be read from, a name, an address or *.domain; may be given several times (default: none with --model-root, else any but link-local ones)")
 	f.String("read", "auto", "how local files are read: auto, mmap, pread, direct")
+	f.String("cache", "", "folder that keeps what is read of remote models (default: none; nothing is ever removed from it)")
 	f.String("http", "127.0.0.1:0", "where /healthz, /readyz and /metrics are served; empty for nowhere")
 	f.String("inject", "", "faults to inject into sources, for tests")
 	if err := f.MarkHidden("inject"); err != nil {
@@ -57,6 +58,7 @@ func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daem
 	if cfg.CPURanks < 0 {
 		return nil, recovery.Errorf(recovery.Usage, "--cpu-ranks %d: want 0 or more", cfg.CPURanks)
 	}
+	cfg.Cache = s.String("cache")
 	cfg.Read = source.Mode(s.String("read"))
 	err := source.Options{Mode: cfg.Read}.Validate()
 	if err != nil {

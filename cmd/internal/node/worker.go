@@ -31,6 +31,7 @@ type Resources struct {
 	Staging    int64            // budget for staging memory, bytes; 0 is loader.DefaultStaging
 	ModelRoots []string         // folders that it may read
 	Read       source.Mode      // how local files are read; "" chooses
+	Cache      string           // folder for what is read of remote sources; "" for nowhere
 	AllowHosts []string         // hosts that it may read from; without any of the two lists, any
 	Inject     *source.Faults   // faults for tests; nil is none
 }
@@ -183,7 +184,7 @@ func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
 
 // open opens a source that this worker may read.
 func (r Resources) open(ctx context.Context, uri string, strategy recovery.Strategy) (source.Source, error) {
-	s, err := source.Open(ctx, uri, source.Options{Mode: r.Read, Roots: r.ModelRoots, Hosts: r.AllowHosts, Retry: source.RetryFor(strategy)})
+	s, err := source.Open(ctx, uri, source.Options{Mode: r.Read, Cache: r.Cache, Roots: r.ModelRoots, Hosts: r.AllowHosts, Retry: source.RetryFor(strategy)})
 	if err != nil || r.Inject == nil {
 		return s, err
 	}
