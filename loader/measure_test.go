@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
@@ -127,6 +130,44 @@ func (m *team) same(src source.Source) {
 		for p, want := range expect(m.t, src, m.plan, i) {
 			if !bytes.Equal(m.joined(i)[p], want) {
 				m.t.Errorf("%s plane %d differs", m.plan.Tensors[i].Name, p)
+			}
+		}
+	}
+}
+
+// TestWholeTensorSchemesOfPackedWeights: the largest value is that of what a
+// weight decodes to, whatever it is stored as.
+func TestWholeTensorSchemesOfPackedWeights(t *testing.T) {
+	for name, format := range packedFormats {
+		f := newPackedFolder(3)
+		dir := f.write(t, format(f))
+		_, ix := open(t, dir)
+		for _, scheme := range []string{"nvfp4", "fp8_e4m3:scale=tensor"} {
+			for _, tp := range []int{1, 4} {
+				plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: tp}, Scheme: scheme, ChunkBytes: shard.MinChunkBytes})
+				m := newTeam(t, dir, plan, 1, NodeOptions{Staging: 4 << 20})
+				if read := m.readAll(t.Context()); read != plan.ReadBytes {
+					t.Errorf("%s as %s, tp %d: read %d bytes, the plan says %d", name, scheme, tp, read, plan.ReadBytes)
+				}
+				for i := range plan.Tensors {
+					x := &plan.Tensors[i]
+					values := f.want[x.Name]
+					if x.Scheme != scheme || values == nil {
+						continue
+					}
+					s, err := quant.Parse(scheme)
+					if err != nil {
+						t.Fatal(err)
+					}
+					var want [][]byte
+					for _, p := range x.Layout.Planes {
+						want = append(want, make([]byte, x.Rows*p.RowBytes(x.Cols)))
+					}
+					s.Encode(want, bytesOf(values), dtype.F32, int(x.Rows), int(x.Cols))
+					if joined := m.joined(i); !slices.EqualFunc(joined, want, bytes.Equal) {
+						t.Errorf("%s as %s, tp %d: %s is not the encoding of its values", name, scheme, tp, x.Name)
+					}
+				}
 			}
 		}
 	}

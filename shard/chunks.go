@@ -15,7 +15,6 @@ func (b *builder) chunks() error {
 	}
 	for i := range p.Tensors {
 		if p.ReadTwice(i) {
-			p.ReadBytes += p.Tensors[i].stored()
 			b.twice = append(b.twice, p.Tensors[i].Name)
 		}
 	}
@@ -25,6 +24,11 @@ func (b *builder) chunks() error {
 		c.ID = i
 		c.Pieces = s.pieces(c)
 		p.ReadBytes += c.Stored()
+		for _, s := range c.Segments {
+			if p.ReadTwice(s.Tensor) { // what is read besides is such a tensor's alone
+				p.ReadBytes += s.Bytes + c.Stored() - c.Bytes
+			}
+		}
 		for _, piece := range c.Pieces {
 			p.PlacedBytes += piece.Bytes
 		}
