@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -167,6 +170,55 @@ func TestLimit(t *testing.T) {
 	defer cancel()
 	if err := r.ReadAt(ctx, p, 0); recovery.ClassOf(err) != recovery.Timeout {
 		t.Errorf("a deadline that cannot be met: %v", err)
+	}
+}
+
+// TestObserve tells of each operation once, with what it read or why it
+// failed.
+func TestObserve(t *testing.T) {
+	bare, _ := sixteen(t)
+	var told []string
+	s := source.Observe(source.Inject(bare, faults(t, "read a [8,9) fail reset")), func(_ context.Context, o source.Operation) {
+		if o.Took < 0 {
+			t.Errorf("%+v took less than nothing", o)
+		}
+		told = append(told, fmt.Sprintf("%s %s %d %s", o.Op, o.File, o.Bytes, o.Class))
+	})
+	ctx := context.Background()
+	if _, err := s.Files(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Open(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	p := make([]byte, 4)
+	for _, off := range []int64{0, 6} {
+		if err := r.ReadAt(ctx, p, off); (err != nil) != (off == 6) {
+			t.Errorf("read at %d: %v", off, err)
+		}
+		stream, err := source.Stream(ctx, r, off, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.ReadFull(stream, p[:2])
+		if err == nil {
+			_, err = io.ReadFull(stream, p)
+		}
+		if (err != nil) != (off == 6) {
+			t.Errorf("stream at %d: %v", off, err)
+		}
+		if err := stream.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Open(ctx, "missing"); err == nil {
+		t.Error("opened what is not there")
+	}
+	want := []string{"list  0 ", "open a 0 ", "read a 4 ", "stream a 6 ", "read a 0 reset", "stream a 2 reset", "open missing 0 not_found"}
+	if !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 }
 

@@ -127,6 +127,19 @@ func TestHubSource(t *testing.T) {
 	})
 }
 
+// TestHubFaults: the same, over a line that fails every third time.
+func TestHubFaults(t *testing.T) {
+	sourcetest.Run(t, func(t *testing.T, dir string) source.Source {
+		newTestHub(t, dir)
+		s := open(t, "hf://org/name", source.Options{Retry: quick})
+		var rules strings.Builder
+		for i := range 200 {
+			fmt.Fprintf(&rules, "read * fail unreachable after=%d times=1\n", 3*i+2)
+		}
+		return source.Retry(source.Inject(s, faults(t, rules.String())), quick)
+	})
+}
+
 func readHub(o source.Options, uri string, reads int) error {
 	s, err := source.Open(context.Background(), uri, o)
 	if err != nil {

@@ -49,7 +49,10 @@ func TestSources(t *testing.T) {
 		"count":      func(s source.Source) source.Source { return source.Count(s, new(source.Counter)) },
 		"retry":      func(s source.Source) source.Source { return source.Retry(s, source.RetryPolicy{}) },
 		"concurrent": func(s source.Source) source.Source { return source.Concurrent(s, 2) },
-		"inject":     func(s source.Source) source.Source { return source.Inject(s, faults(t, "read * delay 1us")) },
+		"observe": func(s source.Source) source.Source {
+			return source.Observe(s, func(context.Context, source.Operation) {})
+		},
+		"inject": func(s source.Source) source.Source { return source.Inject(s, faults(t, "read * delay 1us")) },
 	} {
 		for _, mode := range []source.Mode{source.ModeAuto, source.ModePread, source.ModeMmap, source.ModeDirect} {
 			t.Run(name+"/"+string(mode), func(t *testing.T) {

@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 	"loader":              {"require", "internal/job", "internal/transfer", "shard", "quant", "device", "source", "checkpoint", "model"},
 	"actors":              {"require", "internal/job", "loader", "model", "messages", "shard", "checkpoint"},
 	"internal/cluster":    {"messages", "checkpoint", "shard"},
-	"telemetry":           {"messages"},
+	"telemetry":           {"messages", "source"},
 }
 
 // leaves may be imported by everything.

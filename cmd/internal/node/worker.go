@@ -185,10 +185,20 @@ func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
 // open opens a source that this worker may read.
 func (r Resources) open(ctx context.Context, uri string, strategy recovery.Strategy) (source.Source, error) {
 	s, err := source.Open(ctx, uri, source.Options{Mode: r.Read, Cache: r.Cache, Roots: r.ModelRoots, Hosts: r.AllowHosts, Retry: source.RetryFor(strategy)})
-	if err != nil || r.Inject == nil {
-		return s, err
+	if err != nil {
+		return nil, err
 	}
-	return source.Inject(s, r.Inject), nil
+	if source.Remote(s.URI()) { // a local file is mapped, which nobody could observe
+		tell, err := telemetry.ObserveSources()
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s = source.Observe(s, tell)
+	}
+	if r.Inject != nil {
+		s = source.Inject(s, r.Inject)
+	}
+	return s, nil
 }
 
 // openIndex reads a checkpoint's headers.
