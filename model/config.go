@@ -3,6 +3,8 @@ package model
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"slices"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -17,7 +19,12 @@ func (m *Model) exportConfig() ([]byte, error) {
 	stored := m.parts.Index.Config
 	torch, cast := torchNames[scheme]
 	quantized := m.quantConfig()
-	if quantized == nil && (!cast || stored == nil) {
+	decoded, kept := m.packed()
+	if kept != "" && (decoded || quantized != nil) {
+		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "export", Tensor: kept,
+			Err: errors.New("it stays as the checkpoint's quantizer stored it, and other weights do not: no config.json says both"), Hint: "export with none, or to f16, bf16 or f32"}
+	}
+	if quantized == nil && !decoded && (!cast || stored == nil) {
 		return stored, nil // as it is, byte for byte
 	}
 	fields := map[string]json.RawMessage{}
@@ -25,6 +32,9 @@ func (m *Model) exportConfig() ([]byte, error) {
 		if err := json.Unmarshal(stored, &fields); err != nil {
 			return nil, &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "export", File: configName, Err: err}
 		}
+	}
+	if decoded {
+		delete(fields, "quantization_config") // of what is no more
 	}
 	change := func(key string, value any) error {
 		b, err := json.Marshal(value)
@@ -55,4 +65,21 @@ func (m *Model) exportConfig() ([]byte, error) {
 	}
 	out.WriteByte('\n')
 	return out.Bytes(), nil
+}
+
+// packed says whether weights that a quantizer had packed were decoded, and
+// names one of their parts that is still there.
+func (m *Model) packed() (decoded bool, kept string) {
+	for i := range m.parts.Plan.Tensors {
+		decoded = decoded || len(m.parts.Plan.Tensors[i].Parts) > 0
+	}
+	for _, w := range m.parts.Index.Packed {
+		for _, part := range slices.Concat(w.Parts, w.Beside) {
+			t := &m.parts.Index.Tensors[part]
+			if i, ok := m.byName[t.Name]; ok && len(m.parts.Plan.Tensors[i].Parts) == 0 && m.parts.Plan.Tensors[i].Scheme == "none" {
+				kept = t.Name
+			}
+		}
+	}
+	return decoded, kept
 }

@@ -27,7 +27,7 @@ func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
 		return nil, err
 	}
 	b := &builder{
-		ix: ix, pol: pol, tied: ix.Architecture.TiedEmbeddings, tp: newTPPlan(ix.TPPlan),
+		ix: ix, pol: pol, quantization: ix.About().Quantization, tied: ix.Architecture.TiedEmbeddings, tp: newTPPlan(ix.TPPlan),
 		cut: cutter{tp: int64(o.Layout.TP), heads: countHeads(ix), plain: map[string]bool{}, projected: map[string]*projection{}},
 		plan: &Plan{Version: Version, Checkpoint: ix.Digest(), Options: o, Files: slices.Clone(ix.Files),
 			Tensors: []Tensor{}, Ranks: []Rank{}, Chunks: []Chunk{},
@@ -57,6 +57,8 @@ type builder struct {
 	stages stages
 	ranked Span // the ranks of a tp group that the last chunk is for
 
+	quantization *checkpoint.Quantization // of the checkpoint, nil where it is none
+
 	unmatched []string // tensors without a rule
 	twice     []string // tensors that are read twice
 	flat      []string // tensors whose rule cannot be followed, see Tensor
@@ -75,6 +77,9 @@ func (b *builder) warn() {
 	}
 	if len(b.unmatched) > 0 && (o.Layout.TP > 1 || o.Layout.PP > 1) {
 		b.warnf("no layout rule matches %s: not cut, each rank holds the whole", some(b.unmatched))
+	}
+	if q := b.quantization; q != nil && b.ix.Format == checkpoint.FormatSafetensors && len(b.ix.Packed) == 0 && o.Scheme != "none" {
+		b.warnf("the weights are quantized already (%s), in a way that is not decoded: they stay as they are stored", q)
 	}
 	if len(b.flat) > 0 && o.Layout.TP > 1 {
 		b.warnf("rows end inside a byte in %s: not cut, each rank holds the whole", some(b.flat))

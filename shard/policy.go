@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/quant/form"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -168,7 +169,7 @@ func (p *policy) mix(t *Tensor, kind quant.Kind, at int) (fallback string, err e
 // numbers says whether a tensor has elements that schemes are for: floats, or
 // blocks of what once were floats.
 func numbers(t *Tensor) bool {
-	return t.Rows > 0 && t.Cols > 0 && (t.DType.Quantized() || quant.Decodes(t.DType) || t.packed())
+	return t.Rows > 0 && t.Cols > 0 && (t.DType.Quantized() || quant.Decodes(t.DType) || t.packed() || t.Form == form.Float8)
 }
 
 // set gives the tensor a scheme, or says why that cannot be. Blocks of the type
@@ -178,6 +179,9 @@ func (p *policy) set(t *Tensor, s quant.Scheme) error {
 	if b, ok := quant.BlockType(s); ok && b == t.DType {
 		t.Why += "; it is stored so"
 		s = p.none
+	}
+	if s.Target() == quant.Nothing && t.Form == form.Float8 {
+		t.Form = "" // as they are they are plain rows
 	}
 	if s.Target() == quant.Nothing && t.packed() {
 		t.Scheme = s.Name() // its parts are placed instead of it

@@ -183,6 +183,9 @@ func (b *builder) view(p *part) Tensor {
 // tensor decides how a tensor is cut and what it becomes.
 func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	t := b.view(p)
+	if b.quantization == nil && t.Form == "" && t.Rows > 0 && form.IsFloat8(t.DType) {
+		t.Form = form.Float8 // in a quantized checkpoint they have scales somewhere
+	}
 	if _, err := form.Open(t.Form, t.DType, t.Rows, t.Cols); err != nil {
 		return t, invalid(t.Name, "%w", err)
 	}

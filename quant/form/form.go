@@ -107,6 +107,7 @@ const maxElements = 1 << 50
 var forms = map[string]func(param string, stored dtype.Type, rows, cols int64) (Form, error){
 	interleavedName: openInterleaved,
 	plusName:        openPlus,
+	Float8:          openFloat8,
 	scaledName:      openScaled,
 	wordsName:       openWords,
 	mxName:          openMX,

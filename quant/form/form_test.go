@@ -55,6 +55,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"words:bits=4,groups=3,scale=F16", dtype.I32, 8, 8},
 		{"words:bits=4,groups=1,scale=F16", dtype.U8, 8, 8},
 		{"mxfp4", dtype.U8, 8, 16},
+		{"float8", dtype.I8, 8, 8},
+		{"float8:x=1", dtype.F8E4M3, 8, 8},
 		{"nvfp4", dtype.I8, 8, 16},
 		{"bnb4:block=64", dtype.U8, 8, 7},
 		{"bnb4:", dtype.U8, 8, 8},
@@ -132,7 +134,7 @@ func FuzzOpen(f *testing.F) {
 	for name, stored := range map[string]dtype.Type{
 		"scaled:scale=F16,rows=1": dtype.I8, "scaled:scale=F32,rows=128,cols=128": dtype.F8E4M3, "scaled:scale=BF16,cols=3,zero=1": dtype.I8,
 		"words:bits=4,groups=2,scale=F16,zero=1,index=1": dtype.I32, "mxfp4:": dtype.U8, "mxfp4": dtype.U8, "nvfp4": dtype.U8,
-		"bnb4:block=64,nested=256,offset=0.5": dtype.U8, "gptq:bits=4,group=32,scale=F16,plus=1,index=1": dtype.I32, "awq:bits=4,group=32,scale=F16": dtype.I32,
+		"float8": dtype.F8E5M2, "bnb4:block=64,nested=256,offset=0.5": dtype.U8, "gptq:bits=4,group=32,scale=F16,plus=1,index=1": dtype.I32, "awq:bits=4,group=32,scale=F16": dtype.I32,
 	} {
 		f.Add(name, uint8(stored), uint16(64), uint16(64))
 	}
