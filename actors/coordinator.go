@@ -59,7 +59,7 @@ func (s *System) StartCoordinator(ctx context.Context, o CoordinatorOptions) (*C
 	life, cancel := context.WithCancel(context.Background())
 	a := &coordinator{
 		o: o, system: s, ctx: life, cancel: cancel, ledger: &ledger{},
-		members: map[string]*member{}, jobs: map[string]*jobEntry{}, models: map[string]*StoredModel{},
+		members: map[string]*member{}, jobs: map[string]*jobEntry{}, models: map[string]*StoredModel{}, exports: map[string]*exportRun{},
 		stored: jobs, busy: &sync.WaitGroup{},
 	}
 	for i := range models {
@@ -105,7 +105,8 @@ type coordinator struct {
 	members map[string]*member
 	jobs    map[string]*jobEntry
 	models  map[string]*StoredModel
-	stored  []StoredJob // of the store, until started
+	exports map[string]*exportRun // by id
+	stored  []StoredJob           // of the store, until started
 	ticking bool
 	busy    *sync.WaitGroup // goroutines of the coordinator and its jobs
 }
@@ -166,6 +167,8 @@ func (a *coordinator) Receive(c actor.Context) {
 		}
 	case jobOver:
 		a.jobOver(c, m)
+	case exportOver:
+		a.exportOver(m)
 	case unloaded:
 		a.unloaded(c, m)
 	case *control.Holding:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -33,12 +34,17 @@ func TestMain(m *testing.M) {
 // fakeNode is a node that holds nothing and does as it is told.
 type fakeNode struct {
 	load func(ctx context.Context, ref job.Ref) error // nil: succeeds
+	dump func(ctx context.Context) error              // nil: succeeds
 
 	mu    sync.Mutex
 	loads map[int]int // tries, by chunk
 	open  map[string]uint64
 	holds map[job.Hold]bool
 	freed int
+
+	dumped    []string // paths of dumps that are there
+	exported  []loader.ExportSpec
+	exportErr error
 }
 
 func (n *fakeNode) Open(_ context.Context, s loader.JobSpec) error {
@@ -94,6 +100,39 @@ func (n *fakeNode) Close(id string) error {
 func (n *fakeNode) Held(string) []job.Held { return nil }
 
 func (n *fakeNode) PeakStaging() int64 { return 42 }
+
+func (n *fakeNode) DumpRank(ctx context.Context, _ string, rank int, path string) ([16]byte, error) {
+	if n.dump != nil {
+		if err := n.dump(ctx); err != nil {
+			return [16]byte{}, err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dumped = append(n.dumped, path)
+	return [16]byte{byte(rank) + 1}, nil
+}
+
+func (n *fakeNode) RemoveDump(path string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dumped = slices.DeleteFunc(n.dumped, func(p string) bool { return p == path })
+	return nil
+}
+
+func (n *fakeNode) Export(_ context.Context, _ string, e loader.ExportSpec) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.exported = append(n.exported, e)
+	return []string{"no tokenizer"}, n.exportErr
+}
+
+// dumps lists the dumps that are there.
+func (n *fakeNode) dumps() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.dumped)
+}
 
 func (n *fakeNode) tries(chunk int) int {
 	n.mu.Lock()

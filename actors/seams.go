@@ -26,6 +26,9 @@ type Node interface {
 	// Held does not block.
 	Held(jobID string) []job.Held
 	Close(jobID string) error
+	DumpRank(ctx context.Context, jobID string, rank int, path string) (digest [16]byte, err error)
+	RemoveDump(path string) error
+	Export(ctx context.Context, jobID string, e loader.ExportSpec) (warnings []string, err error)
 	PeakStaging() int64
 }
 

@@ -50,7 +50,7 @@ func (s *System) StartWorker(o WorkerOptions) (*Worker, error) {
 	w := &worker{
 		WorkerOptions: o, system: s, ctx: ctx, cancel: cancel,
 		life: job.Worker{Name: o.Member.Name, Incarnation: o.Member.Incarnation},
-		jobs: map[string]*heldJob{}, used: map[string]int64{},
+		jobs: map[string]*heldJob{}, used: map[string]int64{}, exports: map[string]*exportTask{},
 	}
 	// The state is the same after a restart: what the node holds is still
 	// there, so what the actor knows of it must be.
@@ -91,10 +91,12 @@ type worker struct {
 	epoch  uint64 // the highest seen
 	jobs   map[string]*heldJob
 	used   map[string]int64 // arena bytes by device
-	ctx    context.Context  // ends with the worker
-	cancel context.CancelFunc
-	busy   sync.WaitGroup // goroutines that are under way
-	tick   *time.Ticker
+	// exports are tasks by the export and, where they dump one, the rank.
+	exports map[string]*exportTask
+	ctx     context.Context // ends with the worker
+	cancel  context.CancelFunc
+	busy    sync.WaitGroup // goroutines that are under way
+	tick    *time.Ticker
 }
 
 // holdingEvery is how often a worker tells each job what it holds of it. What
@@ -133,6 +135,8 @@ func (w *worker) Receive(c actor.Context) {
 		w.chunkEnded(c, m)
 	case shardPlaced:
 		w.shardPlaced(c, m)
+	case exportEnded:
+		w.exportEnded(m)
 	case shardSealed:
 		w.shardSealed(c, m)
 	}
@@ -246,6 +250,8 @@ func (w *worker) dispatch(c actor.Context, m message) error {
 	case *control.CloseJob:
 		w.closeJob(c, m)
 		return nil
+	case *control.DumpRank, *control.ExportModel, *control.EndExport:
+		return w.export(c, m)
 	}
 	h := m.GetHeader()
 	j := w.jobs[h.GetJob()]

@@ -10,6 +10,7 @@ import (
 
 	"github.com/asynkron/protoactor-go/actor"
 
+	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/loader"
 	"github.com/gantry-ml/gantry/messages/control"
@@ -20,8 +21,9 @@ import (
 // heldJob is a job that a worker has open.
 type heldJob struct {
 	spec     loader.JobSpec
-	plan     string     // digest
-	boss     *actor.PID // the Job actor that opened it
+	plan     string            // digest
+	index    *checkpoint.Index // set before the job is open
+	boss     *actor.PID        // the Job actor that opened it
 	state    jobState
 	ctx      context.Context // ends when the job is closed; carries its trace
 	cancel   context.CancelFunc
@@ -156,13 +158,13 @@ func (w *worker) beginOpen(c actor.Context, ctx context.Context, boss *actor.PID
 	c.Watch(boss)
 	self := c.Self()
 	w.jobDo(j, func() {
-		err := w.open(ctx, &j.spec, m)
+		err := w.open(ctx, j, m)
 		w.system.root.Send(self, jobOpened{j, err})
 	})
 }
 
 // open builds the job's plan and opens it at the node.
-func (w *worker) open(ctx context.Context, spec *loader.JobSpec, m *control.OpenJob) error {
+func (w *worker) open(ctx context.Context, j *heldJob, m *control.OpenJob) error {
 	ix, err := w.Plans.Index(ctx, m.GetIndexDigest())
 	if err != nil {
 		return err
@@ -174,8 +176,8 @@ func (w *worker) open(ctx context.Context, spec *loader.JobSpec, m *control.Open
 	if got := plan.Digest(); got != m.GetPlanDigest() {
 		return recovery.Errorf(recovery.Internal, "worker %s builds plan %s, the coordinator %s: run the same release everywhere", w.life.Name, got, m.GetPlanDigest())
 	}
-	spec.Plan = plan
-	return w.Node.Open(ctx, *spec)
+	j.spec.Plan, j.index = plan, ix
+	return w.Node.Open(ctx, j.spec)
 }
 
 // jobDo runs f in a goroutine that the closing of j waits for.
@@ -244,6 +246,7 @@ func (w *worker) jobClosed(c actor.Context, m jobClosed) {
 		s.end(nil)
 	}
 	delete(w.jobs, j.spec.ID)
+	w.forgetExports(j)
 	if m.err != nil {
 		w.Log.Error("job did not close cleanly", "job", j.spec.ID, "err", m.err)
 	}

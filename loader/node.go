@@ -22,6 +22,9 @@ type NodeOptions struct {
 	// Open opens the source of a job with a strategy; nil is source.Open with
 	// its defaults.
 	Open func(ctx context.Context, uri string, s recovery.Strategy) (source.Source, error)
+	// ExportRoots are folders that models may be written to; without any none
+	// is written.
+	ExportRoots []string
 	// NewArena makes arenas; nil is device.NewArena.
 	NewArena func(id string, bytes int64) (device.Arena, error)
 }

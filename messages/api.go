@@ -201,3 +201,27 @@ type Error struct {
 	Class   recovery.Class `json:"class"`
 	Message string         `json:"message"`
 }
+
+// ExportRequest asks for a resident model to be written
+// (`gantry.v1.api.export`), and then, sent again, how far that is. The client
+// chooses the id.
+type ExportRequest struct {
+	Export string `json:"export"` // id
+	Name   string `json:"name"`   // of the model
+	// Path is absolute and means the same to all workers that hold ranks: a
+	// folder for safetensors, or a file that ends in .gguf or .safetensors.
+	Path string `json:"path"`
+}
+
+// Export is how far an export is. State is loading, ready or failed.
+type Export struct {
+	Export   string         `json:"export"`
+	Model    string         `json:"model"`
+	Path     string         `json:"path"`
+	State    State          `json:"state"`
+	Since    time.Time      `json:"since"`
+	Seconds  float64        `json:"seconds"`
+	Warnings []string       `json:"warnings"` // what the files lack
+	Why      string         `json:"why,omitempty"`
+	Class    recovery.Class `json:"class,omitempty"`
+}

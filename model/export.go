@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint/digests"
+	"github.com/gantry-ml/gantry/checkpoint/outfile"
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
@@ -27,9 +28,10 @@ const (
 
 // Export writes the model as one safetensors file, with config.json beside it
 // where the checkpoint had one: to path where that ends in .safetensors, else
-// to model.safetensors in the folder path, which it makes. Tensors are joined
-// over the ranks, so that the layout changes no byte; the file's digests are
-// written beside it at the end. What a scheme makes of
+// to model.safetensors in the folder path, which it makes and which gets the
+// checkpoint's side files too. Tensors are joined over the ranks, so that the
+// layout changes no byte; the file's digests are written beside it at the end.
+// What a scheme makes of
 // them is stored as quant.FormatOf says. Each file appears whole or
 // not at all.
 //
@@ -39,8 +41,8 @@ func (m *Model) Export(ctx context.Context, path string) error {
 	if err := Exportable(m.parts.Plan); err != nil {
 		return err
 	}
-	dir := filepath.Dir(path)
-	if !strings.HasSuffix(path, extension) {
+	dir, folder := filepath.Dir(path), !strings.HasSuffix(path, extension)
+	if folder {
 		dir, path = path, filepath.Join(path, fileName)
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return &recovery.Error{Class: recovery.NotAllowed, Op: "create", File: dir, Err: err}
@@ -58,11 +60,42 @@ func (m *Model) Export(ctx context.Context, path string) error {
 		return err
 	}
 	if config != nil {
-		if err := writeWhole(configPath, config); err != nil {
+		if err := outfile.Write(configPath, config); err != nil {
+			return err
+		}
+	}
+	if folder {
+		if err := m.exportSide(ctx, dir); err != nil {
 			return err
 		}
 	}
 	return digests.WriteBeside(ctx, path)
+}
+
+// exportSide writes the checkpoint's side files, which engines look for in a
+// model's folder: tokenizer, chat template and the like.
+func (m *Model) exportSide(ctx context.Context, dir string) (err error) {
+	if m.parts.Open == nil {
+		return recovery.Errorf(recovery.Internal, "model %s does not know where it came from", m.parts.Name)
+	}
+	src, err := m.parts.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	files, err := m.parts.Index.ReadSide(ctx, src)
+	if err != nil {
+		return err
+	}
+	for name, data := range files {
+		if name == configName {
+			continue
+		}
+		if err := outfile.Write(filepath.Join(dir, name), data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Exportable says why Export would refuse what a plan makes: with class usage
@@ -170,24 +203,4 @@ func keepsOther(path string, config []byte) error {
 		err = errors.New("it is there already and another model's")
 	}
 	return &recovery.Error{Class: recovery.Usage, Op: "write", File: path, Err: err, Hint: "export to a folder of its own"}
-}
-
-// writeWhole writes a small file under a temporary name and renames it.
-func writeWhole(path string, data []byte) error {
-	fail := func(err error) error {
-		return &recovery.Error{Class: recovery.Unavailable, Op: "write", File: path, Err: err}
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return fail(err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fail(err), os.Remove(f.Name()))
-	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/checkpoint/gguf"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
@@ -13,7 +14,7 @@ import (
 // have its names and its order of rows, vectors are F32, and the metadata
 // comes from config.json and the tokenizer's files, or is that of the GGUF file
 // that was loaded. The layout changes no byte. The file appears whole or not at
-// all.
+// all; its digests are written beside it at the end.
 //
 // The warnings, one line each, say what the file lacks, such as a tokenizer.
 // Errors: usage where GGUF has no layout for a scheme; unsupported for models
@@ -50,5 +51,8 @@ func (m *Model) ExportGGUF(ctx context.Context, path string) (warnings []string,
 			return nil, errors.Join(err, w.Abort())
 		}
 	}
-	return g.warnings, w.Commit()
+	if err := w.Commit(); err != nil {
+		return nil, err
+	}
+	return g.warnings, digests.WriteBeside(ctx, path)
 }

@@ -48,7 +48,7 @@ func New(p Parts) (*Model, error) {
 		return nil, recovery.Errorf(recovery.Internal, "model: %d arenas for %d ranks", len(p.Arenas), len(p.Plan.Ranks))
 	}
 	for i, a := range p.Arenas {
-		if want := p.Plan.Ranks[i].ArenaBytes; a.Size() != want || a.Host() == nil {
+		if want := p.Plan.Ranks[i].ArenaBytes; a.Size() != want {
 			return nil, recovery.Errorf(recovery.Internal, "model: the arena of rank %d has %d bytes on %s, the plan says %d", i, a.Size(), a.Device(), want)
 		}
 	}

@@ -2,7 +2,9 @@ package model
 
 import (
 	"context"
+	"slices"
 
+	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -27,26 +29,22 @@ type outValues struct {
 	transpose bool         // columns become rows
 }
 
-// outWriter writes to a file what ranks hold of a model. A rank whose arena is
-// not here is left out: another process writes it.
+// outWriter writes to a file what ranks hold of a model.
 type outWriter struct {
 	m     *Model
 	write func(p []byte, off int64) error
-	buf   []byte
+	run   []byte // rows that are gathered
+	read  []byte // rows of an arena that is not host memory
 }
 
 // outStep is about how many bytes are gathered, or worked out, at once.
 const outStep = 4 << 20
 
-// writePlane writes what is held here of a plane.
+// writePlane writes a plane.
 func (w *outWriter) writePlane(ctx context.Context, o outPlane) error {
 	t := &w.m.parts.Plan.Tensors[o.tensor]
 	for _, part := range w.m.parts.Plan.Cover(o.tensor) {
-		arena := w.m.parts.Arenas[part.Rank]
-		if arena == nil {
-			continue
-		}
-		p := outPart{outWriter: w, outPlane: o, tensor: t, slice: part.Slice, host: arena.Host()}
+		p := outPart{outWriter: w, outPlane: o, tensor: t, slice: part.Slice, arena: w.m.parts.Arenas[part.Rank]}
 		var err error
 		switch {
 		case o.values != nil:
@@ -69,14 +67,20 @@ type outPart struct {
 	outPlane
 	tensor *shard.Tensor
 	slice  *shard.Slice
-	host   []byte // the rank's arena
+	arena  device.Arena // of the rank
 }
 
-// rows returns rows of a plane of the part, counted from the tensor's first.
-func (p *outPart) rows(plane int, from, to int64) []byte {
+// rows returns rows of a plane of the part, counted from the tensor's first:
+// memory of the arena where the CPU can address it, else a copy in buf, which
+// grows as it must.
+func (p *outPart) rows(buf *[]byte, plane int, from, to int64) ([]byte, error) {
 	at := p.slice.Planes[plane]
 	start, stop := at.Offset+(from-p.slice.Rows.Start)*at.RowBytes, at.Offset+(to-p.slice.Rows.Start)*at.RowBytes
-	return p.host[start:stop:stop]
+	if host := p.arena.Host(); host != nil {
+		return host[start:stop:stop], nil
+	}
+	*buf = slices.Grow((*buf)[:0], int(stop-start))[:stop-start]
+	return *buf, p.arena.CopyOut(*buf, start)
 }
 
 // place returns where in the file the part's columns of a row lie, given the
@@ -99,15 +103,19 @@ func (p *outPart) copy(ctx context.Context) error {
 			return ctx.Err()
 		}
 		stop := min(at+step, p.slice.Rows.Stop)
+		rows, err := p.rows(&p.read, p.plane, at, stop)
+		if err != nil {
+			return err
+		}
 		if held == whole {
-			if err := p.write(p.rows(p.plane, at, stop), p.offset+at*whole); err != nil {
+			if err := p.write(rows, p.offset+at*whole); err != nil {
 				return err
 			}
 			continue
 		}
 		// A block that two ranks hold is written twice, with the same bytes.
 		for r := at; r < stop; r++ {
-			if err := p.write(p.rows(p.plane, r, r+1), p.offset+r*whole+first); err != nil {
+			if err := p.write(rows[(r-at)*held:(r-at+1)*held], p.offset+r*whole+first); err != nil {
 				return err
 			}
 		}

@@ -13,7 +13,7 @@ func (p *outPart) interleave(ctx context.Context) error {
 	whole, first := p.place()
 	plane := p.plane
 	held := p.slice.Planes[plane].RowBytes
-	run := p.buf[:0]
+	run := p.run[:0]
 	start := int64(0) // the file's row that run begins with
 	flush := func() error {
 		if len(run) == 0 {
@@ -38,7 +38,11 @@ func (p *outPart) interleave(ctx context.Context) error {
 		if len(run) == 0 {
 			start = at
 		}
-		run = append(run, p.rows(plane, r, r+1)...)
+		row, err := p.rows(&p.read, plane, r, r+1)
+		if err != nil {
+			return err
+		}
+		run = append(run, row...)
 		if held < whole || len(run) >= outStep {
 			if err := flush(); err != nil {
 				return err
@@ -48,7 +52,7 @@ func (p *outPart) interleave(ctx context.Context) error {
 			}
 		}
 	}
-	p.buf = run[:0]
+	p.run = run[:0]
 	return flush()
 }
 
@@ -61,8 +65,10 @@ func (p *outPart) convert(ctx context.Context) error {
 			return ctx.Err()
 		}
 		stop := min(at+step, p.slice.Rows.Stop)
-		b := p.worked(at, stop)
-		var err error
+		b, err := p.worked(at, stop)
+		if err != nil {
+			return err
+		}
 		if p.values.transpose {
 			err = p.writeColumns(b, at, stop)
 		} else {
@@ -76,11 +82,15 @@ func (p *outPart) convert(ctx context.Context) error {
 }
 
 // worked returns rows of the part as the file has their values.
-func (p *outPart) worked(from, to int64) []byte {
+func (p *outPart) worked(from, to int64) ([]byte, error) {
 	rows, cols := int(to-from), int(p.slice.Held.Len())
 	planes := make([][]byte, len(p.slice.Planes))
 	for i := range planes {
-		planes[i] = p.rows(i, from, to)
+		var buf []byte // one each
+		var err error
+		if planes[i], err = p.rows(&buf, i, from, to); err != nil {
+			return nil, err
+		}
 	}
 	values := make([]float32, rows*cols)
 	p.m.schemes[p.outPlane.tensor].Decode(values, planes, p.tensor.DType, rows, cols)
@@ -91,7 +101,7 @@ func (p *outPart) worked(from, to int64) []byte {
 	}
 	out := make([]byte, int64(len(values))*p.values.size)
 	p.values.as.Encode([][]byte{out}, littleEndian(values), dtype.F32, rows, cols)
-	return out
+	return out, nil
 }
 
 // writeRows writes worked-out rows.

@@ -109,8 +109,11 @@ func (t *Tensor) Plane(i int) ([]byte, error) {
 func (t *Tensor) rows(rows shard.Span) ([][]byte, error) {
 	planes := t.plan.Layout.Planes
 	out := make([][]byte, len(planes))
+	var host []byte
 	if t.whole != nil {
-		host := t.m.parts.Arenas[t.whole.Rank].Host()
+		host = t.m.parts.Arenas[t.whole.Rank].Host()
+	}
+	if host != nil {
 		for i, p := range t.whole.Slice.Planes {
 			start, stop := p.Offset+rows.Start*p.RowBytes, p.Offset+rows.Stop*p.RowBytes
 			out[i] = host[start:stop:stop]

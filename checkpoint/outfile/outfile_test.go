@@ -137,3 +137,37 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("the folder holds %s, want taken only", got)
 	}
 }
+
+// TestWithin: links are followed before a path is judged, also those on the way
+// to what is not there yet.
+func TestWithin(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	for link, to := range map[string]string{"out": outside, "in": root, "broken": filepath.Join(outside, "no")} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]recovery.Class{
+		root:                                "",
+		filepath.Join(root, "a", "b"):       "",
+		filepath.Join(root, "in", "a"):      "",
+		filepath.Join(root, "a", "..", "b"): "",
+		root + "x":                          recovery.NotAllowed,
+		filepath.Join(root, ".."):           recovery.NotAllowed,
+		filepath.Join(root, "out", "a"):     recovery.NotAllowed,
+		filepath.Join(root, "out"):          recovery.NotAllowed,
+		filepath.Join(root, "broken"):       recovery.NotFound,
+		outside:                             recovery.NotAllowed,
+		"relative":                          recovery.Usage,
+	} {
+		if err := Within([]string{filepath.Join(root, "..", filepath.Base(root))}, path); recovery.ClassOf(err) != want {
+			t.Errorf("%s: %v, want %q", path, err, want)
+		}
+	}
+	if err := Within(nil, root); recovery.ClassOf(err) != recovery.NotAllowed {
+		t.Errorf("without folders: %v", err)
+	}
+	if err := Within([]string{"/"}, outside); err != nil {
+		t.Errorf("everywhere: %v", err)
+	}
+}

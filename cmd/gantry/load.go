@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -22,6 +23,7 @@ import (
 // loadFlags are the flags of load besides those that shape the plan.
 type loadFlags struct {
 	request   messages.LoadRequest
+	export    string
 	quant     quantFlags
 	require   requireFlags
 	limitRate size.Bytes
@@ -46,6 +48,7 @@ is gone when the command ends.`,
 		Example: `  gantry load ./model --tp 2 --quant q8_0 --once
   gantry load /models/llama --name prod --tp 4 --server nats://127.0.0.1:4222
   gantry load ./model --quant q4_K_M --quant-override 'model.layers.0=q8_0' --once
+  gantry load ./model --quant int8 --once --export ./model-int8
   gantry load ./model --quant int8 --json | jq .read_amplification`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,6 +71,7 @@ is gone when the command ends.`,
 	flags.StringVar(&f.read, "read", "auto", "how local files are read (without --server): auto, mmap, pread, direct")
 	flags.StringVar(&f.cache, "cache", "", "folder that keeps what is read of a remote model (without --server)")
 	flags.BoolVar(&f.detach, "detach", false, "print the job's id and return (with --server)")
+	flags.StringVar(&f.export, "export", "", "write the model when it is ready: to a folder, as safetensors, or to a .gguf `FILE`")
 	flags.BoolVar(&f.memcpy, "memcpy", false, "measure memcpy afterwards and compare the load's rate with it")
 	flags.StringArrayVar(&f.inject, "inject", nil, "inject a fault into the source, for tests")
 	if err := flags.MarkHidden("inject"); err != nil {
@@ -81,6 +85,8 @@ func (f *loadFlags) check(server bool) error {
 	switch {
 	case f.detach && !server:
 		return usagef("--detach needs --server: without one the model lives in this process only")
+	case f.detach && f.export != "":
+		return usagef("--export waits for the model, --detach does not: run gantry export when it is ready")
 	case f.workers < 1 || f.workers > 64:
 		return usagef("--workers %d: want 1 to 64", f.workers)
 	case server && (f.read != "auto" || f.cache != ""):
@@ -136,14 +142,53 @@ func (a *app) load(ctx context.Context, f loadFlags) error {
 		}
 		return a.print(j, func(w io.Writer) error { _, err := fmt.Fprintln(w, j.Job); return err })
 	}
+	if f.export != "" {
+		return a.loadAndExport(ctx, client, q, f)
+	}
 	j, err := a.follow(ctx, client, q)
 	if err != nil {
 		return err
 	}
-	if err := a.report(j, f.memcpy); err != nil {
+	if err := a.report(j, nil, f.memcpy); err != nil {
 		return err
 	}
 	return outcome(j)
+}
+
+// loadAndExport loads a model and has it written when it is ready. What no file
+// can hold is refused before anything is loaded.
+func (a *app) loadAndExport(ctx context.Context, client *cluster.Client, q messages.LoadRequest, f loadFlags) error {
+	plan, err := client.Plan(ctx, messages.LoadRequest{URI: q.URI, Options: q.Options})
+	if err != nil {
+		return err
+	}
+	file := containerOf(f.export)
+	if file.overrides != nil {
+		q.Options.Overrides = append(q.Options.Overrides, file.overrides(plan)...) // what the user said comes first
+	}
+	if err := file.check(plan); err != nil {
+		return err
+	}
+	q.Once = false // it is written first
+	j, err := a.follow(ctx, client, q)
+	if err != nil {
+		return err
+	}
+	if j.State != messages.StateReady {
+		if err := a.report(j, nil, false); err != nil {
+			return err
+		}
+		return outcome(j)
+	}
+	x, err := a.exportModel(ctx, client, j.Model, f.export)
+	if f.request.Once {
+		_, unloading := client.Unload(context.WithoutCancel(ctx), j.Model)
+		err = cmp.Or(err, unloading)
+	}
+	if err != nil {
+		return err
+	}
+	return a.report(j, &x, f.memcpy)
 }
 
 // cancelPatience is how long an interrupted load may take to end.
@@ -198,10 +243,21 @@ func (a *app) follow(ctx context.Context, client *cluster.Client, q messages.Loa
 	}
 }
 
-// report prints a job's end, and how its rate compares with memcpy's.
-func (a *app) report(j messages.Job, memcpy bool) error {
+// report prints a job's end, where the model was exported to, and how the
+// load's rate compares with memcpy's.
+func (a *app) report(j messages.Job, x *messages.Export, memcpy bool) error {
+	text := func(w io.Writer) error {
+		if err := writeReport(w, j); err != nil || x == nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "\nwritten to %s after %.2f s\n", x.Path, x.Seconds)
+		return err
+	}
 	if !memcpy || j.State != messages.StateReady {
-		return a.print(j, func(w io.Writer) error { return writeReport(w, j) })
+		return a.print(struct {
+			messages.Job
+			Export *messages.Export `json:"export,omitempty"`
+		}{j, x}, text)
 	}
 	one, all, err := memcpyRates()
 	if err != nil {
@@ -210,13 +266,14 @@ func (a *app) report(j messages.Job, memcpy bool) error {
 	rate := float64(j.BytesRead) / loadSeconds(j)
 	withLimits := struct {
 		messages.Job
-		MemcpyOne float64 `json:"memcpy_bytes_per_s"`           // on one core
-		MemcpyAll float64 `json:"memcpy_all_cores_bytes_per_s"` // on all
-		RatioOne  float64 `json:"rate_to_memcpy"`
-		RatioAll  float64 `json:"rate_to_memcpy_all_cores"`
-	}{j, one, all, rate / one, rate / all}
+		Export    *messages.Export `json:"export,omitempty"`
+		MemcpyOne float64          `json:"memcpy_bytes_per_s"`           // on one core
+		MemcpyAll float64          `json:"memcpy_all_cores_bytes_per_s"` // on all
+		RatioOne  float64          `json:"rate_to_memcpy"`
+		RatioAll  float64          `json:"rate_to_memcpy_all_cores"`
+	}{j, x, one, all, rate / one, rate / all}
 	return a.print(withLimits, func(w io.Writer) error {
-		if err := writeReport(w, j); err != nil {
+		if err := text(w); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintf(w, "\nthe load phase read %s/s: %.2f of memcpy (%s/s), %.2f of memcpy on all cores at once (%s/s)\n",

@@ -1,37 +1,16 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"path/filepath"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/loader"
-	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/progress"
-	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/spf13/cobra"
 )
-
-// container is a format that quantize writes.
-type container struct {
-	// overrides is what a plan needs besides; nil is nothing.
-	overrides func(*shard.Plan) []quant.Override
-	check     func(*shard.Plan) error // whether it has a layout for what a plan makes
-	write     func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
-}
-
-// containers are the formats by the ending of a file's name.
-var containers = map[string]container{
-	".safetensors": {nil, model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
-		return nil, m.Export(ctx, path)
-	}},
-	".gguf": {model.GGUFOverrides, model.CheckGGUF, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
-		return m.ExportGGUF(ctx, path)
-	}},
-}
 
 func (a *app) quantizeCommand() *cobra.Command {
 	var o shard.Options

@@ -54,6 +54,7 @@ and a worker. It prints one line when it is ready and ends on SIGINT. Without
 	flags.StringVar(&cfg.StateDir, "state-dir", "", "folder for jobs and events (default: a temporary one)")
 	flags.IntVar(&cfg.Workers, "workers", 1, "workers in this process")
 	flags.StringVar(&devices, "devices", "auto", "devices to place on: auto, cpu, or a list")
+	flags.StringArrayVar(&cfg.WriteRoots, "export-root", nil, "folder that models may be exported to; may be given several times (default: none)")
 	flags.Var(&memory, "memory", "memory for arenas (default: what is free)")
 	flags.Var(&staging, "staging", "staging memory of each worker")
 	return cmd

@@ -36,6 +36,7 @@ func flags(f *pflag.FlagSet) {
 	f.String("memory", "", "memory for arenas on the CPU, such as 8GiB (default: what is free)")
 	f.String("staging", "256MiB", "budget for staging memory")
 	f.StringArray("model-root", nil, "folder that models may be read from; may be given several times (default: any)")
+	f.StringArray("export-root", nil, "folder that models may be exported to; may be given several times (default: none)")
 	f.StringArray("allow-host", nil, "host that remote models may be read from, a name, an address or *.domain; may be given several times (default: none with --model-root, else any but link-local ones)")
 	f.String("read", "auto", "how local files are read: auto, mmap, pread, direct")
 	f.String("cache", "", "folder that keeps what is read of remote models (default: none; nothing is ever removed from it)")
@@ -49,7 +50,7 @@ func flags(f *pflag.FlagSet) {
 func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
 	cfg := node.WorkerConfig{
 		Name: s.String("name"), NATS: s.String("nats"), Listen: s.String("listen"), HTTP: s.String("http"),
-		Resources: node.Resources{CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host")},
+		Resources: node.Resources{CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host"), WriteRoots: s.Strings("export-root")},
 		Security:  s.Security(), Telemetry: t,
 	}
 	if cfg.NATS == "" {

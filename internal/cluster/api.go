@@ -28,6 +28,9 @@ type API interface {
 	Models(context.Context) ([]messages.Model, error)
 	// Unload frees a resident model and returns what it was.
 	Unload(context.Context, messages.ModelRequest) (messages.Model, error)
+	// Export begins to write a resident model, or says how far that is: the
+	// same export id again is the same export.
+	Export(context.Context, messages.ExportRequest) (messages.Export, error)
 	// Workers returns the members, by name.
 	Workers(context.Context) ([]messages.Worker, error)
 }
@@ -41,6 +44,7 @@ const (
 	verbCancel  = "cancel"
 	verbModels  = "models"
 	verbUnload  = "unload"
+	verbExport  = "export"
 	verbWorkers = "workers"
 )
 

@@ -78,6 +78,12 @@ func (c *Client) Unload(ctx context.Context, name string) (messages.Model, error
 	return ask[messages.Model](ctx, c, verbUnload, messages.ModelRequest{Name: name})
 }
 
+// Export begins to write a resident model, or says how far that is: ask with
+// the same export id until the state is final.
+func (c *Client) Export(ctx context.Context, q messages.ExportRequest) (messages.Export, error) {
+	return ask[messages.Export](ctx, c, verbExport, q)
+}
+
 // Workers returns the members of the cluster.
 func (c *Client) Workers(ctx context.Context) ([]messages.Worker, error) {
 	return ask[[]messages.Worker](ctx, c, verbWorkers, nothing{})

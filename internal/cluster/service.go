@@ -62,6 +62,7 @@ var endpoints = []endpoint{
 	with(verbCancel, "Stop a job and free what it placed.", API.Cancel),
 	without(verbModels, "List resident models.", API.Models),
 	with(verbUnload, "Free a resident model.", API.Unload),
+	with(verbExport, "Write a resident model to a folder that the workers reach. The same export id again says how far it is.", API.Export),
 	without(verbWorkers, "List the cluster's workers and their devices.", API.Workers),
 }
 

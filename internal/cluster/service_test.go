@@ -51,6 +51,10 @@ func (f *fakeLeader) Cancel(_ context.Context, q messages.JobRequest) (messages.
 func (f *fakeLeader) Models(context.Context) ([]messages.Model, error) {
 	return []messages.Model{{Name: "m"}}, f.fail
 }
+func (f *fakeLeader) Export(_ context.Context, q messages.ExportRequest) (messages.Export, error) {
+	return messages.Export{Export: q.Export, Model: q.Name, Path: q.Path, State: messages.StateLoading, Warnings: []string{}}, nil
+}
+
 func (f *fakeLeader) Unload(_ context.Context, q messages.ModelRequest) (messages.Model, error) {
 	return messages.Model{Name: q.Name}, f.fail
 }
@@ -106,6 +110,9 @@ func TestVerbs(t *testing.T) {
 	}
 	if m, err := client.Models(ctx); err != nil || len(m) != 1 {
 		t.Errorf("models: %v, %v", m, err)
+	}
+	if x, err := client.Export(ctx, messages.ExportRequest{Export: "e", Name: "m", Path: "/m"}); err != nil || x.Model != "m" || x.State != messages.StateLoading {
+		t.Errorf("export %+v, %v", x, err)
 	}
 	if m, err := client.Unload(ctx, "m"); err != nil || m.Name != "m" {
 		t.Errorf("unload: %v, %v", m, err)

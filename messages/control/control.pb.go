@@ -2260,6 +2260,432 @@ func (x *JobClosed) GetError() *Error {
 	return nil
 }
 
+// DumpRank asks a worker to write a rank's arena to a file in a folder that the
+// workers share, for the worker that exports the model. Asked again it says how
+// far it is.
+type DumpRank struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Export        string                 `protobuf:"bytes,2,opt,name=export,proto3" json:"export,omitempty"` // id
+	Rank          uint32                 `protobuf:"varint,3,opt,name=rank,proto3" json:"rank,omitempty"`
+	Path          string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpRank) Reset() {
+	*x = DumpRank{}
+	mi := &file_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpRank) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpRank) ProtoMessage() {}
+
+func (x *DumpRank) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpRank.ProtoReflect.Descriptor instead.
+func (*DumpRank) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DumpRank) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *DumpRank) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *DumpRank) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *DumpRank) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// RankDumped answers DumpRank.
+type RankDumped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Export        string                 `protobuf:"bytes,2,opt,name=export,proto3" json:"export,omitempty"`
+	Rank          uint32                 `protobuf:"varint,3,opt,name=rank,proto3" json:"rank,omitempty"`
+	Done          bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"` // xxh3-128, 16 bytes; zeros for a copy that is not needed
+	Error         *Error                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`   // with done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RankDumped) Reset() {
+	*x = RankDumped{}
+	mi := &file_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RankDumped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RankDumped) ProtoMessage() {}
+
+func (x *RankDumped) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RankDumped.ProtoReflect.Descriptor instead.
+func (*RankDumped) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RankDumped) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *RankDumped) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *RankDumped) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *RankDumped) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *RankDumped) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *RankDumped) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// DumpedRank is a rank's arena in a file.
+type DumpedRank struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rank          uint32                 `protobuf:"varint,1,opt,name=rank,proto3" json:"rank,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpedRank) Reset() {
+	*x = DumpedRank{}
+	mi := &file_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpedRank) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpedRank) ProtoMessage() {}
+
+func (x *DumpedRank) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpedRank.ProtoReflect.Descriptor instead.
+func (*DumpedRank) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DumpedRank) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *DumpedRank) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DumpedRank) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// ExportModel asks the worker that holds the first rank to write the model,
+// with the other ranks from dumps. Asked again it says how far it is.
+type ExportModel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Export        string                 `protobuf:"bytes,2,opt,name=export,proto3" json:"export,omitempty"`
+	Model         string                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"` // its name
+	Path          string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	Dumps         []*DumpedRank          `protobuf:"bytes,5,rep,name=dumps,proto3" json:"dumps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportModel) Reset() {
+	*x = ExportModel{}
+	mi := &file_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportModel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportModel) ProtoMessage() {}
+
+func (x *ExportModel) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportModel.ProtoReflect.Descriptor instead.
+func (*ExportModel) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ExportModel) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ExportModel) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *ExportModel) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ExportModel) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ExportModel) GetDumps() []*DumpedRank {
+	if x != nil {
+		return x.Dumps
+	}
+	return nil
+}
+
+// ModelExported answers ExportModel.
+type ModelExported struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Export        string                 `protobuf:"bytes,2,opt,name=export,proto3" json:"export,omitempty"`
+	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	Warnings      []string               `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Error         *Error                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"` // with done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelExported) Reset() {
+	*x = ModelExported{}
+	mi := &file_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelExported) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelExported) ProtoMessage() {}
+
+func (x *ModelExported) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelExported.ProtoReflect.Descriptor instead.
+func (*ModelExported) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ModelExported) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ModelExported) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *ModelExported) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ModelExported) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *ModelExported) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// EndExport ends an export at a worker: what is under way is stopped, and its
+// dumps are removed. It is not answered.
+type EndExport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Export        string                 `protobuf:"bytes,2,opt,name=export,proto3" json:"export,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndExport) Reset() {
+	*x = EndExport{}
+	mi := &file_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndExport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndExport) ProtoMessage() {}
+
+func (x *EndExport) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndExport.ProtoReflect.Descriptor instead.
+func (*EndExport) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *EndExport) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *EndExport) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
 var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
@@ -2436,7 +2862,40 @@ const file_control_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"n\n" +
 	"\tJobClosed\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12.\n" +
-	"\x05error\x18\x02 \x01(\v2\x18.gantry.control.v1.ErrorR\x05errorB6Z4github.com/gantry-ml/gantry/messages/control;controlb\x06proto3"
+	"\x05error\x18\x02 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"}\n" +
+	"\bDumpRank\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
+	"\x06export\x18\x02 \x01(\tR\x06export\x12\x12\n" +
+	"\x04rank\x18\x03 \x01(\rR\x04rank\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"\xc7\x01\n" +
+	"\n" +
+	"RankDumped\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
+	"\x06export\x18\x02 \x01(\tR\x06export\x12\x12\n" +
+	"\x04rank\x18\x03 \x01(\rR\x04rank\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\x12\x16\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\x12.\n" +
+	"\x05error\x18\x06 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"L\n" +
+	"\n" +
+	"DumpedRank\x12\x12\n" +
+	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"\xb7\x01\n" +
+	"\vExportModel\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
+	"\x06export\x18\x02 \x01(\tR\x06export\x12\x14\n" +
+	"\x05model\x18\x03 \x01(\tR\x05model\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x123\n" +
+	"\x05dumps\x18\x05 \x03(\v2\x1d.gantry.control.v1.DumpedRankR\x05dumps\"\xba\x01\n" +
+	"\rModelExported\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
+	"\x06export\x18\x02 \x01(\tR\x06export\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12.\n" +
+	"\x05error\x18\x05 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\"V\n" +
+	"\tEndExport\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
+	"\x06export\x18\x02 \x01(\tR\x06exportB6Z4github.com/gantry-ml/gantry/messages/control;controlb\x06proto3"
 
 var (
 	file_control_proto_rawDescOnce sync.Once
@@ -2450,41 +2909,47 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_control_proto_goTypes = []any{
-	(*Header)(nil),       // 0: gantry.control.v1.Header
-	(*Error)(nil),        // 1: gantry.control.v1.Error
-	(*Ref)(nil),          // 2: gantry.control.v1.Ref
-	(*Hold)(nil),         // 3: gantry.control.v1.Hold
-	(*Strategy)(nil),     // 4: gantry.control.v1.Strategy
-	(*PlanOptions)(nil),  // 5: gantry.control.v1.PlanOptions
-	(*Override)(nil),     // 6: gantry.control.v1.Override
-	(*Hello)(nil),        // 7: gantry.control.v1.Hello
-	(*Holding)(nil),      // 8: gantry.control.v1.Holding
-	(*JobHeld)(nil),      // 9: gantry.control.v1.JobHeld
-	(*OpenIndex)(nil),    // 10: gantry.control.v1.OpenIndex
-	(*IndexOpened)(nil),  // 11: gantry.control.v1.IndexOpened
-	(*OpenJob)(nil),      // 12: gantry.control.v1.OpenJob
-	(*JobOpened)(nil),    // 13: gantry.control.v1.JobOpened
-	(*Held)(nil),         // 14: gantry.control.v1.Held
-	(*Place)(nil),        // 15: gantry.control.v1.Place
-	(*Placed)(nil),       // 16: gantry.control.v1.Placed
-	(*Dest)(nil),         // 17: gantry.control.v1.Dest
-	(*LoadChunk)(nil),    // 18: gantry.control.v1.LoadChunk
-	(*Accepted)(nil),     // 19: gantry.control.v1.Accepted
-	(*Refused)(nil),      // 20: gantry.control.v1.Refused
-	(*ChunkRetried)(nil), // 21: gantry.control.v1.ChunkRetried
-	(*PieceDone)(nil),    // 22: gantry.control.v1.PieceDone
-	(*ChunkDone)(nil),    // 23: gantry.control.v1.ChunkDone
-	(*ChunkFailed)(nil),  // 24: gantry.control.v1.ChunkFailed
-	(*Revoke)(nil),       // 25: gantry.control.v1.Revoke
-	(*Seal)(nil),         // 26: gantry.control.v1.Seal
-	(*Validation)(nil),   // 27: gantry.control.v1.Validation
-	(*Tally)(nil),        // 28: gantry.control.v1.Tally
-	(*Sealed)(nil),       // 29: gantry.control.v1.Sealed
-	(*Free)(nil),         // 30: gantry.control.v1.Free
-	(*CloseJob)(nil),     // 31: gantry.control.v1.CloseJob
-	(*JobClosed)(nil),    // 32: gantry.control.v1.JobClosed
+	(*Header)(nil),        // 0: gantry.control.v1.Header
+	(*Error)(nil),         // 1: gantry.control.v1.Error
+	(*Ref)(nil),           // 2: gantry.control.v1.Ref
+	(*Hold)(nil),          // 3: gantry.control.v1.Hold
+	(*Strategy)(nil),      // 4: gantry.control.v1.Strategy
+	(*PlanOptions)(nil),   // 5: gantry.control.v1.PlanOptions
+	(*Override)(nil),      // 6: gantry.control.v1.Override
+	(*Hello)(nil),         // 7: gantry.control.v1.Hello
+	(*Holding)(nil),       // 8: gantry.control.v1.Holding
+	(*JobHeld)(nil),       // 9: gantry.control.v1.JobHeld
+	(*OpenIndex)(nil),     // 10: gantry.control.v1.OpenIndex
+	(*IndexOpened)(nil),   // 11: gantry.control.v1.IndexOpened
+	(*OpenJob)(nil),       // 12: gantry.control.v1.OpenJob
+	(*JobOpened)(nil),     // 13: gantry.control.v1.JobOpened
+	(*Held)(nil),          // 14: gantry.control.v1.Held
+	(*Place)(nil),         // 15: gantry.control.v1.Place
+	(*Placed)(nil),        // 16: gantry.control.v1.Placed
+	(*Dest)(nil),          // 17: gantry.control.v1.Dest
+	(*LoadChunk)(nil),     // 18: gantry.control.v1.LoadChunk
+	(*Accepted)(nil),      // 19: gantry.control.v1.Accepted
+	(*Refused)(nil),       // 20: gantry.control.v1.Refused
+	(*ChunkRetried)(nil),  // 21: gantry.control.v1.ChunkRetried
+	(*PieceDone)(nil),     // 22: gantry.control.v1.PieceDone
+	(*ChunkDone)(nil),     // 23: gantry.control.v1.ChunkDone
+	(*ChunkFailed)(nil),   // 24: gantry.control.v1.ChunkFailed
+	(*Revoke)(nil),        // 25: gantry.control.v1.Revoke
+	(*Seal)(nil),          // 26: gantry.control.v1.Seal
+	(*Validation)(nil),    // 27: gantry.control.v1.Validation
+	(*Tally)(nil),         // 28: gantry.control.v1.Tally
+	(*Sealed)(nil),        // 29: gantry.control.v1.Sealed
+	(*Free)(nil),          // 30: gantry.control.v1.Free
+	(*CloseJob)(nil),      // 31: gantry.control.v1.CloseJob
+	(*JobClosed)(nil),     // 32: gantry.control.v1.JobClosed
+	(*DumpRank)(nil),      // 33: gantry.control.v1.DumpRank
+	(*RankDumped)(nil),    // 34: gantry.control.v1.RankDumped
+	(*DumpedRank)(nil),    // 35: gantry.control.v1.DumpedRank
+	(*ExportModel)(nil),   // 36: gantry.control.v1.ExportModel
+	(*ModelExported)(nil), // 37: gantry.control.v1.ModelExported
+	(*EndExport)(nil),     // 38: gantry.control.v1.EndExport
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: gantry.control.v1.PlanOptions.overrides:type_name -> gantry.control.v1.Override
@@ -2541,11 +3006,19 @@ var file_control_proto_depIdxs = []int32{
 	0,  // 51: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
 	0,  // 52: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
 	1,  // 53: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	0,  // 54: gantry.control.v1.DumpRank.header:type_name -> gantry.control.v1.Header
+	0,  // 55: gantry.control.v1.RankDumped.header:type_name -> gantry.control.v1.Header
+	1,  // 56: gantry.control.v1.RankDumped.error:type_name -> gantry.control.v1.Error
+	0,  // 57: gantry.control.v1.ExportModel.header:type_name -> gantry.control.v1.Header
+	35, // 58: gantry.control.v1.ExportModel.dumps:type_name -> gantry.control.v1.DumpedRank
+	0,  // 59: gantry.control.v1.ModelExported.header:type_name -> gantry.control.v1.Header
+	1,  // 60: gantry.control.v1.ModelExported.error:type_name -> gantry.control.v1.Error
+	0,  // 61: gantry.control.v1.EndExport.header:type_name -> gantry.control.v1.Header
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2559,7 +3032,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

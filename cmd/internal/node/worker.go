@@ -33,6 +33,7 @@ type Resources struct {
 	Read       source.Mode      // how local files are read; "" chooses
 	Cache      string           // folder for what is read of remote sources; "" for nowhere
 	AllowHosts []string         // hosts that it may read from; without any of the two lists, any
+	WriteRoots []string         // folders that it may write exports to; none: it writes none
 	Inject     *source.Faults   // faults for tests; nil is none
 }
 
@@ -179,7 +180,7 @@ func (r Resources) describe(name string, n int) (messages.Worker, error) {
 }
 
 func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
-	return loader.NodeOptions{Staging: r.Staging, Sender: sender, Open: r.open}
+	return loader.NodeOptions{Staging: r.Staging, Sender: sender, Open: r.open, ExportRoots: r.WriteRoots}
 }
 
 // open opens a source that this worker may read.

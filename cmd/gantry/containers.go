@@ -1,0 +1,37 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/gantry-ml/gantry/model"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// container is a format that models are written in.
+type container struct {
+	// overrides is what a plan needs besides; nil is nothing.
+	overrides func(*shard.Plan) []quant.Override
+	check     func(*shard.Plan) error // whether it has a layout for what a plan makes
+	write     func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
+}
+
+// containers are the formats by the ending of a file's name.
+var containers = map[string]container{
+	".safetensors": {nil, model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
+		return nil, m.Export(ctx, path)
+	}},
+	".gguf": {model.GGUFOverrides, model.CheckGGUF, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
+		return m.ExportGGUF(ctx, path)
+	}},
+}
+
+// containerOf returns the format that a path is exported in: a folder gets
+// safetensors.
+func containerOf(path string) container {
+	if c, ok := containers[filepath.Ext(path)]; ok {
+		return c
+	}
+	return containers[".safetensors"]
+}
