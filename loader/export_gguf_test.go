@@ -201,6 +201,36 @@ func TestGGUFIsLlamaCpps(t *testing.T) {
 	}
 }
 
+// TestGGUFKeeps: a GGUF file that is loaded as it is is written as it was, but
+// for the order of tensors: blocks, order of rows, metadata and tokenizer. One
+// that is quantized anew says so.
+func TestGGUFKeeps(t *testing.T) {
+	for _, stored := range []string{"f32", "f16", "q8_0", "q4_0"} {
+		path := filepath.Join(testdata(t, "stories260K"), "gguf", "stories260K-"+stored+".gguf")
+		want, got := readGGUFFile(t, path), exportGGUF(t, path, "none", 4)
+		theirs, ours := want.raw(t), got.raw(t)
+		if stored == "f32" || stored == "f16" {
+			delete(theirs, "general.quantization_version") // only quantized files need it
+		}
+		if !maps.Equal(ours, theirs) {
+			t.Errorf("%s: another metadata: %v, want %v", stored, slices.Sorted(maps.Keys(ours)), slices.Sorted(maps.Keys(theirs)))
+		}
+		have := got.tensors()
+		for _, w := range want.Tensors {
+			if g := have[w.Name]; g.DType != w.DType || !bytes.Equal(got.bytes(g), want.bytes(w)) {
+				t.Errorf("%s: %s is another", stored, w.Name)
+			}
+		}
+		if len(have) != len(want.Tensors) {
+			t.Errorf("%s: %d tensors, want %d", stored, len(have), len(want.Tensors))
+		}
+	}
+	got := exportGGUF(t, filepath.Join(testdata(t, "stories260K"), "gguf", "stories260K-f16.gguf"), "q4_0", 2)
+	if v, _ := got.Find("general.file_type"); v.String() != "2" || got.tensors()["blk.0.attn_q.weight"].DType != dtype.Q4_0 {
+		t.Errorf("f16 to q4_0: file type %s, %s", v, got.tensors()["blk.0.attn_q.weight"].DType)
+	}
+}
+
 // TestGGUFLayouts: the parallel layout changes no byte of the file.
 func TestGGUFLayouts(t *testing.T) {
 	folder := storiesFolder(t)

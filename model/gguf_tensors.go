@@ -16,26 +16,22 @@ import (
 	"github.com/gantry-ml/gantry/shard"
 )
 
-// blockTypes are ggml's types that schemes make.
-var blockTypes = map[string]dtype.Type{
-	"q8_0": dtype.Q8_0, "q4_0": dtype.Q4_0, "q4_1": dtype.Q4_1, "q5_0": dtype.Q5_0, "q5_1": dtype.Q5_1,
-	"q2_K": dtype.Q2_K, "q3_K": dtype.Q3_K, "q4_K": dtype.Q4_K, "q5_K": dtype.Q5_K, "q6_K": dtype.Q6_K,
-	"iq4_nl": dtype.IQ4_NL, "mxfp4": dtype.MXFP4,
-}
-
 // ggufType returns the type of ggml's that a tensor is kept in.
 func ggufType(t *shard.Tensor) (dtype.Type, bool) {
-	scheme, _, _ := strings.Cut(t.Scheme, "+")
-	if b, ok := blockTypes[scheme]; ok {
+	name, _, _ := strings.Cut(t.Scheme, "+")
+	s, err := quant.Parse(name)
+	if err != nil {
+		return dtype.Invalid, false
+	}
+	if b, ok := quant.BlockType(s); ok {
 		return b, true
 	}
-	switch scheme {
-	case "none", "f32", "f16", "bf16":
-		kept := t.Layout.Planes[0].DType
-		_, ok := gguf.Number(kept)
-		return kept, ok
+	if s.Target() != quant.Nothing && s.Target() != quant.Floats {
+		return dtype.Invalid, false // a layout of its own, whatever its elements are
 	}
-	return dtype.Invalid, false
+	kept := t.Layout.Planes[0].DType
+	_, ok := gguf.Number(kept)
+	return kept, ok
 }
 
 // CheckGGUF says, with class usage, why a plan's model cannot be written as

@@ -93,7 +93,7 @@ func (p *outPart) worked(from, to int64) ([]byte, error) {
 		}
 	}
 	values := make([]float32, rows*cols)
-	p.m.schemes[p.outPlane.tensor].Decode(values, planes, p.tensor.DType, rows, cols)
+	p.m.schemes[p.outPlane.tensor].Decode(values, planes, p.tensor.From, rows, cols)
 	if p.values.shift != 0 {
 		for i, v := range values {
 			values[i] = v + p.values.shift
