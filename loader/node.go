@@ -157,13 +157,14 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 func (n *Node) likely(p *shard.Plan) int64 {
 	var sent int64
 	for i := range p.Chunks {
-		if pieces := p.Chunks[i].Pieces; len(p.Ranks) > 1 {
-			var sum int64
-			for _, piece := range pieces {
-				sum += piece.Bytes
-			}
-			sent = max(sent, sum)
+		if n.opts.Sender == nil || len(p.Ranks) == 1 {
+			break // nothing is sent
 		}
+		var all int64
+		for _, piece := range p.Chunks[i].Pieces {
+			all += piece.Bytes
+		}
+		sent = max(sent, all)
 	}
 	return int64(n.opts.Parallel) * (min(scratchBytes, p.PlacedBytes) + outboxes*sent)
 }
