@@ -20,6 +20,8 @@ import (
 // max and min are at least and at most 0, and a scale is at least 2⁻²³, as
 // int8's. Column i of a row has bits [i × bits, (i + 1) × bits) of the row's
 // words, low bits first, and holds q + 2^(bits-1); a row ends with whole words.
+// (Versions before May 2026 began a code that did not fit a word in the next one:
+// 3, 5, 6 and 7 bits lie otherwise there.)
 // A row that is shorter than a group is one group, and with group 0 each row
 // is. Zero points are kept as one I8 each; the published layout, which packs
 // those of several rows into a word, is for export.
