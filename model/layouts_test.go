@@ -11,7 +11,10 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint/synth"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/loader"
 	"github.com/gantry-ml/gantry/model"
+	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // small writes a checkpoint whose rows have several groups.
@@ -134,5 +137,52 @@ func checkDecoded(t *testing.T, what string, got, want, original []float32, near
 		if off := math.Abs(float64(got[i]) - float64(original[i])); off > near*most {
 			t.Fatalf("%s: value %d was %g and is %g, off by %g of its row", what, i, original[i], got[i], off/most)
 		}
+	}
+}
+
+// TestMixedLayouts holds that config.json says which module has which format
+// where a file holds several, and that what it cannot say is refused.
+func TestMixedLayouts(t *testing.T) {
+	from := small(t)
+	mixed := func(overrides ...quant.Override) *model.Model {
+		t.Helper()
+		m, err := loader.New(loader.WithQuantization(quant.Config{Scheme: "int4", Overrides: overrides})).Load(t.Context(), from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close() })
+		return m
+	}
+	m := mixed(quant.Override{Pattern: "*.down_proj", Scheme: "int8"}, quant.Override{Pattern: "*.0.self_attn.q_proj", Scheme: "nvfp4"},
+		quant.Override{Pattern: "*.up_proj", Scheme: "none"})
+	dir := filepath.Join(t.TempDir(), "out")
+	if err := m.Export(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	p := readPublished(t, dir)
+	if p.config.Format != "mixed-precision" || len(p.config.Groups) != 3 {
+		t.Errorf("format %q of %d groups", p.config.Format, len(p.config.Groups))
+	}
+	for _, name := range m.Vars().Names() {
+		module, ok := strings.CutSuffix(name, ".weight")
+		if !ok || !strings.HasSuffix(module, "_proj") {
+			continue
+		}
+		x, err := m.Vars().Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, quantized := p.weight(module)
+		if quantized != (x.Scheme() != "none") {
+			t.Errorf("%s is %s, and quantized by config.json: %v", name, x.Scheme(), quantized)
+			continue
+		}
+		if want, err := x.Float32(); quantized && (err != nil || !slices.Equal(got, want)) {
+			t.Errorf("%s as %s differs (%v)", name, x.Scheme(), err)
+		}
+	}
+	refused := mixed(quant.Override{Pattern: "*.down_proj", Scheme: "nf4"})
+	if err := refused.Export(t.Context(), filepath.Join(t.TempDir(), "out")); recovery.ClassOf(err) != recovery.Usage {
+		t.Errorf("bitsandbytes beside compressed-tensors: %v", err)
 	}
 }
