@@ -7,9 +7,10 @@ import (
 	"github.com/gantry-ml/gantry/dtype"
 )
 
-// Block types of ggml that files have and no scheme here writes. d is an F16
-// scale unless said otherwise; see blocks.go for how sums and products round.
-// Reference: ggml-common.h for the blocks, dequantize_row_TYPE of ggml-quants.c.
+// Block types of ggml without a grid (iq.go) that files have and no scheme here
+// writes. d is an F16 scale unless said otherwise; see blocks.go for how sums and
+// products round. Reference: ggml-common.h for the blocks, dequantize_row_TYPE of
+// ggml-quants.c.
 
 // readQ8_1: d, then d × the sum of q (for dot products, not read), and 32 int8.
 // x = d × q. ggml has no reader of its own for it, and never writes it to a

@@ -17,6 +17,10 @@ var blockReaders = map[dtype.Type]func(dst []float32, src []byte){
 	dtype.TQ1_0:  readTQ1,
 	dtype.TQ2_0:  readTQ2,
 	dtype.NVFP4:  readNVFP4,
+
+	dtype.IQ1_S: readIQ1S, dtype.IQ1_M: readIQ1M,
+	dtype.IQ2_XXS: readIQ2XXS, dtype.IQ2_XS: readIQ2XS, dtype.IQ2_S: readIQ2S,
+	dtype.IQ3_XXS: readIQ3XXS, dtype.IQ3_S: readIQ3S,
 }
 
 // init adds the types that schemes write.
@@ -37,8 +41,7 @@ func BlockType(s Scheme) (dtype.Type, bool) {
 	return t, err == nil && t.Quantized() && s.Target() == Matrices
 }
 
-// Decodes reports whether Decode reads a type: floats, and ggml's blocks but
-// for those that this version has no decoder for.
+// Decodes reports whether Decode reads a type: floats, and ggml's blocks.
 func Decodes(t dtype.Type) bool {
 	_, ok := blockReaders[t]
 	return ok || t.Float()

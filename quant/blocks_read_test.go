@@ -62,6 +62,11 @@ func TestDecode(t *testing.T) {
 			t.Errorf("%s: value %d differs from the reference", typ, i/4)
 		}
 	}
+	for typ := dtype.Bool; typ <= dtype.NVFP4; typ++ {
+		if typ.Quantized() && !Decodes(typ) {
+			t.Errorf("blocks of %s are not decoded", typ)
+		}
+	}
 	for _, typ := range []dtype.Type{dtype.I8, dtype.U8, dtype.Bool, dtype.Invalid} {
 		got := []float32{1, 2}
 		if Decode(got, make([]byte, 16), typ); Decodes(typ) || got[0] == got[0] || got[1] == got[1] {

@@ -2,7 +2,6 @@ package shard_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/gantry-ml/gantry/checkpoint"
@@ -44,14 +43,6 @@ func TestBuildInvalid(t *testing.T) {
 		Tensors: []checkpoint.Tensor{{Name: "x", DType: dtype.U8, Shape: []int64{1 << 50}, Bytes: 1 << 50}}}
 	if _, err := shard.Build(huge, shard.Options{}); recovery.ClassOf(err) != recovery.Unsupported {
 		t.Errorf("huge: %v, want an error of class unsupported", err)
-	}
-	// Blocks that are placed but not decoded.
-	grid := &checkpoint.Index{Files: files, Tensors: []checkpoint.Tensor{{Name: "x", DType: dtype.IQ1_S, Shape: []int64{1, 256}, Bytes: 50}}}
-	if _, err := shard.Build(grid, shard.Options{Scheme: "f32"}); recovery.ClassOf(err) != recovery.Unsupported || !strings.Contains(err.Error(), "IQ1_S") {
-		t.Errorf("a grid type as f32: %v, want an error of class unsupported", err)
-	}
-	if _, err := shard.Build(grid, shard.Options{}); err != nil {
-		t.Errorf("a grid type as it is: %v", err)
 	}
 }
 

@@ -169,7 +169,7 @@ func (p *policy) mix(t *Tensor, kind quant.Kind, at int) (fallback string, err e
 // numbers says whether a tensor has elements that schemes are for: floats, or
 // blocks of what once were floats.
 func numbers(t *Tensor) bool {
-	return t.Rows > 0 && t.Cols > 0 && (t.DType.Quantized() || quant.Decodes(t.DType) || t.packed() || t.Form == form.Float8)
+	return t.Rows > 0 && t.Cols > 0 && (quant.Decodes(t.DType) || t.packed() || t.Form == form.Float8)
 }
 
 // set gives the tensor a scheme, or says why that cannot be. Blocks of the type

@@ -8,7 +8,6 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/dtype"
-	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/quant/form"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -200,9 +199,6 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name, Err: err}
 	}
 	switch {
-	case reason != "" && t.DType.Quantized() && !quant.Decodes(t.DType):
-		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name,
-			Err: fmt.Errorf("its blocks are of type %s, which this version places but does not decode", t.DType), Hint: "load the model with the scheme none"}
 	case t.Source != nil && !t.Held() && t.weight().Unit > MaxChunkBytes:
 		return t, &recovery.Error{Class: recovery.Unsupported, Op: "plan", Tensor: t.Name,
 			Err: fmt.Errorf("%d bytes must be read together, a chunk has at most %d", t.weight().Unit, int64(MaxChunkBytes))}
