@@ -19,6 +19,9 @@ type About struct {
 	Version          string `json:"version,omitempty"`           // of the model
 	FormatVersion    string `json:"format_version,omitempty"`    // of GGUF; ONNX's IR version
 	DType            string `json:"dtype,omitempty"`             // torch_dtype: what engines are to compute in
+	// TiedEmbeddings is config.json's tie_word_embeddings: the head is the
+	// embedding. nil where it does not say.
+	TiedEmbeddings *bool `json:"tie_word_embeddings,omitempty"`
 	// Quantization says how weights are quantized already; nil where they are
 	// not.
 	Quantization *Quantization `json:"quantization,omitempty"`
@@ -51,7 +54,7 @@ func (ix *Index) About() About {
 		}
 		return ""
 	}
-	a := About{ModelType: c.ModelType, DType: cmp.Or(c.TorchDType, c.DType, c.Text.TorchDType, c.Text.DType)}
+	a := About{ModelType: c.ModelType, TiedEmbeddings: c.Tied, DType: cmp.Or(c.TorchDType, c.DType, c.Text.TorchDType, c.Text.DType)}
 	switch ix.Format {
 	case FormatGGUF:
 		a.Framework, a.Version, a.FormatVersion = "llama.cpp", said("general.version"), said(ggufVersionKey)
@@ -74,6 +77,7 @@ type aboutConfig struct {
 	Transformers string              `json:"transformers_version"`
 	TorchDType   string              `json:"torch_dtype"`
 	DType        string              `json:"dtype"` // its newer name
+	Tied         *bool               `json:"tie_word_embeddings"`
 	Quantization *quantizationConfig `json:"quantization_config"`
 	Text         struct {            // of a model that has other parts too
 		TorchDType string `json:"torch_dtype"`

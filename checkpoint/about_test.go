@@ -18,12 +18,13 @@ import (
 func TestAbout(t *testing.T) {
 	for config, want := range map[string]checkpoint.About{
 		`{}`: {},
-		`{"model_type": "gemma2", "torch_dtype": "bfloat16", "transformers_version": "4.51.0"}`:                                {ModelType: "gemma2", DType: "bfloat16", Framework: "transformers", FrameworkVersion: "4.51.0"},
-		`{"dtype": "float16", "transformers_version": "5.0.0"}`:                                                                {DType: "float16", Framework: "transformers", FrameworkVersion: "5.0.0"},
-		`{"model_type": "gemma3", "text_config": {"torch_dtype": "float32"}}`:                                                  {ModelType: "gemma3", DType: "float32"},
-		`{"torch_dtype": 16, "model_type": "x"}`:                                                                               {ModelType: "x"},
-		`{"quantization_config": null}`:                                                                                        {},
-		`{"quantization_config": {}}`:                                                                                          {Quantization: &checkpoint.Quantization{Method: "unknown"}},
+		`{"model_type": "gemma2", "torch_dtype": "bfloat16", "transformers_version": "4.51.0"}`: {ModelType: "gemma2", DType: "bfloat16", Framework: "transformers", FrameworkVersion: "4.51.0"},
+		`{"dtype": "float16", "transformers_version": "5.0.0"}`:                                 {DType: "float16", Framework: "transformers", FrameworkVersion: "5.0.0"},
+		`{"model_type": "gemma3", "text_config": {"torch_dtype": "float32"}}`:                   {ModelType: "gemma3", DType: "float32"},
+		`{"tie_word_embeddings": false}`:                                                        {TiedEmbeddings: new(bool)},
+		`{"torch_dtype": 16, "model_type": "x"}`:                                                {ModelType: "x"},
+		`{"quantization_config": null}`:                                                         {},
+		`{"quantization_config": {}}`:                                                           {Quantization: &checkpoint.Quantization{Method: "unknown"}},
 		`{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": false, "sym": true}}`:      {Quantization: &checkpoint.Quantization{Method: "gptq", Bits: 4, Group: 128}},
 		`{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm", "zero_point": true}}`: {Quantization: &checkpoint.Quantization{Method: "awq", Format: "gemm", Bits: 4, Group: 64}},
 		`{"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}}`:        {Quantization: &checkpoint.Quantization{Method: "bitsandbytes", Format: "nf4", Bits: 4}},
@@ -49,8 +50,9 @@ func TestAbout(t *testing.T) {
 // TestAboutFormats tells the same of each format.
 func TestAboutFormats(t *testing.T) {
 	stories := filepath.Join(testdata(t), "stories260K")
+	tied := true
 	for form, want := range map[string]checkpoint.About{
-		"hf-f16":                     {ModelType: "llama", Framework: "pytorch", DType: "float16"},
+		"hf-f16":                     {ModelType: "llama", Framework: "pytorch", DType: "float16", TiedEmbeddings: &tied},
 		"gguf/stories260K-q8_0.gguf": {Framework: "llama.cpp", FormatVersion: "3", Quantization: &checkpoint.Quantization{Method: "ggml", Format: "Q8_0"}},
 		"gguf/stories260K-f16.gguf":  {Framework: "llama.cpp", FormatVersion: "3"},
 		"onnx-external":              {Framework: "own-script", FormatVersion: "8"},

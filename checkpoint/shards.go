@@ -17,7 +17,7 @@ import (
 // Limits on a sharded checkpoint. No model has more than some hundred shards.
 const (
 	maxShards    = 4096
-	openAtOnce   = 8
+	openAtOnce   = 16
 	maxNameBytes = 1024
 )
 
@@ -71,7 +71,7 @@ func shardError(err error, index, shard string) error {
 	}
 	switch {
 	case e.Class == recovery.NotFound:
-		missing := recovery.Errorf(recovery.InvalidCheckpoint, "%s names this shard, but it is not there", index)
+		missing := recovery.Errorf(recovery.InvalidCheckpoint, "%s names this file, but it is not there", index)
 		missing.Op, missing.File, missing.Hint = "open", shard, "download or copy the rest of the checkpoint"
 		return missing
 	case e.Class == recovery.NotAllowed && !errors.Is(err, fs.ErrPermission):

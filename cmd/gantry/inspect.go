@@ -130,6 +130,9 @@ func (in inspection) write(w io.Writer, tensors bool) error {
 	if in.About.DType != "" {
 		fmt.Fprintf(tw, "computes in\t%s\n", printable(in.About.DType))
 	}
+	if tied := in.About.TiedEmbeddings; tied != nil {
+		fmt.Fprintf(tw, "tied embeddings\t%v\n", *tied)
+	}
 	how := ""
 	if q := in.About.Quantization; q != nil {
 		how = ", " + printable(q.String())
