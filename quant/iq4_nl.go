@@ -72,17 +72,22 @@ func (iq4_nl) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) 
 	}
 }
 
-// iq4Level returns the level nearest to y: it is the number of levels but the
-// first whose midpoint to the one before y reaches.
-func iq4Level(y float32) uint8 {
-	l := 0
-	for step := len(iq4Levels) / 2; step > 0; step /= 2 {
-		if y+y >= iq4Levels[l+step-1]+iq4Levels[l+step] {
-			l += step
+// iq4Nearest holds the level of every floor(2y) + 256. Twice the midpoint of
+// two levels is an integer, so that decides.
+var iq4Nearest = func() (levels [512]uint8) {
+	for i := range levels {
+		for l := range len(iq4Levels) - 1 {
+			if float32(i-256) >= iq4Levels[l]+iq4Levels[l+1] {
+				levels[i] = uint8(l + 1)
+			}
 		}
 	}
-	return uint8(l)
-}
+	return levels
+}()
+
+// iq4Level returns the level nearest to y, which is within ±127 and a
+// rounding. The sum is exact beside every midpoint.
+func iq4Level(y float32) uint8 { return iq4Nearest[int(float64(y+y)+256)&511] }
 
 func (iq4_nl) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
 	for i := range rows * cols / blockLen {

@@ -26,7 +26,12 @@ import (
 // OCP Microscaling Formats (MX) Specification 1.0, 5.2 and 5.4.
 type mxfp4 struct{}
 
-const mxfp4Bytes = 1 + blockLen/2
+const (
+	mxfp4Bytes = 1 + blockLen/2
+	// mxfp4Top is the e, of the last few numbers below 2^128 only, with which
+	// the two largest FP4 overflow, so that none is nearest to them.
+	mxfp4Top = 253
+)
 
 var mxfp4Values = [16]float32{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
 
@@ -51,9 +56,12 @@ func (mxfp4) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 		}
 		e := mxfp4Exponent(math.Float32frombits(tileAbsmax(&x)))
 		out[0] = e
-		d := mxfp4Scale(e)
+		perHalf, most := 2/float64(mxfp4Scale(e)), uint8(7)
+		if e == mxfp4Top {
+			most = 5
+		}
 		for j := range out[1:] {
-			out[1+j] = mxfp4Nearest(x[j], d) | mxfp4Nearest(x[j+blockLen/2], d)<<4
+			out[1+j] = mxfp4Code(x[j], perHalf, most) | mxfp4Code(x[j+blockLen/2], perHalf, most)<<4
 		}
 	}
 }
@@ -74,14 +82,29 @@ func mxfp4Scale(e uint8) float32 {
 	return math.Float32frombits(uint32(e-1) << 23)
 }
 
-func mxfp4Nearest(x, d float32) (best uint8) {
-	least := abs(x)
-	for q, v := range mxfp4Values[1:] {
-		if off := abs(float32(v*d) - x); off < least {
-			best, least = uint8(q+1), off
+// mxfp4Most is more half steps than a value has: absmax is under 16 steps.
+const mxfp4Most = 32
+
+// mxfp4Nearest holds the code of each magnitude of up to mxfp4Most - i half
+// steps: of two codes as near the smaller, so what reaches their middle, a
+// whole number of half steps, does not yet belong to the larger.
+var mxfp4Nearest = func() (codes [2 * mxfp4Most]uint8) {
+	for i := range codes[:mxfp4Most] {
+		for q := range 7 {
+			if float32(mxfp4Most-i) > mxfp4Values[q]+mxfp4Values[q+1] {
+				codes[i] = uint8(q + 1)
+			}
 		}
 	}
-	return best
+	return codes
+}()
+
+// mxfp4Code returns the code of x, with perHalf half steps in 1, but for its
+// sign at most most. Products and differences are exact beside every middle.
+func mxfp4Code(x float32, perHalf float64, most uint8) uint8 {
+	code := min(mxfp4Nearest[int(mxfp4Most-float64(abs(x))*perHalf)&(2*mxfp4Most-1)], most)
+	negative := uint8(math.Float32bits(x)>>28) & 8
+	return code | negative&uint8(-int8(code)>>7) // a zero has no sign
 }
 
 func (mxfp4) Decode(dst []float32, src [][]byte, _ dtype.Type, rows, cols int) {
