@@ -13345,7 +13345,7 @@ loop:
 	RET
 
 // func castF32ToBF16AVX512(dst *byte, src *byte, n int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512BW, AVX512F
 TEXT ·castF32ToBF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -13353,34 +13353,51 @@ TEXT ·castF32ToBF16AVX512(SB), NOSPLIT, $0-24
 	VPBROADCASTD c00000001<>+0(SB), Z0
 	VPBROADCASTD c00007fff<>+0(SB), Z1
 	VPBROADCASTD c00400000<>+0(SB), Z2
+	VMOVDQU32    lowHalves<>+0(SB), Z3
 
 loop:
-	VMOVDQU32 (CX), Z3
-	VMOVDQU32 64(CX), Z4
-	VPSRLD    $0x10, Z3, Z5
-	VPANDD    Z0, Z5, Z5
-	VPADDD    Z1, Z5, Z5
-	VPADDD    Z3, Z5, Z5
-	VCMPPS    $0x03, Z3, Z3, K1
-	VPORD     Z2, Z3, K1, Z5
-	VPSRLD    $0x10, Z5, Z3
-	VPSRLD    $0x10, Z4, Z5
-	VPANDD    Z0, Z5, Z5
-	VPADDD    Z1, Z5, Z5
-	VPADDD    Z4, Z5, Z5
+	VMOVDQU32 (CX), Z4
+	VMOVDQU32 64(CX), Z5
+	VPSRLD    $0x10, Z4, Z6
+	VPANDD    Z0, Z6, Z6
+	VPADDD    Z1, Z6, Z6
+	VPADDD    Z4, Z6, Z6
 	VCMPPS    $0x03, Z4, Z4, K1
-	VPORD     Z2, Z4, K1, Z5
-	VPSRLD    $0x10, Z5, Z4
-	VPMOVDW   Z3, Y3
-	VMOVDQU   Y3, (AX)
-	VPMOVDW   Z4, Y3
-	VMOVDQU   Y3, 32(AX)
+	VPORD     Z2, Z4, K1, Z6
+	VPSRLD    $0x10, Z6, Z4
+	VPSRLD    $0x10, Z5, Z6
+	VPANDD    Z0, Z6, Z6
+	VPADDD    Z1, Z6, Z6
+	VPADDD    Z5, Z6, Z6
+	VCMPPS    $0x03, Z5, Z5, K1
+	VPORD     Z2, Z5, K1, Z6
+	VPSRLD    $0x10, Z6, Z5
+	VPERMT2W  Z5, Z3, Z4
+	VMOVDQU32 Z4, (AX)
 	ADDQ      $+128, CX
 	ADDQ      $+64, AX
 	SUBQ      $0x20, DX
 	JNZ       loop
 	VZEROUPPER
 	RET
+
+DATA lowHalves<>+0(SB)/4, $0x00020000
+DATA lowHalves<>+4(SB)/4, $0x00060004
+DATA lowHalves<>+8(SB)/4, $0x000a0008
+DATA lowHalves<>+12(SB)/4, $0x000e000c
+DATA lowHalves<>+16(SB)/4, $0x00120010
+DATA lowHalves<>+20(SB)/4, $0x00160014
+DATA lowHalves<>+24(SB)/4, $0x001a0018
+DATA lowHalves<>+28(SB)/4, $0x001e001c
+DATA lowHalves<>+32(SB)/4, $0x00220020
+DATA lowHalves<>+36(SB)/4, $0x00260024
+DATA lowHalves<>+40(SB)/4, $0x002a0028
+DATA lowHalves<>+44(SB)/4, $0x002e002c
+DATA lowHalves<>+48(SB)/4, $0x00320030
+DATA lowHalves<>+52(SB)/4, $0x00360034
+DATA lowHalves<>+56(SB)/4, $0x003a0038
+DATA lowHalves<>+60(SB)/4, $0x003e003c
+GLOBL lowHalves<>(SB), RODATA|NOPTR, $64
 
 // func castBF16ToF16AVX512(dst *byte, src *byte, n int)
 // Requires: AVX, AVX512F

@@ -46,11 +46,20 @@ func castKernel(v isa, from, to element) {
 type rounder struct {
 	isa
 	one, bias, quiet reg.VecVirtual
+	low              reg.VecVirtual // AVX-512: where the low halves of two registers are
 }
 
 // newRounder loads what round needs before the loop.
 func (v isa) newRounder() rounder {
-	return rounder{v, v.all(1), v.all(0x7fff), v.all(0x400000)}
+	r := rounder{v, v.all(1), v.all(0x7fff), v.all(0x400000), v.vec()}
+	if v == avx512 {
+		halves := make([]uint32, 16)
+		for i := range halves {
+			halves[i] = uint32(4*i | (4*i+2)<<16) // 16-bit lanes, the second register's from 32 on
+		}
+		v.load(constants32("lowHalves", halves...), r.low)
+	}
+	return r
 }
 
 // round leaves the BF16 of x in the low half of each 32-bit lane, zeros above.
@@ -77,11 +86,9 @@ func (r rounder) round(x reg.VecVirtual) {
 // store writes the low halves of x's lanes.
 func (r rounder) store(x []reg.VecVirtual, m Mem) {
 	if r.isa == avx512 {
-		for i := range x {
-			y := YMM()
-			VPMOVDW(x[i], y)
-			VMOVDQU(y, m.Offset(32*i))
-		}
+		// One store a cache line, which then need not be read before.
+		VPERMT2W(x[1], r.low, x[0])
+		r.isa.store(x[0], m)
 		return
 	}
 	for i := 0; i < len(x); i += 2 {
