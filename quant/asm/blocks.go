@@ -41,8 +41,8 @@ func (f format) low() int {
 
 func (f format) bytes() int { return f.low() + blockSize/2 }
 
-// blocksKernel encodes blocks, a tile (tileBlocks) at a time, and stops before the
-// first tile that is for the portable kernel: it has a value that is not
+// blocksKernel encodes blocks, a tile (tileBlocks) at a time, and stops before
+// the first tile that is for the portable kernel: it has a value that is not
 // finite, or a minimum of 0, whose sign depends on the order of the values,
 // beside a negative value. It returns the number of blocks it encoded.
 func blocksKernel(v isa, f format, from element) {

@@ -1,14 +1,16 @@
 // Command asm writes the amd64 kernels of package quant: the same loops for
-// each element type, for AVX2 and, where it pays, AVX-512. It is a module of its own, so that
-// who uses the library does not download the generator. Run it with
+// each element type, for AVX2 and, where it pays, AVX-512, and the searches of
+// the K types. It is a module of its own, so that who uses the library does
+// not download the generator. Run it with
 //
 //	go generate ./quant
 //
 // Every function takes explicit bounds and trusts them: a pointer to the
 // first byte of dst and of src, which need no alignment, and a count of
 // elements or blocks that its Go driver (kernel_amd64.go) has made a multiple
-// of what one turn of the loop takes. The results equal the portable kernels'
-// bit for bit, so no product is fused into a sum.
+// of what one turn of the loop takes; a loop that returns a count does fewer
+// where what comes next is rare, and portable Go does that. The results equal
+// the portable kernels' bit for bit, so no product is fused into a sum.
 package main
 
 import (
