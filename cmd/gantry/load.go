@@ -49,6 +49,7 @@ is gone when the command ends.`,
   gantry load /models/llama --name prod --tp 4 --server nats://127.0.0.1:4222
   gantry load ./model --quant q4_K_M --quant-override 'model.layers.0=q8_0' --once
   gantry load ./model --quant int8 --once --export ./model-int8
+  gantry load s3://bucket/llama --once --cache /var/cache/gantry
   gantry load ./model --quant int8 --json | jq .read_amplification`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

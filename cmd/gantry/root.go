@@ -26,11 +26,12 @@ func (a *app) command() *cobra.Command {
 		Short: "Load large models onto clusters: planned, read once, quantized, placed",
 		Long: `Gantry puts a large model's weights where they will be used: one plan for the
 whole cluster, each stored byte read once, transformed once, placed where it
-belongs. MODEL is a file or a folder. Without --server a command that loads
-does everything in this process and opens no port.
+belongs. MODEL is a file, a folder, or a URI (http, https, hf, s3). Without
+--server a command that loads does everything in this process and opens no
+port.
 
 Exit codes: 0 done, 1 load failed, 2 wrong usage, 3 invalid or unsupported
-checkpoint, 4 source not reachable, not found or not allowed, 5 does not fit or
+checkpoint, or bytes that differ from its digests, 4 source not reachable, not found or not allowed, 5 does not fit or
 the device is not there, 6 cluster not reachable, 130 interrupted.`,
 		Example: `  gantry synth ./model --size 1GiB
   gantry plan ./model --tp 2 --quant q8_0
