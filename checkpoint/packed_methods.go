@@ -27,12 +27,11 @@ func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
 		w.Parts = append(w.Parts, p.find(base+".weight_global_scale"))
 		return w, nil
 	}
-	shape, err := p.read(base + ".weight_shape")
-	if err != nil || len(shape) != 16 {
+	f := form.Words{Bits: p.bits(), Groups: scale.Shape[1], Scale: scale.DType}
+	var err error
+	if w.Shape, err = p.shape(base, t, f); err != nil || w.Shape == nil {
 		return Packed{}, err
 	}
-	w.Shape = []int64{int64(binary.LittleEndian.Uint64(shape)), int64(binary.LittleEndian.Uint64(shape[8:]))}
-	f := form.Words{Bits: p.bits(), Groups: scale.Shape[1], Scale: scale.DType}
 	if zero := p.find(base + ".weight_zero_point"); zero >= 0 {
 		f.Zero, w.Parts = true, append(w.Parts, zero)
 	}
@@ -41,6 +40,24 @@ func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
 	}
 	w.Form = f.Name()
 	return w, nil
+}
+
+// shape returns that of a weight packed into words: from its groups, where they
+// tell where its last word ends, which spares a read of each weight; else from
+// the tensor that says it.
+func (p *packer) shape(base string, t *Tensor, f form.Words) ([]int64, error) {
+	group := p.ix.quantization(&p.config).Group
+	if f.Bits > 0 && f.Bits <= 32 && group > 0 && group <= maxDimension && f.Groups <= maxDimension && t.Shape[1] <= maxDimension {
+		cols, words := f.Groups*group, t.Shape[1]*(32/f.Bits)
+		if cols <= words && cols > words-32/f.Bits {
+			return []int64{t.Shape[0], cols}, nil
+		}
+	}
+	b, err := p.read(base + ".weight_shape")
+	if err != nil || len(b) != 16 {
+		return nil, err
+	}
+	return []int64{int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:]))}, nil
 }
 
 // bits returns how many a weight has.

@@ -173,29 +173,8 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	},
 	// 8 values in an int32, the first lowest, offset by 8; zero points packed
 	// likewise along the rows.
-	"pack-quantized": func(f *packedFolder) string {
-		const group = 32
-		eachWeight(func(base string, out, in int) {
-			q, zeros := f.ints(out*in, 16), f.ints(out*in/group, 16)
-			scale := f.f16(base+".weight_scale", f.floats(out*in/group, 0.1), int64(out), int64(in/group))
-			words, zeroWords := make([]uint32, out*in/8), make([]uint32, out*in/group/8)
-			x := make([]float32, out*in)
-			for i, v := range q {
-				row, g := i/in, i%in/group
-				words[i/8] |= uint32(v) << (4 * (i % 8))
-				zero := zeros[row*(in/group)+g]
-				if i%group == 0 {
-					zeroWords[row/8*(in/group)+g] |= uint32(zero) << (4 * (row % 8))
-				}
-				x[i] = float32((v-8)-(zero-8)) * scale[row*(in/group)+g]
-			}
-			f.i32(base+".weight_packed", words, int64(out), int64(in/8))
-			f.i32(base+".weight_zero_point", zeroWords, int64(out/8), int64(in/group))
-			f.put(base+".weight_shape", dtype.I64, binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(out)), uint64(in)), 2)
-			f.want[base+".weight"] = x
-		})
-		return `{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"group_0":{"weights":{"num_bits":4,"group_size":32,"type":"int","symmetric":false}}}}`
-	},
+	"pack-quantized":          func(f *packedFolder) string { return words(f, 32, 32) },
+	"pack-quantized, by rows": func(f *packedFolder) string { return words(f, hidden, 0) },
 	// Two E2M1 in a byte, the first lower; E4M3 for each 16; one F32 divides.
 	"nvfp4": func(f *packedFolder) string {
 		eachWeight(func(base string, out, in int) {
@@ -371,4 +350,29 @@ func gptq(f *packedFolder, order bool) string {
 		f.want[base+".weight"] = x
 	})
 	return fmt.Sprintf(`{"quant_method":"gptq","bits":4,"group_size":32,"desc_act":%v,"sym":false}`, order)
+}
+
+// words is pack-quantized with a scale for each group; said is what config.json
+// says of the group.
+func words(f *packedFolder, group, said int) string {
+	eachWeight(func(base string, out, in int) {
+		q, zeros := f.ints(out*in, 16), f.ints(out*in/group, 16)
+		scale := f.f16(base+".weight_scale", f.floats(out*in/group, 0.1), int64(out), int64(in/group))
+		words, zeroWords := make([]uint32, out*in/8), make([]uint32, out*in/group/8)
+		x := make([]float32, out*in)
+		for i, v := range q {
+			row, g := i/in, i%in/group
+			words[i/8] |= uint32(v) << (4 * (i % 8))
+			zero := zeros[row*(in/group)+g]
+			if i%group == 0 {
+				zeroWords[row/8*(in/group)+g] |= uint32(zero) << (4 * (row % 8))
+			}
+			x[i] = float32((v-8)-(zero-8)) * scale[row*(in/group)+g]
+		}
+		f.i32(base+".weight_packed", words, int64(out), int64(in/8))
+		f.i32(base+".weight_zero_point", zeroWords, int64(out/8), int64(in/group))
+		f.put(base+".weight_shape", dtype.I64, binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(out)), uint64(in)), 2)
+		f.want[base+".weight"] = x
+	})
+	return fmt.Sprintf(`{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"group_0":{"weights":{"num_bits":4,"group_size":%d,"type":"int","symmetric":false}}}}`, said)
 }
