@@ -24,7 +24,7 @@ const (
 // quantizers turn the same values from F32, so that noise hits all alike. It
 // reports the medians over the groups: GB/s of input, and how many times
 // faster that is than memcpy for the same bytes and than ggml for the same
-// values.
+// values. docs/benchmarks.md has the figures.
 func BenchmarkEncode(b *testing.B) {
 	var library *ggml.Library
 	if dir := os.Getenv("GGML_LIB"); dir != "" {
