@@ -84,9 +84,13 @@ func StartLocal(ctx context.Context, cfg LocalConfig) (_ *Local, err error) {
 // startWorkers starts n workers that reach each other by name.
 func (l *Local) startWorkers(ctx context.Context, cfg LocalConfig, n int, system *actors.System, log *slog.Logger) error {
 	peers := transfer.Local{}
+	var sender transfer.Sender // none where there is nobody to send to
+	if n > 1 {
+		sender = peers
+	}
 	nodes := make([]*loader.Node, n)
 	for i := range n {
-		nodes[i] = loader.NewNode(cfg.nodeOptions(peers))
+		nodes[i] = loader.NewNode(cfg.nodeOptions(sender))
 		peers[fmt.Sprintf("w%d", i)] = nodes[i]
 	}
 	for i, node := range nodes {
