@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
 
 	"github.com/spf13/pflag"
 
@@ -48,9 +49,13 @@ func flags(f *pflag.FlagSet) {
 }
 
 func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
+	// As many chunks as there are cores are transformed at once, and none of
+	// them gives way to the network: its goroutines have a thread besides.
+	cores := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(cores + 1)
 	cfg := node.WorkerConfig{
 		Name: s.String("name"), NATS: s.String("nats"), Listen: s.String("listen"), HTTP: s.String("http"),
-		Resources: node.Resources{CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host"), WriteRoots: s.Strings("export-root")},
+		Resources: node.Resources{Parallel: cores, CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host"), WriteRoots: s.Strings("export-root")},
 		Security:  s.Security(), Telemetry: t,
 	}
 	if cfg.NATS == "" {
