@@ -14,6 +14,7 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/checkpoint/gguf/gguftest"
+	"github.com/gantry-ml/gantry/internal/invariants"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -123,8 +124,12 @@ func TestIndexMemory(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		ratio := float64(after.TotalAlloc-before.TotalAlloc) / float64(len(h.bytes))
 		t.Logf("%s: a header of %d bytes, %.2f times as much is allocated", name, len(h.bytes), ratio)
-		if ratio > 4 {
-			t.Errorf("%s: %.2f times the header, at most 4 is allowed", name, ratio)
+		most := 4.0
+		if invariants.Enabled {
+			most = 5 // the race detector has each short string take a slot of its own
+		}
+		if ratio > most {
+			t.Errorf("%s: %.2f times the header, at most %v is allowed", name, ratio, most)
 		}
 		runtime.KeepAlive(ix)
 	}
