@@ -133,7 +133,9 @@ func (s *System) Address() string { return s.actors.Address() }
 // stopped before.
 func (s *System) Close() {
 	if s.remote != nil {
-		s.remote.Shutdown(true)
+		// Not gracefully: that waits for the other side, up to 10 s, and writes
+		// a flag of protoactor's while its receivers read it.
+		s.remote.Shutdown(false)
 	}
 	s.actors.Shutdown()
 }

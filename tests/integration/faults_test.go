@@ -239,8 +239,6 @@ func TestStopIsClean(t *testing.T) {
 	if err := c.Workers["w2"].cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	// The process itself may take longer: closing its connections waits for
-	// the other side.
 	c.Until("the worker is gone", func() bool { return len(c.MustWorkers()) == 1 })
 	if d := time.Since(start); d > cluster.DefaultLeaseTTL {
 		t.Errorf("the lease lasted %s", d)
