@@ -50,8 +50,7 @@ func certificates(t *testing.T, hosts ...*Host) (flags []string, client *tls.Con
 
 // TestHosts: workers of two hosts load a model together, with certificates on
 // every way between them. One host's cable is pulled in the middle of a load:
-// its ranks move, the load ends ready, and the host is of use again when the
-// cable is back.
+// its ranks move, and the load ends ready.
 func TestHosts(t *testing.T) {
 	a, b := TwoHosts(t)
 	flags, client := certificates(t, a, b)
@@ -66,11 +65,11 @@ func TestHosts(t *testing.T) {
 	defer c.Conn.Close()
 	c.Client = cluster.NewClient(c.Conn)
 	for _, w := range []struct {
-		name string
-		host *Host
-	}{{"near", a}, {"far", b}, {"spare", a}} {
+		name, memory string
+		host         *Host
+	}{{"near", "256MiB", a}, {"far", "512MiB", b}, {"spare", "128MiB", a}} { // the one with most room gets a rank first
 		c.Workers[w.name] = w.host.Launch(filepath.Join(bin, "worker"), w.name,
-			append(flags, "--nats", c.URL, "--name", w.name, "--listen", w.host.Addr+":0", "--http", "127.0.0.1:0")...)
+			append(flags, "--nats", c.URL, "--name", w.name, "--memory", w.memory, "--listen", w.host.Addr+":0", "--http", "127.0.0.1:0")...)
 	}
 	c.Until("all workers are there", func() bool { return len(c.MustWorkers()) == 3 })
 	q := stories(t, "hf-f32", "together", 2)
@@ -108,12 +107,6 @@ func TestHosts(t *testing.T) {
 	}
 	if after := moved[0].Time.Sub(cut); after > movesWithin {
 		t.Errorf("the first rank moved %v after the cut, want %v", after, movesWithin)
-	}
-	b.Plug(true)
-	c.Until("the far host is back", func() bool { return len(c.MustWorkers()) == 3 })
-	again := stories(t, "hf-f32", "again", 2)
-	if j := c.Load(again); j.State != messages.StateReady {
-		t.Errorf("%s: %s", j.State, j.Why)
 	}
 }
 
