@@ -92,12 +92,7 @@ func (c *cachedReader) Close() error {
 
 // ReadAt implements Reader.
 func (c *cachedReader) ReadAt(ctx context.Context, p []byte, off int64) error {
-	s, err := c.Stream(ctx, off, int64(len(p)))
-	if err != nil {
-		return err
-	}
-	_, err = io.ReadFull(s, p)
-	return cmp.Or(err, s.Close())
+	return readStream(ctx, c, p, off)
 }
 
 // Stream implements Streamer.

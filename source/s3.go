@@ -1,7 +1,6 @@
 package source
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -210,12 +209,7 @@ func (f *s3File) Close() error { return nil }
 
 // ReadAt implements Reader.
 func (f *s3File) ReadAt(ctx context.Context, p []byte, off int64) error {
-	s, err := f.Stream(ctx, off, int64(len(p)))
-	if err != nil {
-		return err
-	}
-	_, err = io.ReadFull(s, p)
-	return cmp.Or(err, s.Close())
+	return readStream(ctx, f, p, off)
 }
 
 // Stream implements Streamer: one request, for this version of the object.

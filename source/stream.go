@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"strings"
@@ -76,4 +77,14 @@ func (s *passed) Close() error {
 		s.close = nil
 	}
 	return err
+}
+
+// readStream is ReadAt for a reader whose own way is Stream.
+func readStream(ctx context.Context, r Streamer, p []byte, off int64) error {
+	s, err := r.Stream(ctx, off, int64(len(p)))
+	if err != nil {
+		return err
+	}
+	_, err = io.ReadFull(s, p)
+	return cmp.Or(err, s.Close())
 }

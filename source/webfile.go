@@ -45,12 +45,7 @@ func (f *webFile) Close() error { return nil }
 
 // ReadAt implements Reader.
 func (f *webFile) ReadAt(ctx context.Context, p []byte, off int64) error {
-	s, err := f.Stream(ctx, off, int64(len(p)))
-	if err != nil {
-		return err
-	}
-	_, err = io.ReadFull(s, p)
-	return cmp.Or(err, s.Close())
+	return readStream(ctx, f, p, off)
 }
 
 // Stream implements Streamer: one request.

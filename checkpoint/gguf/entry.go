@@ -124,7 +124,7 @@ func Entries(ctx context.Context, r source.Reader, keep func(key string) bool) (
 	type place struct{ offset, bytes int64 }
 	var all []Entry
 	var at []place
-	p := parser{window: window{r: readerAt{ctx, r}, size: r.File().Size}, h: &Header{}}
+	p := parser{window: window{r: source.ReaderAt(ctx, r), size: r.File().Size}, h: &Header{}}
 	p.said = func(kv KV, offset, bytes int64) {
 		if keep(kv.Key) {
 			all, at = append(all, Entry{Key: kv.Key, Type: kv.Value.Type}), append(at, place{offset, bytes})

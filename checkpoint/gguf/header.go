@@ -61,7 +61,7 @@ func (h *Header) Find(key string) (Value, bool) {
 // Errors: invalid_checkpoint, unsupported (other versions, over our limits),
 // and the source's.
 func Read(ctx context.Context, r source.Reader) (*Header, error) {
-	h, err := Parse(readerAt{ctx, r}, r.File().Size)
+	h, err := Parse(source.ReaderAt(ctx, r), r.File().Size)
 	return h, inFile(err, r)
 }
 
@@ -72,19 +72,6 @@ func inFile(err error, r source.Reader) error {
 		e.Op, e.File = "open", r.File().Name
 	}
 	return err
-}
-
-// readerAt is a source's file as the standard library reads it.
-type readerAt struct {
-	ctx context.Context
-	r   source.Reader
-}
-
-func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
-	if err := r.r.ReadAt(r.ctx, p, off); err != nil {
-		return 0, err
-	}
-	return len(p), nil
 }
 
 // Parse reads and checks the header of a file of the given size in bytes.
