@@ -150,6 +150,7 @@ func seeds(t testing.TB) (right []byte, wrong map[string]string) {
 		"a size without blocks": with(`"size":10`, `"size":0`), "too few blocks": with(`"size":10`, `"size":1e15`),
 		"a negative size": with(`"size":10`, `"size":-1`), "a head past the end": with(`"head_bytes":2`, `"head_bytes":11`),
 		"a name that leaves": with(`"name":"f"`, `"name":"../f"`), "an unknown file": with(`"file":"f"`, `"file":"g"`),
+		"no dtype": with(`"dtype":"U8",`, ""), "an unknown dtype": with("U8", "INVALID"),
 		"a tensor past the end": with(`"offset":2`, `"offset":3`), "an overflow": with(`"bytes":8`, `"bytes":9223372036854775807`),
 		"no unit": with(`"unit":4`, `"unit":0`), "no stride": with(`"stride":8`, `"stride":0`), "a long unit": with(`"unit":4`, `"unit":9`),
 		"too many sums": with(`"unit":4`, `"unit":8`), "too few": with(`"unit":4`, `"unit":1`), "a short digest": with(`"head_xxh3":"00`, `"head_xxh3":"`),

@@ -106,6 +106,9 @@ func Parse(text []byte) (*Set, error) {
 	}
 	for _, t := range s.Tensors {
 		size, known := files[t.File]
+		if t.DType == dtype.Invalid {
+			return nil, invalid("tensor %q: no dtype", t.Name)
+		}
 		if !known || !t.valid() || t.Offset < 0 || t.Offset > size || t.Bytes > size-t.Offset || int64(len(t.Sums)) != 8*t.Count() {
 			return nil, invalid("tensor %q: its place, units and %d bytes of digests do not agree", t.Name, len(t.Sums))
 		}
