@@ -11,16 +11,30 @@ import (
 
 // GPU is one NVIDIA GPU as NVML tells of it.
 type GPU struct {
-	ID      string `json:"id"` // "cuda:0"
-	UUID    string `json:"uuid"`
+	ID      string `json:"id"`   // "cuda:0"
+	UUID    string `json:"uuid"` // that of the instance where CUDA_VISIBLE_DEVICES names one
 	Name    string `json:"name"`
 	Total   int64  `json:"total"`              // memory, bytes
 	Free    int64  `json:"free"`               // memory, bytes
 	Compute string `json:"compute_capability"` // "8.0"
 	PCI     string `json:"pci"`                // bus id as sysfs writes it: "0000:07:00.0"
-	MIG     bool   `json:"mig"`                // split into instances
-	NVLinks int    `json:"nvlinks"`            // links that are up
-	NUMA    int    `json:"numa_node"`          // -1 where the kernel does not know
+	// MIG says that the GPU is split: CUDA shows its instances in its place.
+	MIG       bool          `json:"mig"`
+	Instances []MIGInstance `json:"mig_instances,omitempty"`
+	NVLinks   int           `json:"nvlinks"` // links that are up
+	// NVLinkPeers are the GPUs whose memory it reaches by NVLink, directly or
+	// through a switch.
+	NVLinkPeers []string `json:"nvlink_peers,omitempty"`
+	NUMA        int      `json:"numa_node"` // -1 where the kernel does not know
+}
+
+// MIGInstance is a part of a GPU that CUDA shows as a device of its own, to
+// processes whose CUDA_VISIBLE_DEVICES names it.
+type MIGInstance struct {
+	UUID  string `json:"uuid"` // "MIG-…"
+	Name  string `json:"name"`
+	Total int64  `json:"total"` // memory, bytes
+	Free  int64  `json:"free"`  // memory, bytes
 }
 
 // addGPUs asks NVML. Without a driver the inventory has no GPU and a reason.
@@ -78,25 +92,37 @@ func (inv *Inventory) readGPUs(root fs.FS, lib nvml.Interface) error {
 	if ret != nvml.SUCCESS {
 		return nvmlError("count GPUs", ret)
 	}
+	devices := make([]nvml.Device, n) // nil where one cannot be read
 	for i := range n {
-		g, err := readGPU(root, lib, i)
+		d, g, err := inv.readGPU(root, lib, i)
 		if err != nil {
 			// The id stays with the index: later GPUs keep theirs.
 			inv.problem(fmt.Errorf("GPU %d: %w", i, err))
-			g = GPU{ID: cudaPrefix + strconv.Itoa(i), NUMA: -1}
+			d, g = nil, GPU{NUMA: -1}
 		}
+		g.ID = cudaPrefix + strconv.Itoa(i)
+		devices[i] = d
 		inv.GPUs = append(inv.GPUs, g)
+	}
+	if has(lib, "nvmlDeviceGetP2PStatus") {
+		inv.addPeers(devices)
 	}
 	return nil
 }
 
+// has reports whether the driver has a function. Calling one that it lacks
+// ends the process, so what came after the oldest driver is asked for first.
+func has(lib nvml.Interface, symbol string) bool {
+	return lib.Extensions().LookupSymbol(symbol) == nil
+}
+
 // readGPU reads what placing needs, and fails without it; MIG and NVLink are
 // told where the driver knows them.
-func readGPU(root fs.FS, lib nvml.Interface, i int) (GPU, error) {
-	g := GPU{ID: cudaPrefix + strconv.Itoa(i)}
+func (inv *Inventory) readGPU(root fs.FS, lib nvml.Interface, i int) (nvml.Device, GPU, error) {
+	var g GPU
 	d, ret := lib.DeviceGetHandleByIndex(i)
 	if ret != nvml.SUCCESS {
-		return g, nvmlError("open", ret)
+		return nil, g, nvmlError("open", ret)
 	}
 	var first error
 	note := func(what string, ret nvml.Return) {
@@ -118,14 +144,17 @@ func readGPU(root fs.FS, lib nvml.Interface, i int) (GPU, error) {
 	note("PCI", ret)
 	g.PCI = fmt.Sprintf("%04x:%02x:%02x.0", pci.Domain, pci.Bus, pci.Device)
 	if first != nil {
-		return g, first
+		return nil, g, first
 	}
 	g.NUMA = numaOf(root, g.PCI)
-	// A driver before R450 has no MIG, and calling what it lacks would end
-	// the process.
-	if lib.Extensions().LookupSymbol("nvmlDeviceGetMigMode") == nil {
+	if has(lib, "nvmlDeviceGetMigMode") { // R450 and newer
 		mode, _, ret := d.GetMigMode()
-		g.MIG = ret == nvml.SUCCESS && mode == nvml.DEVICE_MIG_ENABLE
+		if g.MIG = ret == nvml.SUCCESS && mode == nvml.DEVICE_MIG_ENABLE; g.MIG {
+			var err error
+			if g.Instances, err = readInstances(d); err != nil {
+				inv.problem(fmt.Errorf("GPU %d: %w", i, err))
+			}
+		}
 	}
 	for link := range nvml.NVLINK_MAX_LINKS {
 		state, ret := d.GetNvLinkState(link)
@@ -136,23 +165,61 @@ func readGPU(root fs.FS, lib nvml.Interface, i int) (GPU, error) {
 			g.NVLinks++
 		}
 	}
-	return g, nil
+	return d, g, nil
 }
 
-// numaOf returns the NUMA node that a PCI device is attached to, -1 where the
-// kernel does not know.
-func numaOf(root fs.FS, pci string) int {
-	b, err := fs.ReadFile(root, "sys/bus/pci/devices/"+pci+"/numa_node")
-	if err != nil {
-		return -1
+// readInstances lists the MIG instances that hold a compute instance.
+func readInstances(d nvml.Device) ([]MIGInstance, error) {
+	n, ret := d.GetMaxMigDeviceCount()
+	if ret != nvml.SUCCESS {
+		return nil, nvmlError("count MIG instances", ret)
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return -1
+	var out []MIGInstance
+	for i := range n {
+		m, ret := d.GetMigDeviceHandleByIndex(i)
+		if ret == nvml.ERROR_NOT_FOUND || ret == nvml.ERROR_INVALID_ARGUMENT {
+			continue // the places are not all taken
+		}
+		if ret != nvml.SUCCESS {
+			return nil, nvmlError("open a MIG instance", ret)
+		}
+		uuid, ret := m.GetUUID()
+		if ret != nvml.SUCCESS {
+			return nil, nvmlError("UUID of a MIG instance", ret)
+		}
+		name, ret := m.GetName()
+		if ret != nvml.SUCCESS {
+			return nil, nvmlError("name of a MIG instance", ret)
+		}
+		memory, ret := m.GetMemoryInfo()
+		if ret != nvml.SUCCESS {
+			return nil, nvmlError("memory of a MIG instance", ret)
+		}
+		out = append(out, MIGInstance{UUID: uuid, Name: name, Total: int64(memory.Total), Free: int64(memory.Free)})
 	}
-	return n
+	return out, nil
+}
+
+// addPeers notes which GPUs reach each other by NVLink. A pair that the driver
+// does not tell of is none.
+func (inv *Inventory) addPeers(devices []nvml.Device) {
+	for i, a := range devices {
+		g := &inv.GPUs[i]
+		if a == nil || g.NVLinks == 0 {
+			continue
+		}
+		for k, b := range devices {
+			if b == nil || k == i {
+				continue
+			}
+			status, ret := a.GetP2PStatus(b, nvml.P2P_CAPS_INDEX_NVLINK)
+			if ret == nvml.SUCCESS && status == nvml.P2P_STATUS_OK {
+				g.NVLinkPeers = append(g.NVLinkPeers, inv.GPUs[k].ID)
+			}
+		}
+	}
 }
 
 func nvmlError(what string, ret nvml.Return) error {
-	return fmt.Errorf("NVML: %s: code %d", what, int(ret))
+	return fmt.Errorf("NVML: %s: %w", what, ret)
 }

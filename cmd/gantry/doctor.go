@@ -81,7 +81,7 @@ func openORT() (*ort.Runtime, error) {
 func (d diagnosis) write(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	c := d.CPU
-	fmt.Fprintf(tw, "cpu\t%s, %s, %s, %s\n", c.Name, plural(c.Cores, "core"), plural(c.NUMA, "NUMA node"), strings.Join(c.Features, " "))
+	fmt.Fprintf(tw, "cpu\t%s, %s, %s, %s\n", c.Name, plural(c.Cores, "core"), plural(len(c.NUMA), "NUMA node"), strings.Join(c.Features, " "))
 	fmt.Fprintf(tw, "memory\t%s of %s free for arenas\n", size.Format(c.Memory.Free), size.Format(c.Memory.Total))
 	fmt.Fprintf(tw, "huge pages\tprivate memory: %s, shared memory: %s\n", orElse(c.HugePages, "none"), orElse(c.ShmemHugePages, "none"))
 	if d.Driver != "" {
