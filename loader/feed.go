@@ -111,7 +111,11 @@ func (f *feed) each(ctx context.Context, x *transform, buffer []byte) (err error
 			f.load.read += n
 		}
 	}
-	if err := f.check.end(ctx); err != nil {
+	err = f.check.end(ctx)
+	if err == nil && f.mapper != nil {
+		err = f.mapper.Verify() // of all that was read, before any of it counts
+	}
+	if err != nil {
 		last := f.batches[len(f.batches)-1]
 		return f.locate(ctx, last, batchBytes(last), err)
 	}
@@ -251,7 +255,7 @@ func (f *feed) batch(ctx context.Context, x *transform, i int, slab []byte) erro
 				x.batch(b, src)
 			}
 		})
-		return cmp.Or(err, wrong, f.mapper.Verify())
+		return cmp.Or(err, wrong)
 	}
 	if keepsBytes(b) {
 		to := x.first(b[0])

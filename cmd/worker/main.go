@@ -41,6 +41,7 @@ func flags(f *pflag.FlagSet) {
 	f.StringArray("allow-host", nil, "host that remote models may be read from, a name, an address or *.domain; may be given several times (default: none with --model-root, else any but link-local ones)")
 	f.String("read", "auto", "how local files are read: auto, mmap, pread, direct")
 	f.String("cache", "", "folder that keeps what is read of remote models (default: none; nothing is ever removed from it)")
+	f.Bool("peer-stream", false, "send pieces over their streams also to workers of this machine, which otherwise take them from this process's memory")
 	f.String("http", "127.0.0.1:0", "where /healthz, /readyz and /metrics are served; empty for nowhere")
 	f.String("inject", "", "faults to inject into sources, for tests")
 	if err := f.MarkHidden("inject"); err != nil {
@@ -55,8 +56,9 @@ func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daem
 	runtime.GOMAXPROCS(cores + 1)
 	cfg := node.WorkerConfig{
 		Name: s.String("name"), NATS: s.String("nats"), Listen: s.String("listen"), HTTP: s.String("http"),
-		Resources: node.Resources{Parallel: cores, CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host"), WriteRoots: s.Strings("export-root")},
-		Security:  s.Security(), Telemetry: t,
+		PeerStream: s.Bool("peer-stream"),
+		Resources:  node.Resources{Parallel: cores, CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host"), WriteRoots: s.Strings("export-root")},
+		Security:   s.Security(), Telemetry: t,
 	}
 	if cfg.NATS == "" {
 		return nil, recovery.Errorf(recovery.Usage, "--nats is needed: the URL that the coordinator's ready line shows")

@@ -15,32 +15,34 @@ import (
 func BenchmarkSend(b *testing.B) {
 	const n = 8 << 20
 	tk, _, body := piece(1, n)
-	b.Run("pool", func(b *testing.B) {
-		srv, err := Listen("127.0.0.1:0", &reuseSink{buf: make([]byte, n)}, Security{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer srv.Close()
-		p := &Pool{}
-		defer p.Close()
-		b.SetBytes(n)
-		var wg sync.WaitGroup
-		next := make(chan struct{})
-		for range 2 { // two chunks at once, as a node with two cores has
-			wg.Go(func() {
-				for range next {
-					if err := p.Send(b.Context(), srv.Addr(), tk, [][]byte{body}); err != nil {
-						b.Error(err)
+	for name, streamOnly := range map[string]bool{"memory": false, "stream": true} {
+		b.Run(name, func(b *testing.B) {
+			srv, err := Listen("127.0.0.1:0", &reuseSink{buf: make([]byte, n)}, Security{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer srv.Close()
+			p := &Pool{StreamOnly: streamOnly}
+			defer p.Close()
+			b.SetBytes(n)
+			var wg sync.WaitGroup
+			next := make(chan struct{})
+			for range 2 { // two chunks at once, as a node with two cores has
+				wg.Go(func() {
+					for range next {
+						if err := p.Send(b.Context(), srv.Addr(), tk, [][]byte{body}); err != nil {
+							b.Error(err)
+						}
 					}
-				}
-			})
-		}
-		for b.Loop() {
-			next <- struct{}{}
-		}
-		close(next)
-		wg.Wait()
-	})
+				})
+			}
+			for b.Loop() {
+				next <- struct{}{}
+			}
+			close(next)
+			wg.Wait()
+		})
+	}
 	b.Run("raw", func(b *testing.B) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
+	"runtime"
 	"strings"
 	"unicode/utf8"
 
@@ -13,15 +15,18 @@ import (
 
 // A stream is one direction of one pair of workers. The dialer sends hello,
 // the listener answers with its own, so that versions that do not fit are
-// named and not guessed. Then come frames: a ticket, its payload at once, the
-// next ticket. Results come back in the same order.
+// named and not guessed. The dialer shows a probe of its memory, and is told
+// whether the listener can read it. Then come frames: a ticket, its payload at
+// once, the next ticket. Results come back in the same order. Where memory can
+// be read, a count of places follows the ticket, and they stand for the
+// payload; the count 0 says that it follows after all.
 //
 // The payload does not wait for a grant. A refusal is rare (it takes a lost
 // worker or a doubled message) and wastes one piece, which the receiver reads
 // and drops; a grant would cost every piece a round trip.
 //
 // All integers are little-endian.
-const hello = "GANTRYX\x02" // the last byte is the version
+const hello = "GANTRYX\x03" // the last byte is the version
 
 // Limits of what a peer may claim. Nothing is allocated by MaxPiece: it only
 // bounds how long a refused payload is read and dropped.
@@ -30,12 +35,15 @@ const (
 	maxJob     = 255     // bytes of a job id
 	maxClass   = 64      // bytes of an error class
 	maxMessage = 2048    // bytes of an error's text
+	maxPlaces  = 4096    // in a sender's memory, of one piece
 )
 
 // Sizes of the fixed parts of frames.
 const (
 	ticketBytes = 4*8 + 2*4 + 16 + 4*8 + 1 // attempt, epoch, generation, bytes; chunk, rank; digest; tally; length of job
 	resultBytes = 1 + 1 + 2                // status; length of class; length of message
+	probeBytes  = 4 + 8 + 16               // process; address; number
+	placeBytes  = 8 + 8                    // address; length
 )
 
 // Statuses of a result.
@@ -101,6 +109,75 @@ func readTicket(r io.Reader) (Ticket, error) {
 	}
 	t.Job = string(job)
 	return t, nil
+}
+
+// appendPlaces appends where a payload lies in the sender's memory.
+func appendPlaces(b []byte, places []place) []byte {
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(places)))
+	for _, p := range places {
+		b = binary.LittleEndian.AppendUint64(b, p.addr)
+		b = binary.LittleEndian.AppendUint64(b, p.bytes)
+	}
+	return b
+}
+
+// readPlaces reads where a payload of so many bytes lies; none where it
+// follows on the stream.
+func readPlaces(r io.Reader, bytes int64) ([]place, error) {
+	var b [placeBytes]byte
+	if _, err := io.ReadFull(r, b[:2]); err != nil {
+		return nil, noEOF(err)
+	}
+	n := binary.LittleEndian.Uint16(b[:])
+	if n > maxPlaces {
+		return nil, fmt.Errorf("transfer: malformed ticket: %d places", n)
+	}
+	places := make([]place, n)
+	left := uint64(bytes)
+	for i := range places {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return nil, noEOF(err)
+		}
+		p := place{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])}
+		if p.bytes == 0 || p.bytes > left {
+			return nil, fmt.Errorf("transfer: malformed ticket: places of more than %d bytes, or empty ones", bytes)
+		}
+		left -= p.bytes
+		places[i] = p
+	}
+	if n > 0 && left > 0 {
+		return nil, fmt.Errorf("transfer: malformed ticket: places of less than %d bytes", bytes)
+	}
+	return places, nil
+}
+
+// showProbe sends p and reads whether the listener can read this process's
+// memory.
+func showProbe(c io.ReadWriter, p *probe) (bool, error) {
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, probeBytes), p.pid)
+	b = binary.LittleEndian.AppendUint64(b, p.addr)
+	if _, err := c.Write(append(b, p.number[:]...)); err != nil {
+		return false, err
+	}
+	var yes [1]byte
+	_, err := io.ReadFull(c, yes[:])
+	runtime.KeepAlive(p) // it has been read now
+	return yes[0] == 1, noEOF(err)
+}
+
+// answerProbe reads a probe and says whether the memory behind it can be read.
+func answerProbe(c net.Conn) (p probe, readable bool, err error) {
+	var b [probeBytes]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		return p, false, noEOF(err)
+	}
+	p = probe{binary.LittleEndian.Uint32(b[:]), binary.LittleEndian.Uint64(b[4:]), [16]byte(b[12:])}
+	answer := []byte{0}
+	if readable = p.readable(c); readable {
+		answer[0] = 1
+	}
+	_, err = c.Write(answer)
+	return p, readable, err
 }
 
 // appendResult appends the frame that says how a piece ended: placed where

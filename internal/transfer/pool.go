@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +21,9 @@ const dialTimeout = 5 * time.Second
 // value is ready; Close it after the last Send.
 type Pool struct {
 	Security Security // of the streams it dials
+	// StreamOnly sends every piece over its stream. Otherwise a worker of the
+	// same machine takes it from this process's memory where the system lets it.
+	StreamOnly bool
 
 	mu      sync.Mutex
 	closed  bool
@@ -36,10 +40,12 @@ type slot struct {
 
 // Send implements Sender. Several pieces may be under way on one stream: the
 // next one is written while the last one's result is awaited. A Send whose
-// ctx ends may still have placed its piece. It fails with class worker_lost
+// ctx ends may still have placed its piece, or the receiver finds other bytes
+// than the ticket's digest promises. It fails with class worker_lost
 // where nobody listens, reset where the stream broke, timeout where the
 // receiver does not answer, and otherwise with the receiver's class.
 func (p *Pool) Send(ctx context.Context, addr string, t Ticket, parts [][]byte) error {
+	defer runtime.KeepAlive(parts)
 	s, wait, err := p.write(ctx, addr, t, parts)
 	if err != nil {
 		return sendError(ctx, addr, err)
@@ -127,7 +133,10 @@ func (p *Pool) dial(ctx context.Context, addr string) (*stream, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	c.SetDeadline(time.Now().Add(dialTimeout))
-	err = greet(c)
+	s := &stream{conn: c}
+	if err = greet(c); err == nil {
+		s.readable, err = showProbe(c, newProbe(p.StreamOnly))
+	}
 	if !stop() {
 		err = errors.Join(ctx.Err(), err)
 	}
@@ -136,7 +145,6 @@ func (p *Pool) dial(ctx context.Context, addr string) (*stream, error) {
 		return nil, err
 	}
 	c.SetDeadline(time.Time{})
-	s := &stream{conn: c}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {

@@ -154,6 +154,10 @@ func (s *Server) serve(c net.Conn) {
 	if err := greet(c); err != nil {
 		return
 	}
+	peer, readable, err := answerProbe(c)
+	if err != nil {
+		return
+	}
 	var out []byte
 	for {
 		c.SetDeadline(time.Time{}) // between pieces a stream may rest as long as it likes
@@ -162,7 +166,18 @@ func (s *Server) serve(c net.Conn) {
 			return
 		}
 		c.SetDeadline(time.Now().Add(patience(t.Bytes)))
-		refusal, err := receive(c, s.sink, t)
+		var places []place
+		if readable {
+			if places, err = readPlaces(c, t.Bytes); err != nil {
+				return
+			}
+		}
+		var refusal error
+		if len(places) > 0 {
+			refusal = take(int(peer.pid), places, s.sink, t)
+		} else {
+			refusal, err = receive(c, s.sink, t)
+		}
 		if err != nil {
 			return
 		}
@@ -197,6 +212,20 @@ func receive(c net.Conn, sink Sink, t Ticket) (refusal, err error) {
 		return nil, err
 	}
 	return l.Commit(), nil
+}
+
+// take takes t's payload from the memory of the sender. The stream goes on
+// whatever comes of it.
+func take(pid int, from []place, sink Sink, t Ticket) error {
+	l, refusal := sink.Receive(t)
+	if l == nil {
+		return refusal
+	}
+	if err := readMemory(l.Context(), pid, from, l.Parts()); err != nil {
+		l.Abort()
+		return err
+	}
+	return l.Commit()
 }
 
 // greet exchanges hellos and checks the other side's.

@@ -13,17 +13,19 @@ import (
 // stream is the sending side of one connection. One writer at a time (the
 // pool's token); results come back in the order of the tickets.
 type stream struct {
-	conn   net.Conn
-	header []byte      // reused; the writer's
-	parts  net.Buffers // reused; the writer's
+	conn     net.Conn
+	readable bool        // the receiver can read this process's memory
+	header   []byte      // reused; the writer's
+	parts    net.Buffers // reused; the writer's
 
 	mu      sync.Mutex
 	waiting []chan error // one for each piece without a result, oldest first
 	err     error        // why the stream is broken
 }
 
-// write puts a ticket and its payload on the wire in one writev where the
-// system allows, and returns where the result will come.
+// write puts a ticket and its payload, or where the payload lies, on the wire
+// in one writev where the system allows, and returns where the result will
+// come. What lies in memory stays there until then.
 func (s *stream) write(ctx context.Context, t Ticket, parts [][]byte) (<-chan error, error) {
 	var n int64
 	for _, p := range parts {
@@ -35,6 +37,15 @@ func (s *stream) write(ctx context.Context, t Ticket, parts [][]byte) (<-chan er
 	h, err := appendTicket(s.header[:0], t)
 	if err != nil {
 		return nil, err
+	}
+	if s.readable {
+		places := placesOf(parts)
+		if len(places) > maxPlaces {
+			places = nil
+		}
+		if h = appendPlaces(h, places); len(places) > 0 {
+			parts = nil
+		}
 	}
 	s.header = h
 	wait := make(chan error, 1)

@@ -120,7 +120,12 @@ func pool(t *testing.T) *Pool {
 
 func TestSendPlaces(t *testing.T) {
 	for name, mk := range map[string]func(*testing.T, Sink) (Sender, string){
-		"tcp": func(t *testing.T, s Sink) (Sender, string) { return pool(t), serve(t, s).Addr() },
+		"memory": func(t *testing.T, s Sink) (Sender, string) { return pool(t), serve(t, s).Addr() },
+		"tcp": func(t *testing.T, s Sink) (Sender, string) {
+			p := pool(t)
+			p.StreamOnly = true
+			return p, serve(t, s).Addr()
+		},
 		"tls": func(t *testing.T, s Sink) (Sender, string) {
 			own, cert := identity(t)
 			o := Security{TLS: trusting(own, cert)}
@@ -202,6 +207,9 @@ func TestRevokedTicketBreaksStream(t *testing.T) {
 	if err := greet(c); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := showProbe(c, newProbe(true)); err != nil {
+		t.Fatal(err)
+	}
 	tk, _, body := piece(1, 1<<20)
 	h, _ := appendTicket(nil, tk)
 	if _, err := c.Write(append(h, body[:len(body)/2]...)); err != nil {
@@ -255,6 +263,7 @@ func TestCancelEndsSend(t *testing.T) {
 		c, err := l.Accept()
 		if err == nil {
 			greet(c)
+			answerProbe(c)
 			<-t.Context().Done()
 			c.Close()
 		}
@@ -306,6 +315,7 @@ func (w wire) Write(p []byte) (int, error)      { return len(p), nil }
 func (w wire) SetDeadline(time.Time) error      { return nil }
 func (w wire) Close() error                     { return nil }
 func (w wire) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (w wire) LocalAddr() net.Addr              { return &net.TCPAddr{} }
 func (w wire) SetReadDeadline(time.Time) error  { return nil }
 func (w wire) SetWriteDeadline(time.Time) error { return nil }
 
@@ -322,7 +332,8 @@ func (s *limitSink) Receive(t Ticket) (Landing, error) {
 // Whatever a peer sends, the server neither panics nor allocates by its claims.
 func FuzzServe(f *testing.F) {
 	tk, _, body := piece(1, 100)
-	h, _ := appendTicket([]byte(hello), tk)
+	nothing := make([]byte, probeBytes)
+	h, _ := appendTicket(append([]byte(hello), nothing...), tk)
 	f.Add(append(h, body...))
 	f.Add([]byte(hello))
 	f.Add(append([]byte(hello), bytes.Repeat([]byte{0xff}, 400)...))

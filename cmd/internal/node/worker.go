@@ -44,6 +44,9 @@ type WorkerConfig struct {
 	NATS   string // URL
 	Listen string // of the actors, port 0 for any; pieces are received at the same host
 	HTTP   string // of health and metrics pages; "" for none
+	// PeerStream sends pieces over their streams also to workers of this
+	// machine, which otherwise take them from this process's memory.
+	PeerStream bool
 	Resources
 	Security
 	Telemetry *telemetry.Telemetry // serves /metrics; nil with HTTP ""
@@ -93,7 +96,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 	}
 	w.closer.add(closing(system.Close))
 	streams := transfer.Security{TLS: security, Insecure: cfg.Insecure}
-	pool := &transfer.Pool{Security: streams}
+	pool := &transfer.Pool{Security: streams, StreamOnly: cfg.PeerStream}
 	w.closer.add(pool.Close)
 	node := loader.NewNode(cfg.nodeOptions(pool))
 	host, _, err := net.SplitHostPort(cfg.Listen)
