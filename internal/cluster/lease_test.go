@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -260,4 +262,41 @@ func TestLostAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantClass(t, l.write(t.Context(), []byte("mine")), recovery.Stale)
+}
+
+// unsure is a bucket whose first Create says that the key exists: the client
+// does where its time runs out in the middle.
+type unsure struct {
+	jetstream.KeyValue
+	said bool
+}
+
+func (u *unsure) Create(ctx context.Context, key string, value []byte, o ...jetstream.KVCreateOpt) (uint64, error) {
+	if !u.said {
+		u.said = true
+		return 0, jetstream.ErrKeyExists
+	}
+	return u.KeyValue.Create(ctx, key, value, o...)
+}
+
+// TestRejoin: a worker whose lease ended while it was cut off takes it again,
+// also where the first answer looks like somebody else's lease.
+func TestRejoin(t *testing.T) {
+	c := open(t, startServer(t, ServerOptions{}), short)
+	m, err := c.Join(t.Context(), worker("w", 7, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.die()
+	if err := c.members.Purge(t.Context(), "w"); err != nil {
+		t.Fatal(err)
+	}
+	u := &unsure{KeyValue: c.members}
+	m.lease.kv = u
+	if err := m.renew(t.Context()); err != nil || !u.said {
+		t.Fatalf("renew: %v, asked: %t", err, u.said)
+	}
+	if all, err := c.Workers(t.Context()); err != nil || len(all) != 1 || all[0].Incarnation != 7 {
+		t.Errorf("workers %v, %v", all, err)
+	}
 }

@@ -15,11 +15,12 @@ import (
 
 // Member is this process's place in the cluster.
 type Member struct {
-	lease   *lease
-	changed chan struct{}
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	done    chan struct{}
+	lease       *lease
+	incarnation uint64
+	changed     chan struct{}
+	ctx         context.Context
+	cancel      context.CancelCauseFunc
+	done        chan struct{}
 
 	mu    sync.Mutex
 	value []byte // what the lease says
@@ -42,7 +43,7 @@ func (c *Cluster) Join(ctx context.Context, w messages.Worker) (*Member, error) 
 	if err := l.takeOver(ctx, value, w.Incarnation); err != nil {
 		return nil, err
 	}
-	m := &Member{lease: l, changed: make(chan struct{}, 1), done: make(chan struct{}), value: value}
+	m := &Member{lease: l, incarnation: w.Incarnation, changed: make(chan struct{}, 1), done: make(chan struct{}), value: value}
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
 	go func() {
 		defer close(m.done)
@@ -52,6 +53,8 @@ func (c *Cluster) Join(ctx context.Context, w messages.Worker) (*Member, error) 
 }
 
 // takeOver takes the lease, from an older life of the same worker if need be.
+// That somebody holds it is believed when their lease was seen: the client says
+// so too where its time ran out after it had found the mark of an ended lease.
 func (l *lease) takeOver(ctx context.Context, value []byte, incarnation uint64) error {
 	for {
 		err := l.take(ctx, value)
@@ -85,7 +88,7 @@ func (m *Member) renew(ctx context.Context) error {
 	if recovery.ClassOf(err) != recovery.Stale {
 		return err
 	}
-	return m.lease.take(ctx, value)
+	return m.lease.takeOver(ctx, value, m.incarnation)
 }
 
 // Update changes what the lease says, such as free room. It does not block.

@@ -108,6 +108,8 @@ func TestHosts(t *testing.T) {
 	if after := moved[0].Time.Sub(cut); after > movesWithin {
 		t.Errorf("the first rank moved %v after the cut, want %v", after, movesWithin)
 	}
+	b.Plug(true)
+	c.Until("the host that was cut off is back", func() bool { return len(c.MustWorkers()) == 3 })
 }
 
 func digestsOf(j messages.Job) (d []string) {
