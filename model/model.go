@@ -39,6 +39,7 @@ type Model struct {
 
 	mu     sync.Mutex
 	closed bool
+	held   int // by Hold
 }
 
 // New returns the model. It fails where the parts do not fit together; then
@@ -107,13 +108,68 @@ func (m *Model) Ranks() []Rank { return m.parts.Report.Ranks }
 // was asked for.
 func (m *Model) Vars() *Vars { return &Vars{m: m, asked: &account{}} }
 
+// Index is what the checkpoint said about itself. It must not be changed.
+func (m *Model) Index() *checkpoint.Index { return m.parts.Index }
+
+// OpenFile opens a file of the index again, to be read besides the tensors. It
+// fails with class source_changed where it is another by now.
+func (m *Model) OpenFile(ctx context.Context, file int) (source.Reader, error) {
+	want := m.parts.Index.Files[file]
+	if m.parts.Open == nil {
+		return nil, &recovery.Error{Class: recovery.NotFound, Op: "open", File: want.Name, Err: errors.New("the model does not know its source")}
+	}
+	src, err := m.parts.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := src.Open(ctx, want.Name)
+	if err != nil {
+		return nil, errors.Join(err, src.Close())
+	}
+	f := &reopened{r, src}
+	if got := r.File(); got != want {
+		e := &recovery.Error{Class: recovery.SourceChanged, Op: "open", File: want.Name, Err: errors.New("it is not the file that was loaded")}
+		return nil, errors.Join(e, f.Close())
+	}
+	return f, nil
+}
+
+// reopened is a file with the source that it is of.
+type reopened struct {
+	source.Reader
+	src source.Source
+}
+
+func (r *reopened) Close() error { return errors.Join(r.Reader.Close(), r.src.Close()) }
+
+// Hold keeps the memory for somebody who uses it where it lies, such as a
+// session, until the returned function is called, once: Close fails until
+// then. It fails with class stale once the model is closed.
+func (m *Model) Hold() (release func(), err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, recovery.Errorf(recovery.Stale, "model: %s is closed", m.parts.Name)
+	}
+	m.held++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.held--
+	}, nil
+}
+
 // Close frees the memory. Nothing that the model gave out may be used any
-// more. Closing it again does nothing.
+// more; while somebody holds the model it fails and frees nothing. Closing it
+// again does nothing.
 func (m *Model) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		return nil
+	}
+	if m.held > 0 {
+		return recovery.Errorf(recovery.Usage, "model: %s is in use by %d sessions: close them first", m.parts.Name, m.held)
 	}
 	m.closed = true
 	var errs []error

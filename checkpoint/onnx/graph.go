@@ -10,6 +10,8 @@ import (
 const (
 	graphNode        field = 1
 	graphInitializer field = 5
+	graphInput       field = 11
+	graphOutput      field = 12
 	graphSparse      field = 15
 
 	nodeInput     field = 1
@@ -41,6 +43,10 @@ func (p *parser) graph(stop int64, number int32) error {
 				return err
 			}
 			return p.keep(&t, number)
+		case v.field == graphInput && number == 0:
+			return p.value(v.stop, &p.inputs)
+		case v.field == graphOutput && number == 0:
+			return p.value(v.stop, &p.outputs)
 		case v.field == graphSparse:
 			return recovery.Errorf(recovery.Unsupported, "the model has sparse initializers, which are not supported: store them as dense ones")
 		}
@@ -68,6 +74,8 @@ func (p *parser) next() int32 {
 // function reads a FunctionProto, whose nodes are a graph of their own.
 func (p *parser) function(stop int64) error {
 	number := p.next()
+	p.inFunction = true // the model's functions come one after the other, none inside another
+	defer func() { p.inFunction = false }()
 	return p.message(stop, func(v value) error {
 		if v.field == functionNode && v.bytes() {
 			return p.node(v.stop, number)
@@ -141,6 +149,7 @@ func (p *parser) uses(n *node, graph int32) error {
 			p.operands = append(p.operands, n.operand)
 		}
 	}
+	p.nbits = p.nbits || n.operator == "MatMulNBits"
 	_, quantizes := slices.BinarySearch(quantizing, n.operator)
 	p.h.Quantized = p.h.Quantized || quantizes
 	return nil

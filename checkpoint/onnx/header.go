@@ -92,6 +92,13 @@ type parser struct {
 	fields    int
 	operands  []string // second operands of matrix products
 	seenModel bool
+
+	// What ReadGraph wants besides.
+	whole           bool // it does
+	inputs, outputs []Value
+	places          []place // of h.Tensors
+	inFunction      bool
+	nbits           bool // a node is MatMulNBits
 }
 
 // Fields of ModelProto.
@@ -110,17 +117,26 @@ const (
 // Parse reads and checks the header of a file of the given size in bytes.
 // Errors: invalid_checkpoint, unsupported, and those of r.
 func Parse(r io.ReaderAt, size int64) (*Header, error) {
-	p := &parser{window: window{r: r, size: size}, h: &Header{}, external: map[string]int32{}, words: map[string]string{}, graphs: 1}
-	if err := p.message(size, p.model); err != nil {
-		return nil, err
-	}
-	if !p.seenModel || p.h.IRVersion <= 0 {
-		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "it has no graph or no IR version: truncated, or no ONNX model")
-	}
-	if err := p.names(); err != nil {
+	p := newParser(r, size)
+	if err := p.parse(); err != nil {
 		return nil, err
 	}
 	return p.h, nil
+}
+
+func newParser(r io.ReaderAt, size int64) *parser {
+	return &parser{window: window{r: r, size: size}, h: &Header{}, external: map[string]int32{}, words: map[string]string{}, graphs: 1}
+}
+
+// parse reads the model.
+func (p *parser) parse() error {
+	if err := p.message(p.size, p.model); err != nil {
+		return err
+	}
+	if !p.seenModel || p.h.IRVersion <= 0 {
+		return recovery.Errorf(recovery.InvalidCheckpoint, "it has no graph or no IR version: truncated, or no ONNX model")
+	}
+	return p.names()
 }
 
 func (p *parser) model(v value) error {

@@ -41,10 +41,12 @@ type rawTensor struct {
 	segment  bool
 	external bool // data_location says so
 	where    location
+	message  span // the TensorProto
 }
 
 // tensor reads a TensorProto. Its values are passed over.
 func (p *parser) tensor(stop int64) (t rawTensor, err error) {
+	t.message = span{p.off, stop}
 	err = p.message(stop, func(v value) (err error) {
 		switch v.field {
 		case tensorDims:
@@ -134,6 +136,9 @@ func (p *parser) keep(t *rawTensor, graph int32) error {
 		p.h.Tensors = slices.Grow(p.h.Tensors, max(n, 16))
 	}
 	p.h.Tensors = append(p.h.Tensors, t.Tensor)
+	if p.whole {
+		p.places = append(p.places, place{t.message, t.Name, t.kind, p.inFunction})
+	}
 	return nil
 }
 

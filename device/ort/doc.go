@@ -3,7 +3,8 @@
 // without a copy, and runs them: loader checks every sealed rank so.
 //
 // Sessions, tensors and the environment come from onnxruntime_go. What that
-// module does not expose, AddInitializer above all, is in shim.go.
+// module does not expose, AddInitializer above all, is in shim.go; values of any
+// type and shape, and runs with them, are in value.go.
 //
 // onnxruntime_go keeps one environment per process, so one library is opened
 // per process, and stays open until it ends.

@@ -14,16 +14,36 @@ const (
 	opset     = 21
 )
 
-// placeholder is the file that external initializers are said to lie in.
-const placeholder = "weights.bin"
+// Initializers are said to lie in an empty file, beyond its end: whoever reads
+// one from there, and not from the memory that it is given, fails.
+const (
+	placeholder       = "weights"
+	placeholderOffset = 1 << 50
+)
 
 // microsoft is the domain of ONNX Runtime's own operators.
 const microsoft = "com.microsoft"
 
-// elementType is TensorProto.DataType of what a Matrix may hold; the C API has
-// the same numbers for these.
-var elementType = map[dtype.Type]uint64{dtype.F32: 1, dtype.U8: 2, dtype.I8: 3, dtype.F16: 10, dtype.BF16: 16,
-	dtype.F8E4M3: 17, dtype.F8E5M2: 19, dtype.U4: 21}
+// elementType is TensorProto.DataType of what a tensor of ONNX Runtime may
+// hold; the C API has the same numbers for these. Of the types of 2 bits it has
+// others, and no complex or F8_E8M0 ones.
+var elementType = map[dtype.Type]uint64{dtype.F32: 1, dtype.U8: 2, dtype.I8: 3, dtype.U16: 4, dtype.I16: 5, dtype.I32: 6, dtype.I64: 7,
+	dtype.Bool: 9, dtype.F16: 10, dtype.F64: 11, dtype.U32: 12, dtype.U64: 13, dtype.BF16: 16,
+	dtype.F8E4M3: 17, dtype.F8E4M3FNUZ: 18, dtype.F8E5M2: 19, dtype.F8E5M2FNUZ: 20, dtype.U4: 21, dtype.I4: 22,
+	dtype.F4: 23}
+
+// Holds reports whether a tensor of ONNX Runtime may have elements of type t.
+func Holds(t dtype.Type) bool { return elementType[t] != 0 }
+
+// typeOf is the inverse of elementType.
+func typeOf(element uint64) dtype.Type {
+	for t, e := range elementType {
+		if e == element {
+			return t
+		}
+	}
+	return dtype.Invalid
+}
 
 // model is a graph in the making. Field numbers below are those of onnx.proto
 // (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
@@ -73,13 +93,20 @@ func (g *model) cast(name string) string {
 	return out
 }
 
-// size is how long the placeholder must be.
-func (g *model) size() int64 {
-	var n int64
+// session is what a session of g is made of. It works in its caller's thread:
+// several loads check at once.
+func (g *model) session() Model {
+	m := Model{Proto: g.marshal(), Placeholder: placeholder, Prepack: g.prepack, Threads: 1}
 	for _, e := range g.external {
-		n += int64(len(e.data))
+		m.Weights = append(m.Weights, Tensor{Name: e.name, Type: e.typ, Shape: e.shape, Data: e.data})
 	}
-	return n
+	for _, v := range g.inputs {
+		m.Inputs = append(m.Inputs, v.name)
+	}
+	for _, v := range g.outputs {
+		m.Outputs = append(m.Outputs, v.name)
+	}
+	return m
 }
 
 // marshal writes a ModelProto.
@@ -89,10 +116,8 @@ func (g *model) marshal() []byte {
 		graph.message(1, n.marshal())
 	}
 	graph.text(2, "gantry")
-	var offset int64
 	for _, e := range g.external {
-		graph.message(5, e.marshal(offset))
-		offset += int64(len(e.data))
+		graph.message(5, e.marshal())
 	}
 	for _, v := range g.inputs {
 		graph.message(11, v.marshal())
@@ -133,8 +158,8 @@ func (n node) marshal() message {
 	return m
 }
 
-// marshal writes a TensorProto whose bytes are at offset of the placeholder.
-func (e external) marshal(offset int64) message {
+// marshal writes a TensorProto whose bytes are said to be in the placeholder.
+func (e external) marshal() message {
 	const locationExternal = 1
 	var m message
 	for _, d := range e.shape {
@@ -144,7 +169,7 @@ func (e external) marshal(offset int64) message {
 	m.text(8, e.name)
 	for _, kv := range [][2]string{
 		{"location", placeholder},
-		{"offset", strconv.FormatInt(offset, 10)},
+		{"offset", strconv.Itoa(placeholderOffset)},
 		{"length", strconv.Itoa(len(e.data))},
 	} {
 		var p message

@@ -1,11 +1,10 @@
 package ort
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"runtime"
-
-	onnx "github.com/yalue/onnxruntime_go"
+	"unsafe"
 
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
@@ -52,7 +51,7 @@ func (r *Runtime) MulT(x []float32, m int, w Matrix) ([]float32, error) {
 
 // mulPart is MulT in one session.
 func (r *Runtime) mulPart(x []float32, m int, w Matrix) (y []float32, err error) {
-	s, err := r.newSession(w.graph(m))
+	s, err := r.NewSession(w.graph(m).session())
 	if err != nil {
 		return nil, fmt.Errorf("ort: x·Wᵀ with W of %s: %w", w, err)
 	}
@@ -61,25 +60,18 @@ func (r *Runtime) mulPart(x []float32, m int, w Matrix) (y []float32, err error)
 }
 
 // mul runs a session of w.graph(m).
-func (s *session) mul(x []float32, m int, w Matrix) (y []float32, err error) {
+func (s *Session) mul(x []float32, m int, w Matrix) ([]float32, error) {
 	rows, cols := w.size()
-	y = make([]float32, m*rows)
-	var pin runtime.Pinner
-	defer pin.Unpin()
-	pin.Pin(&x[0])
-	pin.Pin(&y[0])
-	in, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(cols)), x)
+	out, err := s.Run(context.Background(), []Tensor{{Name: "X", Type: dtype.F32, Shape: []int64{int64(m), int64(cols)}, Data: bytesOf(x)}})
 	if err != nil {
-		return nil, fmt.Errorf("ort: wrap x: %w", err)
-	}
-	defer func() { err = errors.Join(err, in.Destroy()) }()
-	out, err := onnx.NewTensor(onnx.NewShape(int64(m), int64(rows)), y)
-	if err != nil {
-		return nil, fmt.Errorf("ort: wrap y: %w", err)
-	}
-	defer func() { err = errors.Join(err, out.Destroy()) }()
-	if err := s.run.Run([]onnx.Value{in}, []onnx.Value{out}); err != nil {
 		return nil, fmt.Errorf("ort: x·Wᵀ with W of %s: %w", w, err)
 	}
+	y := make([]float32, m*rows)
+	copy(bytesOf(y), out[0].Data)
 	return y, nil
+}
+
+// bytesOf sees float32 values as their little-endian bytes.
+func bytesOf(f []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
 }

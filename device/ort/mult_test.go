@@ -149,7 +149,7 @@ func TestWeightsAreNotCopied(t *testing.T) {
 			w, before := weightIn(t, kind, rows, cols, rnd)
 			next, after := weightIn(t, kind, rows, cols, rnd)
 			x := draw(m*cols, rnd)
-			s, err := r.newSession(w.graph(m))
+			s, err := r.NewSession(w.graph(m).session())
 			if err != nil {
 				t.Fatal(err)
 			}

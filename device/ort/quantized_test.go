@@ -189,7 +189,7 @@ func TestQuantizedIsNotCopied(t *testing.T) {
 	for _, typ := range []dtype.Type{dtype.U4, dtype.U8, dtype.F8E4M3} {
 		before, after := weightOf(t, typ, 0, false, rows, cols, rnd), weightOf(t, typ, 0, false, rows, cols, rnd)
 		x := draw(m*cols, rnd)
-		s, err := r.newSession(before.w.graph(m))
+		s, err := r.NewSession(before.w.graph(m).session())
 		if err != nil {
 			t.Fatal(err)
 		}

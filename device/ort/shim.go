@@ -65,6 +65,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"runtime"
 	"unsafe"
@@ -80,6 +81,8 @@ var slots = map[string]int{
 	"ReleaseAvailableProviders": C.slotReleaseAvailableProviders,
 	"AddInitializer":            C.slotAddInitializer,
 }
+
+func init() { maps.Copy(slots, valueSlots) }
 
 // library is an ONNX Runtime library in this process.
 type library struct {
@@ -162,27 +165,29 @@ func (l *library) providers() ([]string, error) {
 
 // addInitializer makes value the model's initializer of that name, without a
 // copy: value and its memory must outlive every session made with options.
-func (l *library) addInitializer(options *onnx.SessionOptions, name string, value *onnx.CustomDataTensor) error {
+func (l *library) addInitializer(options *onnx.SessionOptions, name string, v handle) error {
 	o, err := handleOf(options, "o")
-	if err != nil {
-		return err
-	}
-	v, err := handleOf(value, "ortValue")
 	if err != nil {
 		return err
 	}
 	c := C.CString(name)
 	defer C.free(unsafe.Pointer(c))
-	return l.check(C.gantry_add_initializer(l.api, o, c, v))
+	return l.check(C.gantry_add_initializer(l.api, o, c, unsafe.Pointer(v)))
 }
 
 // handleOf reads the C pointer in an unexported field of an onnxruntime_go
-// struct; another version of that module that names it otherwise is an error
-// here and not a wild pointer.
-func handleOf(v any, field string) (unsafe.Pointer, error) {
-	f := reflect.ValueOf(v).Elem().FieldByName(field)
-	if !f.IsValid() || f.Kind() != reflect.Pointer || f.IsNil() {
-		return nil, fmt.Errorf("ort: %T has no C pointer in field %q", v, field)
+// struct, or of one that fields of it point to; another version of that module
+// that names them otherwise is an error here and not a wild pointer.
+func handleOf(v any, fields ...string) (unsafe.Pointer, error) {
+	f := reflect.ValueOf(v)
+	for _, name := range fields {
+		if f.Elem().Kind() != reflect.Struct {
+			return nil, fmt.Errorf("ort: %T has no struct in fields %q", v, fields)
+		}
+		f = f.Elem().FieldByName(name)
+		if !f.IsValid() || f.Kind() != reflect.Pointer || f.IsNil() {
+			return nil, fmt.Errorf("ort: %T has no C pointer in fields %q", v, fields)
+		}
 	}
 	return f.UnsafePointer(), nil
 }

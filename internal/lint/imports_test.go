@@ -31,7 +31,7 @@ var arrows = map[string][]string{
 	"internal/job":        {"shard"},
 	"internal/transfer":   {},
 	"messages":            {"require", "shard", "internal/job"},
-	"model":               {"shard", "quant", "device", "checkpoint", "source"},
+	"model":               {"internal/invariants", "shard", "quant", "device", "checkpoint", "source"},
 	"loader":              {"require", "internal/job", "internal/transfer", "shard", "quant", "device", "source", "checkpoint", "model"},
 	"actors":              {"require", "internal/job", "loader", "model", "messages", "shard", "checkpoint"},
 	"internal/cluster":    {"messages", "checkpoint", "shard"},
