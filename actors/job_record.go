@@ -191,14 +191,15 @@ func planText(p *shard.Plan) string {
 
 // reporter tells progress: rates, stages, sequence numbers.
 type reporter struct {
-	planning bool // a plan is being made
-	seq      uint64
-	stage    progress.Stage
-	stageAt  time.Time
-	rate     float64 // bytes per second, smoothed
-	at       time.Time
-	counters progress.Counters
-	told     map[string]int64 // bytes read when it was last told, by worker
+	planning  bool // a plan is being made
+	seq       uint64
+	stage     progress.Stage
+	stageAt   time.Time
+	stageRead int64   // stored bytes read before it
+	rate      float64 // bytes per second, smoothed
+	at        time.Time
+	counters  progress.Counters
+	told      map[string]int64 // bytes read when it was last told, by worker
 }
 
 // emit publishes a fact.
@@ -218,11 +219,12 @@ func (a *jobActor) sayStage() {
 // endStage notes how long the stage took that ends now.
 func (a *jobActor) endStage(now time.Time) {
 	r := &a.report
+	read := r.counters.BytesRead
 	if r.stageAt.IsZero() {
 		r.stageAt = a.since
 	}
-	a.rec.job.Stages = append(a.rec.job.Stages, messages.StageTime{Stage: r.stage, Seconds: now.Sub(r.stageAt).Seconds()})
-	r.stageAt = now
+	a.rec.job.Stages = append(a.rec.job.Stages, messages.StageTime{Stage: r.stage, Seconds: now.Sub(r.stageAt).Seconds(), BytesRead: read - r.stageRead})
+	r.stageAt, r.stageRead = now, read
 }
 
 // update publishes the job's progress under the coordinator's name, and each
@@ -236,10 +238,6 @@ func (a *jobActor) update(always bool) {
 	if counters == r.counters && !always {
 		return
 	}
-	if stage := counters.Stage(); stage != r.stage {
-		a.endStage(now)
-		r.stage = stage
-	}
 	if dt := now.Sub(r.at).Seconds(); !r.at.IsZero() && dt > 0.05 {
 		rate := float64(max(counters.BytesRead-r.counters.BytesRead, 0)) / dt
 		if r.rate == 0 {
@@ -251,6 +249,10 @@ func (a *jobActor) update(always bool) {
 		r.at = now
 	}
 	r.counters = counters
+	if stage := counters.Stage(); stage != r.stage {
+		a.endStage(now)
+		r.stage = stage
+	}
 	eta := -1.0
 	if left := counters.BytesToRead - counters.BytesRead; left == 0 {
 		eta = 0

@@ -23,6 +23,7 @@ type reporter struct {
 	mu      sync.Mutex
 	latest  progress.Update
 	begun   time.Time // of the latest stage
+	read    int64     // stored bytes before it
 	loading time.Time // when reading began
 	times   []model.StageTime
 }
@@ -107,8 +108,8 @@ func (r *reporter) update(c progress.Counters) {
 		u.ETASec = float64(c.BytesToRead-c.BytesRead) / u.RateBytesPerSec
 	}
 	if slices.Index(progress.Stages, stage) > slices.Index(progress.Stages, u.Stage) {
-		r.times = append(r.times, model.StageTime{Stage: u.Stage, Seconds: now.Sub(r.begun).Seconds()})
-		u.Stage, r.begun = stage, now
+		r.times = append(r.times, model.StageTime{Stage: u.Stage, Seconds: now.Sub(r.begun).Seconds(), BytesRead: c.BytesRead - r.read})
+		u.Stage, r.begun, r.read = stage, now, c.BytesRead
 		if r.notify != nil {
 			r.marks <- *u
 		}

@@ -101,10 +101,12 @@ type Rank struct {
 	Digest     string `json:"digest,omitempty"` // xxh3-128, hex, when sealed
 }
 
-// StageTime is how long a stage took.
+// StageTime is how long a stage took, and the stored bytes of the chunks whose
+// read ended in it.
 type StageTime struct {
-	Stage   progress.Stage `json:"stage"`
-	Seconds float64        `json:"seconds"`
+	Stage     progress.Stage `json:"stage"`
+	Seconds   float64        `json:"seconds"`
+	BytesRead int64          `json:"bytes_read"`
 }
 
 // Validation is what was checked after placing. State is "passed", "failed",

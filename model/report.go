@@ -54,10 +54,12 @@ type Rank struct {
 	Validation  Validation
 }
 
-// StageTime is how long a stage took.
+// StageTime is how long a stage took, and the stored bytes of the chunks whose
+// read ended in it.
 type StageTime struct {
-	Stage   progress.Stage
-	Seconds float64
+	Stage     progress.Stage
+	Seconds   float64
+	BytesRead int64
 }
 
 // Validation is the check of one rank: x·Wᵀ of one placed tensor in ONNX

@@ -264,7 +264,7 @@ func (a *app) report(j messages.Job, x *messages.Export, memcpy bool) error {
 	if err != nil {
 		return err
 	}
-	rate := float64(j.BytesRead) / loadSeconds(j)
+	rate := loadRate(j)
 	withLimits := struct {
 		messages.Job
 		Export    *messages.Export `json:"export,omitempty"`

@@ -47,8 +47,8 @@ func writeReport(w io.Writer, j messages.Job) error {
 		}
 		row("stages", "%s", strings.Join(parts, ", "))
 	}
-	if s := loadSeconds(j); j.State == messages.StateReady && s > 0 {
-		row("rate", "%s/s while loading", size.Format(int64(float64(j.BytesRead)/s)))
+	if r := loadRate(j); j.State == messages.StateReady && r > 0 {
+		row("rate", "%s/s while loading", size.Format(int64(r)))
 	}
 	if n := len(j.Fallbacks); n > 0 {
 		row("fallbacks", "%s: %s is kept otherwise (%s)", plural(n, "tensor"), j.Fallbacks[0].Tensor, j.Fallbacks[0].Reason)
@@ -66,14 +66,22 @@ func writeReport(w io.Writer, j messages.Job) error {
 	})
 }
 
-// loadSeconds is how long the job read and placed bytes.
-func loadSeconds(j messages.Job) (s float64) {
+// loadRate is how many stored bytes were read in each second of the load
+// phase, which ends when they are placed. What was read before, while arenas
+// were still made, does not count.
+func loadRate(j messages.Job) float64 {
+	var bytes int64
+	var seconds float64
 	for _, t := range j.Stages {
 		if t.Stage == progress.LoadingWeights || t.Stage == progress.Processing {
-			s += t.Seconds
+			bytes += t.BytesRead
+			seconds += t.Seconds
 		}
 	}
-	return s
+	if seconds == 0 {
+		return 0
+	}
+	return float64(bytes) / seconds
 }
 
 func scheme(j messages.Job) string {
