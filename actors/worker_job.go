@@ -277,9 +277,9 @@ func (j *heldJob) held() *control.JobHeld {
 // load starts an attempt at a chunk. An attempt that is not newer than the
 // last one seen was sent twice, revoked or overtaken, and starts nothing.
 func (w *worker) load(c actor.Context, j *heldJob, m *control.LoadChunk) {
-	w.answer(c, &control.Accepted{Header: w.header(j.spec.ID, j.spec.Epoch), Ref: m.Ref})
 	ref := m.Ref.Job(w.life)
 	if ref.Attempt <= j.attempts[ref.Chunk] {
+		w.answer(c, &control.Accepted{Header: w.header(j.spec.ID, j.spec.Epoch), Ref: m.Ref})
 		return
 	}
 	j.attempts[ref.Chunk] = ref.Attempt

@@ -12,8 +12,9 @@
 //
 //	Place   Placed or PlaceFailed, else it is sent again after Options.Answer
 //	Seal    Sealed or SealFailed, else it is sent again after Options.Answer
-//	Load    Accepted, else it is sent again, with the same Ref, after
-//	        Options.Accept; then Holding must list it until it is reported
+//	Load    its report, or Holding lists it, else it is sent again, with the
+//	        same Ref, after Options.Accept; a worker that knows it answers
+//	        Accepted. Then Holding must list it until it is reported
 //	Revoke  Holding or Accepted still naming the attempt sends it again
 //	Free    Placed for a hold that is no longer good, PlaceFailed, and a lost
 //	        worker that is up again in the same life send it again

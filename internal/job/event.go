@@ -92,13 +92,12 @@ type PieceDone struct {
 	Verified   bool     // what it was made of was checked against the source's digests
 }
 
-// Accepted says that a worker has received a Load. Until then the machine
-// sends it again.
+// Accepted says that a worker has received a Load before.
 type Accepted struct{ Ref Ref }
 
-// Holding lists every attempt that a worker has accepted and not reported
-// yet; the worker sends it at least every second or so. An accepted attempt
-// that stays out of it was lost with its report and is dispatched again; one
+// Holding lists every attempt that a worker has received and not reported
+// yet; the worker sends it at least every second or so. An attempt that was
+// received and stays out of it was lost with its report and is dispatched again; one
 // that should not be in it is revoked again.
 type Holding struct {
 	Worker Worker
@@ -174,8 +173,9 @@ type Place struct {
 }
 
 // Load asks a worker to read a chunk and place its pieces for the given holds.
-// The worker answers Accepted at once. A second Load with a Ref that it knows,
-// running or over, must start nothing: it answers Accepted again and no more.
+// It needs no answer but its report: most are over before the machine would
+// ask again. A second Load with a Ref that the worker knows, running or over,
+// must start nothing: it answers Accepted and no more.
 type Load struct {
 	Ref   Ref
 	Dests []Hold

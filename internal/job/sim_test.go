@@ -149,7 +149,7 @@ func (w *world) deliver(i int) {
 		}
 		w.reply(s, Placed{c.Hold})
 	case Load:
-		if !s.revoked[c.Ref] {
+		if s.known[c.Ref] && !s.revoked[c.Ref] {
 			w.reply(s, Accepted{c.Ref})
 		}
 		if !s.known[c.Ref] && !s.revoked[c.Ref] {

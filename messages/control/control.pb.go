@@ -1340,8 +1340,8 @@ func (x *LoadChunk) GetDests() []*Dest {
 	return nil
 }
 
-// Accepted says that a LoadChunk has arrived. It promises nothing about its
-// outcome.
+// Accepted says that a LoadChunk had arrived before. It promises nothing about
+// its outcome.
 type Accepted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
