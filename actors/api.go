@@ -103,6 +103,9 @@ func complete(q *messages.LoadRequest) error {
 	if q.LimitRate < 0 {
 		return recovery.Errorf(recovery.Usage, "load: a rate limit of %d bytes per second", q.LimitRate)
 	}
+	if err := checkPatience(q); err != nil {
+		return err
+	}
 	if _, err := recovery.Parse(q.Recovery); err != nil {
 		return err
 	}
@@ -110,6 +113,24 @@ func complete(q *messages.LoadRequest) error {
 		return err
 	}
 	return q.Options.Validate()
+}
+
+// longest is the longest wait or deadline, in seconds.
+const longest = 7 * 24 * 3600
+
+// checkPatience checks how long a load may wait, take, and fail.
+func checkPatience(q *messages.LoadRequest) error {
+	switch {
+	case !(q.WaitSeconds >= 0 && q.WaitSeconds <= longest) || q.WaitWorkers < 0:
+		return recovery.Errorf(recovery.Usage, "load: to wait %g s for %d workers: want at most a week, and none below 0", q.WaitSeconds, q.WaitWorkers)
+	case q.WaitWorkers > 0 && q.WaitSeconds == 0:
+		return recovery.Errorf(recovery.Usage, "load: to wait for %d workers: say how long (wait_seconds)", q.WaitWorkers)
+	case !(q.DeadlineSeconds >= 0 && q.DeadlineSeconds <= longest):
+		return recovery.Errorf(recovery.Usage, "load: a deadline of %g s: want at most a week", q.DeadlineSeconds)
+	case q.RetryBudget < 0:
+		return recovery.Errorf(recovery.Usage, "load: a retry budget of %d: want 1 or more, or 0 for the default", q.RetryBudget)
+	}
+	return nil
 }
 
 // nameFor names a model after its folder or file.

@@ -19,13 +19,13 @@ import (
 
 // Times of a Job.
 const (
-	jobTick     = 250 * time.Millisecond // progress, records, what was not answered
-	recordEvery = 500 * time.Millisecond // between records of an unchanged state
-	openAgain   = time.Second            // an unanswered OpenJob is sent again
-	openWait    = 10 * time.Second       // for workers to open the job, once one has
-	joinWait    = time.Second            // for a worker that has what is required, while others lack it: a new leader hears of them one by one
-	closeWait   = 3 * time.Second        // for workers to free what a lost job held
-	holderWait  = 3 * time.Second        // for workers of a job that was taken over: a lease and some
+	jobTick     = 250 * time.Millisecond  // progress, records, what was not answered
+	recordEvery = 500 * time.Millisecond  // between records of an unchanged state
+	openAgain   = time.Second             // an unanswered OpenJob is sent again
+	openWait    = 10 * time.Second        // for workers to open the job, once one has
+	joinWait    = time.Second             // for a worker that has what is required, while others lack it: a new leader hears of them one by one
+	closeWait   = 1500 * time.Millisecond // for workers to free what an ended job held
+	holderWait  = 3 * time.Second         // for workers of a job that was taken over: a lease and some
 )
 
 // jobActor is the Job actor: one load. It has the checkpoint opened and
@@ -217,7 +217,7 @@ func (a *jobActor) drive(c actor.Context, e job.Event) {
 		a.perform(c, cmd)
 	}
 	if a.phase == phaseDriving {
-		a.setState(messages.State(a.machine.Status()), "")
+		a.setState(messages.State(a.machine.Status()), text(a.machine.Missing()))
 		a.sayStage()
 	}
 }

@@ -36,7 +36,7 @@ func (a *jobActor) beginPlan(c actor.Context) {
 	case lacks == nil:
 		a.setState(messages.StateWaiting, "no worker has joined yet")
 		return
-	case time.Since(a.began) < joinWait:
+	case time.Since(a.began) < max(joinWait, a.req.Wait()):
 		a.setState(messages.StateWaiting, lacks.Error())
 		return
 	default:
@@ -68,7 +68,7 @@ func (a *jobActor) havePlan(c actor.Context, m planned) {
 	}
 	a.planned = m
 	a.phase = phaseOpening
-	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Patience: a.o.Patience})
+	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Patience: a.o.Patience, Wait: a.waitLeft(), RetryBudget: a.req.RetryBudget})
 	a.rec.planned(m.plan)
 	a.emit(job.Emit{Kind: progress.Planned, Rank: -1, Chunk: -1, Reason: planText(m.plan)})
 	a.setState(messages.StateWaiting, "")
@@ -144,12 +144,12 @@ func (a *jobActor) maybeStart(c actor.Context) {
 	}) {
 		return
 	}
+	missing := a.missing(opened)
 	switch {
-	case opened > 0 && !a.deviceThere():
-		a.end(c, job.Failed, &recovery.Error{
-			Class: recovery.OutOfCapacity, Op: "load", File: a.req.URI,
-			Err: fmt.Errorf("no worker has a device %s", a.req.Device), Hint: "see `gantry workers`, or use --device auto",
-		})
+	case opened > 0 && missing != nil && a.waitLeft() > 0:
+		a.setState(messages.StateWaiting, missing.Error())
+	case opened > 0 && missing != nil:
+		a.end(c, job.Failed, missing)
 	case opened > 0:
 		a.phase = phaseDriving
 		a.drive(c, nil)
@@ -173,6 +173,26 @@ func (a *jobActor) wants(device messages.Device) bool {
 		}
 	}
 	return false
+}
+
+// missing says what the workers that have opened the job lack for it to start,
+// besides room. A job that was taken over has started.
+func (a *jobActor) missing(opened int) error {
+	e := &recovery.Error{Class: recovery.OutOfCapacity, Op: "load", File: a.req.URI}
+	switch {
+	case !a.deviceThere():
+		e.Err, e.Hint = fmt.Errorf("no worker has a device %s", a.req.Device), "see `gantry workers`, or use --device auto"
+	case opened < a.req.WaitWorkers && len(a.holders) == 0:
+		e.Err, e.Hint = fmt.Errorf("%d of %d workers have joined", opened, a.req.WaitWorkers), "start more: worker --nats URL"
+	default:
+		return nil
+	}
+	return e
+}
+
+// waitLeft is how long the job may still wait for workers.
+func (a *jobActor) waitLeft() time.Duration {
+	return max(a.req.Wait()-time.Since(a.since), 0)
 }
 
 // deviceThere reports whether any worker has a device that was asked for.

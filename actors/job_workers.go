@@ -95,6 +95,7 @@ func (a *jobActor) cancelled(c actor.Context, reason string) {
 // tick does what time brings: what was not answered is asked again, progress
 // is told, the record is kept current, patience ends.
 func (a *jobActor) tick(c actor.Context) {
+	a.checkDeadline(c)
 	switch a.phase {
 	case phasePlanning:
 		a.beginPlan(c)
@@ -123,11 +124,29 @@ func (a *jobActor) tick(c actor.Context) {
 	}
 }
 
-func (a *jobActor) patience() time.Duration {
-	if a.o.Patience > 0 {
-		return a.o.Patience
+// checkDeadline fails a job whose time is over.
+func (a *jobActor) checkDeadline(c actor.Context) {
+	limit := a.req.Deadline()
+	if a.phase >= phaseClosing || limit == 0 || time.Since(a.since) < limit {
+		return
 	}
-	return job.DefaultPatience
+	err := &recovery.Error{Class: recovery.Timeout, Op: "load", File: a.req.URI,
+		Err:  fmt.Errorf("the deadline of %s has passed: the job was %s, %.0f %% done", limit, a.rec.job.State, 100*a.rec.job.Overall),
+		Hint: "give it a longer --deadline"}
+	if a.phase == phaseDriving {
+		a.drive(c, job.Abort{Err: err})
+		return
+	}
+	a.end(c, job.Failed, err)
+}
+
+// patience is how long the job waits for a first worker.
+func (a *jobActor) patience() time.Duration {
+	patience := a.o.Patience
+	if patience <= 0 {
+		patience = job.DefaultPatience
+	}
+	return max(patience, a.req.Wait())
 }
 
 // heard turns a worker's message into an event for the machine. What does not

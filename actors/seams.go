@@ -89,6 +89,10 @@ type Metrics interface {
 	Chunk(ctx context.Context, bytes int64, took time.Duration, class string)
 	// Retry counts a failed try that is tried again.
 	Retry(ctx context.Context, class string)
+	// Arena counts memory of arenas that are made (bytes above 0) and freed.
+	Arena(ctx context.Context, device string, bytes int64)
+	// Refused counts a command that was not carried out.
+	Refused(ctx context.Context, class string)
 }
 
 // message is a control message: all of them have a header.

@@ -168,9 +168,15 @@ func (w *worker) place(c actor.Context, j *heldJob, m *control.Place) {
 		w.reportPlaced(c, s, err)
 		return
 	}
-	w.used[hold.Device] += s.bytes
+	w.use(hold.Device, s.bytes)
 	j.shards[key] = s
 	s.pid = w.spawn(c, j, &shardActor{task: s, worker: w})
+}
+
+// use notes memory of a device that is taken (bytes above 0) or free again.
+func (w *worker) use(device string, bytes int64) {
+	w.used[device] += bytes
+	w.Metrics.Arena(w.ctx, device, bytes)
 }
 
 // roomFor checks the budget of a device.
@@ -206,7 +212,7 @@ func (w *worker) reportPlaced(c actor.Context, s *shardTask, err error) {
 // drop forgets an arena that was not made, or was freed.
 func (w *worker) drop(c actor.Context, s *shardTask, err error) {
 	delete(s.job.shards, arena{s.hold.Rank, s.hold.Generation})
-	w.used[s.hold.Device] -= s.bytes
+	w.use(s.hold.Device, -s.bytes)
 	s.end(err)
 	if err != nil {
 		c.Stop(s.pid)

@@ -218,6 +218,7 @@ func (w *worker) command(c actor.Context, m message) {
 		err = w.dispatch(c, m)
 	}
 	if err != nil {
+		w.Metrics.Refused(w.ctx, string(recovery.ClassOf(err)))
 		w.Log.Debug("refused", "job", h.GetJob(), "type", m.ProtoReflect().Descriptor().Name(), "err", err)
 		w.answer(c, &control.Refused{Header: w.header(h.GetJob(), w.epoch), Error: control.FromError(err)})
 	}
@@ -331,3 +332,5 @@ type noMetrics struct{}
 
 func (noMetrics) Chunk(context.Context, int64, time.Duration, string) {}
 func (noMetrics) Retry(context.Context, string)                       {}
+func (noMetrics) Arena(context.Context, string, int64)                {}
+func (noMetrics) Refused(context.Context, string)                     {}

@@ -242,7 +242,7 @@ func (w *worker) beginClose(c actor.Context, j *heldJob) {
 func (w *worker) jobClosed(c actor.Context, m jobClosed) {
 	j := m.job
 	for _, s := range j.shards {
-		w.used[s.hold.Device] -= s.bytes
+		w.use(s.hold.Device, -s.bytes)
 		s.end(nil)
 	}
 	delete(w.jobs, j.spec.ID)

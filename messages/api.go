@@ -26,7 +26,22 @@ type LoadRequest struct {
 	Validate  bool                 `json:"validate,omitempty"`   // count NaN and Inf too
 	InPlace   bool                 `json:"in_place,omitempty"`   // least staging memory: quant.Config.InPlace
 	Once      bool                 `json:"once,omitempty"`       // unload when it is ready
+	// WaitSeconds is how long a load that does not fit yet, or has fewer than
+	// WaitWorkers, waits for workers to join.
+	WaitSeconds float64 `json:"wait_seconds,omitempty"`
+	WaitWorkers int     `json:"wait_workers,omitempty"`
+	// DeadlineSeconds after its submission a load that is not ready fails.
+	DeadlineSeconds float64 `json:"deadline_seconds,omitempty"`
+	RetryBudget     int     `json:"retry_budget,omitempty"` // failed tries at the source in all, beyond those that successes make up for; 0 is 64
 }
+
+// Wait is how long the load waits for workers.
+func (q *LoadRequest) Wait() time.Duration { return seconds(q.WaitSeconds) }
+
+// Deadline is how long after its submission the load must be ready; 0: ever.
+func (q *LoadRequest) Deadline() time.Duration { return seconds(q.DeadlineSeconds) }
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // JobRequest names a job: status, cancel.
 type JobRequest struct {

@@ -22,13 +22,15 @@ type Metrics struct {
 	retries metric.Int64Counter
 	jobs    metric.Int64UpDownCounter
 	staging metric.Int64Gauge
+	arenas  metric.Int64UpDownCounter
+	refused metric.Int64Counter
 }
 
 // NewMetrics registers the metrics at the global meter provider.
 func NewMetrics() (*Metrics, error) {
 	meter := otel.Meter(scope)
 	m := &Metrics{}
-	errs := make([]error, 6)
+	errs := make([]error, 8)
 	m.read, errs[0] = meter.Int64Counter("gantry.load.bytes_read", metric.WithUnit("By"),
 		metric.WithDescription("Stored bytes read from the source."))
 	m.placed, errs[1] = meter.Int64Counter("gantry.load.bytes_placed", metric.WithUnit("By"),
@@ -42,6 +44,10 @@ func NewMetrics() (*Metrics, error) {
 		metric.WithDescription("Jobs that are not in a final state."))
 	m.staging, errs[5] = meter.Int64Gauge("gantry.staging.bytes", metric.WithUnit("By"),
 		metric.WithDescription("Staging memory in use."))
+	m.arenas, errs[6] = meter.Int64UpDownCounter("gantry.arena.bytes", metric.WithUnit("By"),
+		metric.WithDescription("Memory of the arenas that are held."))
+	m.refused, errs[7] = meter.Int64Counter("gantry.control.refused", metric.WithUnit("{message}"),
+		metric.WithDescription("Control messages that were not carried out: of another version, life or epoch, about an unknown job, malformed."))
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("telemetry: metrics: %w", err)
 	}
@@ -76,6 +82,22 @@ func (m *Metrics) Placed(ctx context.Context, bytes int64) {
 		return
 	}
 	m.placed.Add(ctx, bytes)
+}
+
+// Arena counts memory of arenas that are made (bytes above 0) and freed.
+func (m *Metrics) Arena(ctx context.Context, device string, bytes int64) {
+	if m == nil {
+		return
+	}
+	m.arenas.Add(ctx, bytes, metric.WithAttributes(attribute.String("gantry.device", device)))
+}
+
+// Refused counts a control message that was not carried out, by why.
+func (m *Metrics) Refused(ctx context.Context, class string) {
+	if m == nil {
+		return
+	}
+	m.refused.Add(ctx, 1, errorType(class))
 }
 
 // JobActive counts jobs that begin (+1) and end (-1).

@@ -29,6 +29,8 @@ type loadFlags struct {
 	limitRate size.Bytes
 	staging   size.Bytes
 	workers   int
+	wait      waitFlag
+	deadline  time.Duration
 	detach    bool
 	memcpy    bool
 	read      string
@@ -49,6 +51,7 @@ is gone when the command ends.`,
   gantry load /models/llama --name prod --tp 4 --server nats://127.0.0.1:4222
   gantry load ./model --quant q4_K_M --quant-override 'model.layers.0=q8_0' --once
   gantry load ./model --quant int8 --once --export ./model-int8
+  gantry load ./model --tp 4 --wait-for-workers 4,10m --deadline 1h --server nats://127.0.0.1:4222
   gantry load s3://bucket/llama --once --cache /var/cache/gantry
   gantry load ./model --quant int8 --json | jq .read_amplification`,
 		Args: cobra.ExactArgs(1),
@@ -69,6 +72,9 @@ is gone when the command ends.`,
 	flags.Var(&f.limitRate, "limit-rate", "read at most so many bytes a second, each worker")
 	flags.Var(&f.staging, "staging", "staging memory of each worker in this process")
 	flags.IntVar(&f.workers, "workers", 1, "workers in this process (without --server)")
+	flags.Var(&f.wait, "wait-for-workers", "wait for so many workers, for so long, or both (3,2m), before a load that does not fit fails (with --server)")
+	flags.DurationVar(&f.deadline, "deadline", 0, "fail a load that is not ready after so long, such as 10m")
+	flags.IntVar(&f.request.RetryBudget, "retry-budget", 0, "failed tries at the source that the whole load may have, beyond those that successes make up for (default: 64)")
 	flags.StringVar(&f.read, "read", "auto", "how local files are read (without --server): auto, mmap, pread, direct")
 	flags.StringVar(&f.cache, "cache", "", "folder that keeps what is read of a remote model (without --server)")
 	flags.BoolVar(&f.detach, "detach", false, "print the job's id and return (with --server)")
@@ -90,11 +96,17 @@ func (f *loadFlags) check(server bool) error {
 		return usagef("--export waits for the model, --detach does not: run gantry export when it is ready")
 	case f.workers < 1 || f.workers > 64:
 		return usagef("--workers %d: want 1 to 64", f.workers)
+	case f.wait.set() && !server:
+		return usagef("--wait-for-workers needs --server: no others join the workers of this process")
+	case f.deadline < 0:
+		return usagef("--deadline %s: want a time such as 10m", f.deadline)
 	case server && (f.read != "auto" || f.cache != ""):
 		return usagef("--read and --cache are for loads in this process: give them to the workers of a cluster")
 	case server && (f.workers != 1 || len(f.inject) > 0):
 		return usagef("--workers and --inject are for loads in this process, not with --server")
 	}
+	f.request.WaitWorkers, f.request.WaitSeconds = f.wait.workers, f.wait.limit.Seconds()
+	f.request.DeadlineSeconds = f.deadline.Seconds()
 	var err error
 	if f.request.Require, err = f.require.parse(); err != nil {
 		return err

@@ -141,6 +141,9 @@ type SealFailed struct {
 // Cancel asks for the job to stop.
 type Cancel struct{ Reason string }
 
+// Abort ends the job as failed, for a reason outside of it: its deadline.
+type Abort struct{ Err error }
+
 // Tick says what time it is. The driver sends it at the time a Wake asked for.
 type Tick struct{}
 
@@ -157,6 +160,7 @@ func (ChunkFailed) event()   {}
 func (Sealed) event()        {}
 func (SealFailed) event()    {}
 func (Cancel) event()        {}
+func (Abort) event()         {}
 func (Tick) event()          {}
 
 // Command is something the driver must do. Commands may be carried out late,

@@ -98,6 +98,48 @@ func TestRetriesAreCountedOnce(t *testing.T) {
 	}
 }
 
+// TestRetryBudget: a source that is down ends the job after as many tries as its
+// budget allows, whatever each chunk may try; one that fails now and then does
+// not; and what a lost peer causes costs nothing.
+func TestRetryBudget(t *testing.T) {
+	down := recovery.Errorf(recovery.Unavailable, "503")
+	options := Options{RetryBudget: 5, Strategy: recovery.Retry(1000)}
+	j := New(planOf(1, 40, everyone(1)), options)
+	loads := begin(t, j, cpu("a", 1, 1000))
+	for try := 1; try <= 5; try++ {
+		if j.Step(t0, ChunkRetried{loads[0].Ref, try, down}); j.over() {
+			t.Fatalf("over after %d tries: %v", try, j.Err())
+		}
+	}
+	ends := all[End](j.Step(t0, ChunkRetried{loads[1].Ref, 1, down}))
+	if len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.Unavailable || !strings.Contains(ends[0].Err.Error(), "budget of 5") {
+		t.Errorf("ends %v", ends)
+	}
+
+	j = New(planOf(1, 40, everyone(1)), options)
+	var retried int
+	cmds := j.Start(t0, []WorkerUp{cpu("a", 1, 1000)})
+	seen := obey(j, t0, cmds, func(c Command) bool {
+		if l, is := c.(Load); is {
+			retried++
+			j.Step(t0, ChunkRetried{l.Ref, 1, down})
+		}
+		return false
+	})
+	if j.Status() != Ready || retried != 40 {
+		t.Errorf("%s after %d retries: %v, %d commands", j.Status(), retried, j.Err(), len(seen))
+	}
+
+	j = New(planOf(2, 4, everyone(2)), options)
+	loads = begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 1000))
+	for try := 1; try <= 20; try++ {
+		j.Step(t0, ChunkRetried{loads[0].Ref, try, recovery.Errorf(recovery.Reset, "the other end is gone")})
+	}
+	if j.over() {
+		t.Errorf("the loss of a peer ended it: %v", j.Err())
+	}
+}
+
 func TestDigestOfAPieceMayNotChange(t *testing.T) {
 	j := New(planOf(1, 1, everyone(1)), Options{})
 	w := Worker{"a", 1}

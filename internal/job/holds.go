@@ -10,7 +10,7 @@ import (
 
 // settle places every rank without a home, as far as there is room. It
 // returns what is missing; the job then waits for it until its patience ends.
-// At the start it places all of them or none.
+// Until it has placed all of them once it places all or none.
 func (j *Job) settle() error {
 	var needs []need
 	for i := range j.ranks {
@@ -19,7 +19,7 @@ func (j *Job) settle() error {
 		}
 	}
 	if len(needs) == 0 {
-		j.waitUntil = time.Time{}
+		j.placeable()
 		return nil
 	}
 	spots := j.spots()
@@ -27,7 +27,9 @@ func (j *Job) settle() error {
 	var err error
 	if slices.Contains(found, -1) {
 		err = noRoom(needs, spots, found)
-		if !j.started {
+		j.missing = err
+		if !j.housed {
+			j.waitFor(j.o.Wait)
 			return err
 		}
 	}
@@ -37,14 +39,28 @@ func (j *Job) settle() error {
 			j.house(&j.ranks[n.rank], j.byName[at.worker], at.device)
 		}
 	}
-	switch {
-	case err == nil:
-		j.waitUntil = time.Time{}
-	case j.waitUntil.IsZero():
-		j.waitUntil = j.now.Add(j.o.Patience)
+	if err != nil {
+		j.waitFor(max(j.o.Patience, j.o.Wait))
+		return err
+	}
+	j.placeable()
+	return nil
+}
+
+// placeable notes that every rank has a home.
+func (j *Job) placeable() {
+	j.waitUntil = time.Time{}
+	if !j.housed {
+		j.begin()
+	}
+}
+
+// waitFor bounds the wait for room, unless there is a bound already.
+func (j *Job) waitFor(d time.Duration) {
+	if j.waitUntil.IsZero() {
+		j.waitUntil = j.now.Add(d)
 		j.arm(j.waitUntil)
 	}
-	return err
 }
 
 // spots lists the devices of workers that are up, less what ranks take.
@@ -187,7 +203,7 @@ func (j *Job) placeFailed(e PlaceFailed) {
 		}
 	}
 	j.evict(r, "no arena on "+name+": "+err.Err.Error())
-	if j.settle() != nil && !j.anyLost {
+	if j.settle() != nil && !j.anyLost && j.o.Wait <= 0 {
 		j.fail(err)
 	}
 }

@@ -31,6 +31,14 @@ type Options struct {
 	// before it fails with what is missing, and how long a worker may stay
 	// suspect before it counts as lost. 0 is DefaultPatience.
 	Patience time.Duration
+	// Wait is how long a job that does not fit at its start waits for room,
+	// before it fails with what is missing. 0 is not at all.
+	Wait time.Duration
+	// RetryBudget bounds the failed tries that the source may cost in all,
+	// beyond those that chunks which come through make up for: a source that is
+	// down must not be asked by every chunk in flight as often as each may try.
+	// 0 is DefaultRetryBudget.
+	RetryBudget int
 	// Answer is how long a Place or Seal may go unanswered before it is sent
 	// again. 0 is DefaultAnswer.
 	Answer time.Duration
@@ -42,9 +50,10 @@ type Options struct {
 
 // The defaults of Options.
 const (
-	DefaultPatience = 30 * time.Second
-	DefaultAnswer   = 10 * time.Second
-	DefaultAccept   = 2 * time.Second
+	DefaultPatience    = 30 * time.Second
+	DefaultRetryBudget = 64
+	DefaultAnswer      = 10 * time.Second
+	DefaultAccept      = 2 * time.Second
 )
 
 // Job is the state of one load. It is not safe for concurrent use: one actor
@@ -54,6 +63,7 @@ type Job struct {
 	o       Options
 	err     error // why the plan cannot be carried out, or why the job ended
 	started bool
+	housed  bool   // every rank has had a home at once
 	end     Status // final state, "" before
 
 	chunks []chunk
@@ -72,6 +82,7 @@ type Job struct {
 	now       time.Time
 	wake      time.Time // the earliest Tick asked for, zero: none
 	waitUntil time.Time // when homeless ranks fail the job, zero: there are none
+	missing   error     // what those lack
 	paused    []int     // chunks held back until their time
 	stamp     uint64    // of the last Holding
 	out       []Command
@@ -79,6 +90,7 @@ type Job struct {
 	counters  progress.Counters
 	sealed    int
 	retries   int
+	budget    int  // tries that may still fail
 	unchecked bool // some piece was made of bytes that the source has no digests of
 	bytesRead int64
 	counted   map[attempt]struct{} // superseded attempts whose reads are in bytesRead
@@ -90,13 +102,16 @@ func New(plan *shard.Plan, o Options) *Job {
 	if o.Patience <= 0 {
 		o.Patience = DefaultPatience
 	}
+	if o.RetryBudget <= 0 {
+		o.RetryBudget = DefaultRetryBudget
+	}
 	if o.Answer <= 0 {
 		o.Answer = DefaultAnswer
 	}
 	if o.Accept <= 0 {
 		o.Accept = DefaultAccept
 	}
-	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}}
+	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}, budget: o.RetryBudget}
 	j.err = j.lay()
 	return j
 }
@@ -150,7 +165,8 @@ func (j *Job) lay() error {
 }
 
 // Start gives the job the workers that are there, and begins. Where they have
-// no room for every rank it ends at once with class out_of_capacity.
+// no room for every rank it waits as long as its options say, and then ends
+// with class out_of_capacity.
 func (j *Job) Start(now time.Time, workers []WorkerUp) []Command {
 	if j.started || j.over() {
 		return nil
@@ -164,23 +180,27 @@ func (j *Job) Start(now time.Time, workers []WorkerUp) []Command {
 		j.admit(w)
 	}
 	j.adopt(workers...)
-	err := j.settle()
 	j.started = true
-	if err != nil {
+	if err := j.settle(); err != nil && j.o.Wait <= 0 {
 		j.fail(err)
 		return j.take()
 	}
+	j.checkReady()
+	return j.take()
+}
+
+// begin says that every rank has found its place for the first time.
+func (j *Job) begin() {
+	j.housed = true
 	there := ""
 	if n := j.counters.BytesPlaced; n > 0 {
 		there = ", " + size(n) + " placed already"
 	}
 	j.emit(progress.Started, "", -1, -1, "%d ranks, %d chunks, %d workers%s", len(j.ranks), j.counters.ChunksTotal, len(j.workers), there)
-	j.checkReady()
-	return j.take()
 }
 
 // Step applies one event and returns what must be done about it. Events
-// before Start, other than Cancel, are not for it: Start is told who is there.
+// before Start, other than Cancel and Abort, are not for it: Start is told who is there.
 func (j *Job) Step(now time.Time, e Event) []Command {
 	if now.After(j.now) {
 		j.now = now
@@ -190,8 +210,11 @@ func (j *Job) Step(now time.Time, e Event) []Command {
 		j.late(e)
 		return j.take()
 	case !j.started:
-		if c, ok := e.(Cancel); ok {
-			j.cancel(c.Reason)
+		switch e := e.(type) {
+		case Cancel:
+			j.cancel(e.Reason)
+		case Abort:
+			j.fail(orUnknown(e.Err))
 		}
 		return j.take()
 	}
@@ -233,6 +256,8 @@ func (j *Job) apply(e Event) {
 		j.sealFailed(e)
 	case Cancel:
 		j.cancel(e.Reason)
+	case Abort:
+		j.fail(orUnknown(e.Err))
 	case Tick: // due, in Step, looks at the time
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-func newWorld(t *rapid.T) *world {
+// newWorld makes a world; late workers may join after the start.
+func newWorld(t *rapid.T, late bool) *world {
 	w := &world{t: t, now: t0, reads: map[int]int{}}
 	ranks := rapid.IntRange(1, 3).Draw(t, "ranks")
 	n := rapid.IntRange(0, 12).Draw(t, "chunks")
@@ -26,13 +27,17 @@ func newWorld(t *rapid.T) *world {
 		readTwice(p)
 	}
 	w.again = func() *Job {
-		return New(p, Options{Patience: time.Hour, Strategy: recovery.Strategy{Retries: 1000}})
+		return New(p, Options{Patience: time.Hour, Wait: time.Hour, RetryBudget: 1000, Strategy: recovery.Strategy{Retries: 1000}})
 	}
 	w.j = w.again()
 	for i := range rapid.IntRange(1, 3).Draw(t, "workers") {
 		// Room for all ranks and for old arenas whose Free is on its way.
 		s := newSite(fmt.Sprint("w", i), 1, 1000*int64(ranks))
 		w.sites = append(w.sites, s)
+		if late && rapid.Bool().Draw(t, "late") {
+			s.alive, s.told = false, gone
+			continue
+		}
 		w.ups = append(w.ups, w.up(s))
 	}
 	w.started = w.now
@@ -42,7 +47,7 @@ func newWorld(t *rapid.T) *world {
 
 func TestWorldWithTrouble(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(t)
+		w := newWorld(t, true)
 		w.lossy = true
 		w.spoiled = true // reordering alone may make a report look lost
 		n := rapid.IntRange(0, 80).Draw(t, "acts")
@@ -65,7 +70,7 @@ func TestWorldWithTrouble(t *testing.T) {
 // placed is read again, however often that happens.
 func TestTakingOverReadsNothingAgain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(t)
+		w := newWorld(t, false)
 		for range rapid.IntRange(0, 80).Draw(t, "acts") {
 			if w.ended {
 				return
@@ -83,7 +88,7 @@ func TestTakingOverReadsNothingAgain(t *testing.T) {
 
 func TestWorldWithoutTroubleReadsOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(t)
+		w := newWorld(t, false)
 		for range rapid.IntRange(0, 80).Draw(t, "acts") {
 			if w.ended {
 				return

@@ -44,6 +44,42 @@ func TestStartRefusesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
+// TestWaitsToStart: a job that may wait asks for nothing until all of it fits,
+// and tells what is missing when its time is over.
+func TestWaitsToStart(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		j := New(planOf(2, 4, everyone(2)), Options{Wait: time.Minute})
+		cmds := j.Start(t0, []WorkerUp{cpu("a", 1, 1500)})
+		if len(all[Place](cmds))+len(all[End](cmds)) != 0 || j.Status() != Waiting {
+			t.Fatalf("%s: %v", j.Status(), cmds)
+		}
+		if wake := all[Wake](cmds); len(wake) != 1 || !wake[0].At.Equal(t0.Add(time.Minute)) {
+			t.Errorf("wakes %v", wake)
+		}
+		if late {
+			ends := all[End](j.Step(t0.Add(time.Minute), Tick{}))
+			if len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.OutOfCapacity || !strings.Contains(ends[0].Err.Error(), "no room for 1 of 2 ranks") {
+				t.Errorf("ends %v", ends)
+			}
+			continue
+		}
+		seen := obey(j, t0, j.Step(t0, WorkerUp{Worker: Worker{"b", 1}, Rooms: []Room{{Device: "cpu", Bytes: 1000}}, Window: 300}), nil)
+		if j.Status() != Ready || len(all[Load](seen)) != 4 {
+			t.Errorf("%s after %v", j.Status(), seen)
+		}
+	}
+}
+
+func TestAbortFailsAndTakesEverythingBack(t *testing.T) {
+	j := New(planOf(2, 4, everyone(2)), Options{})
+	begin(t, j, cpu("a", 1, 2000))
+	cmds := j.Step(t0, Abort{recovery.Errorf(recovery.Timeout, "too late")})
+	ends := all[End](cmds)
+	if len(ends) != 1 || ends[0].State != Failed || recovery.ClassOf(ends[0].Err) != recovery.Timeout || len(all[Free](cmds)) != 2 || len(all[Revoke](cmds)) == 0 {
+		t.Errorf("%v", cmds)
+	}
+}
+
 func TestBrokenPlanFails(t *testing.T) {
 	p := planOf(1, 1, everyone(1))
 	p.Chunks[0].Pieces[0].Rank = 7

@@ -67,9 +67,40 @@ func (j *Job) chunkRetried(e ChunkRetried) {
 	if e.Failed <= c.failed {
 		return
 	}
-	j.retries += e.Failed - c.failed
+	failed := e.Failed - c.failed
+	j.retries += failed
 	c.failed = e.Failed
 	j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, e.Ref.Chunk, "try %d failed: %v", e.Failed, j.locate(e.Ref.Chunk, e.Err))
+	j.spend(e, failed)
+}
+
+// spend counts failed tries against the budget, and ends the job when that is
+// used up. Those that a lost worker may have caused cost nothing.
+func (j *Job) spend(e ChunkRetried, failed int) {
+	if _, remote := j.reach(e.Ref.Chunk); remote && peerClass(recovery.ClassOf(e.Err)) {
+		return
+	}
+	if j.budget -= failed; j.budget >= 0 {
+		return
+	}
+	err := orUnknown(e.Err)
+	j.failChunk(e.Ref.Chunk, e.Ref.Worker.Name, &recovery.Error{Class: recovery.ClassOf(err),
+		Err:  fmt.Errorf("%d tries have failed and %d chunks came through, which is more than the job's budget of %d tries; the last: %w", j.retries, j.counters.ChunksDone, j.o.RetryBudget, err),
+		Hint: "mend the source, or give the job a larger --retry-budget"})
+}
+
+// reach tells where the attempt under way at a chunk places its pieces: at a
+// rank that cannot be reached now, at a worker other than its own.
+func (j *Job) reach(c int) (cut, remote bool) {
+	ch := &j.chunks[c]
+	for p := ch.first; p < ch.stop; p++ {
+		if j.pieces[p].asked {
+			r := &j.ranks[j.pieces[p].rank]
+			cut = cut || !r.open
+			remote = remote || r.home.at != ch.worker
+		}
+	}
+	return cut, remote
 }
 
 func (j *Job) chunkDone(e ChunkDone) {
@@ -108,6 +139,7 @@ func (j *Job) chunkDone(e ChunkDone) {
 	ch.phase = finished
 	j.counters.ChunksDone++
 	j.counters.BytesRead += ch.bytes
+	j.budget = min(j.budget+1, j.o.RetryBudget)
 	for p := ch.first; p < ch.stop; p++ {
 		j.askSeal(&j.ranks[j.pieces[p].rank])
 	}
@@ -197,14 +229,7 @@ func (j *Job) chunkFailed(e ChunkFailed) {
 	}
 	c := e.Ref.Chunk
 	ch := &j.chunks[c]
-	cut, remote := false, false // off a suspect destination; sent anywhere
-	for p := ch.first; p < ch.stop; p++ {
-		if j.pieces[p].asked {
-			r := &j.ranks[j.pieces[p].rank]
-			cut = cut || !r.open
-			remote = remote || r.home.at != ch.worker
-		}
-	}
+	cut, remote := j.reach(c)
 	switch class := recovery.ClassOf(e.Err); {
 	case !peerClass(class):
 		j.failChunk(c, e.Ref.Worker.Name, e.Err)

@@ -26,6 +26,15 @@ func (j *Job) Err() error {
 	return j.err
 }
 
+// Missing tells what a job that waits for room lacks; nil where it does not
+// wait.
+func (j *Job) Missing() error {
+	if j.waitUntil.IsZero() || j.over() {
+		return nil
+	}
+	return j.missing
+}
+
 // Counters tells how far it is.
 func (j *Job) Counters() progress.Counters {
 	c := j.counters
