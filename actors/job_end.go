@@ -42,6 +42,7 @@ func (a *jobActor) end(c actor.Context, s job.Status, err error) {
 		a.final = append(a.final, job.Emit{Kind: kind, Reason: text(err), Rank: -1, Chunk: -1})
 	}
 	a.endStage(time.Now())
+	a.report.over = true
 	a.rec.ended(s, err)
 	if err != nil {
 		a.span.SetStatus(codes.Error, err.Error())

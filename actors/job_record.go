@@ -196,6 +196,7 @@ type reporter struct {
 	stage     progress.Stage
 	stageAt   time.Time
 	stageRead int64   // stored bytes read before it
+	over      bool    // the job has ended, and with it its last stage
 	rate      float64 // bytes per second, smoothed
 	at        time.Time
 	counters  progress.Counters
@@ -219,6 +220,9 @@ func (a *jobActor) sayStage() {
 // endStage notes how long the stage took that ends now.
 func (a *jobActor) endStage(now time.Time) {
 	r := &a.report
+	if r.over {
+		return
+	}
 	read := r.counters.BytesRead
 	if r.stageAt.IsZero() {
 		r.stageAt = a.since

@@ -209,10 +209,14 @@ func TestLoadReports(t *testing.T) {
 				}
 			}
 			var stages []progress.Stage
+			var read int64
 			for _, s := range j.Stages {
 				stages = append(stages, s.Stage)
+				read += s.BytesRead
 			}
-			if !slices.Contains(stages, progress.Initializing) || !slices.Contains(stages, progress.Validating) || !slices.IsSorted(order(stages)) {
+			places := order(stages)
+			if !slices.Contains(stages, progress.Initializing) || !slices.Contains(stages, progress.Validating) ||
+				!slices.IsSorted(places) || len(slices.Compact(places)) != len(stages) || read != j.BytesRead {
 				t.Errorf("stages %v", j.Stages)
 			}
 			for _, r := range j.Ranks {
