@@ -14,6 +14,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -112,7 +113,10 @@ func complete(q *messages.LoadRequest) error {
 	if err := q.Require.Validate(); err != nil {
 		return err
 	}
-	return q.Options.Validate()
+	if err := q.Options.Validate(); err != nil {
+		return err
+	}
+	return placement.Check(q.Placement, q.Options.Layout.Ranks())
 }
 
 // longest is the longest wait or deadline, in seconds.

@@ -68,7 +68,7 @@ func (a *jobActor) havePlan(c actor.Context, m planned) {
 	}
 	a.planned = m
 	a.phase = phaseOpening
-	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Patience: a.o.Patience, Wait: a.waitLeft(), RetryBudget: a.req.RetryBudget})
+	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Pins: a.req.Placement, Patience: a.o.Patience, Wait: a.waitLeft(), RetryBudget: a.req.RetryBudget})
 	a.rec.planned(m.plan)
 	a.emit(job.Emit{Kind: progress.Planned, Rank: -1, Chunk: -1, Reason: planText(m.plan)})
 	a.setState(messages.StateWaiting, "")

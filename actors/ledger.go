@@ -26,7 +26,7 @@ func (l *ledger) rooms(jobID string, w messages.Worker, wanted func(messages.Dev
 		if !wanted(d) {
 			continue
 		}
-		r := job.Room{Device: d.ID, Bytes: d.Free, Ranks: d.Ranks}
+		r := job.Room{Device: d.ID, Bytes: d.Free, Ranks: d.Ranks, NUMA: d.NUMA, Peers: d.NVLinkPeers}
 		full := false
 		for id, holds := range l.held {
 			for h, bytes := range holds {

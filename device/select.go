@@ -14,20 +14,21 @@ const CPU = "cpu"
 
 const (
 	auto       = "auto"
-	cudaPrefix = "cuda:"
+	cuda       = "cuda" // all GPUs
+	cudaPrefix = cuda + ":"
 )
 
 // Selection is what a user asks for: devices by id, or that Gantry chooses.
 // The zero value is Auto().
 type Selection struct {
-	ids []string // "cpu", "cuda:0"; empty is auto
+	ids []string // "cpu", "cuda:0", "cuda"; empty is auto
 }
 
 // Auto lets Gantry choose among the devices it finds and can place on.
 func Auto() Selection { return Selection{} }
 
 // Parse reads a selection: "auto" (or nothing), or a list of devices such as
-// "cpu" or "cuda:0,cuda:1". Errors are of class usage.
+// "cpu" or "cuda:0,cuda:1"; "cuda" is every GPU. Errors are of class usage.
 func Parse(s string) (Selection, error) {
 	if s == "" || s == auto {
 		return Auto(), nil
@@ -37,7 +38,7 @@ func Parse(s string) (Selection, error) {
 		if err := checkID(id); err != nil {
 			return Selection{}, err
 		}
-		if slices.Contains(out.ids, id) {
+		if slices.ContainsFunc(out.ids, func(o string) bool { return o == id || o == cuda && id != CPU || id == cuda && o != CPU }) {
 			return Selection{}, recovery.Errorf(recovery.Usage, "device %q is named twice", id)
 		}
 		out.ids = append(out.ids, id)
@@ -45,15 +46,15 @@ func Parse(s string) (Selection, error) {
 	return out, nil
 }
 
-// checkID accepts "cpu" and "cuda:N", with N as strconv writes it.
+// checkID accepts "cpu", "cuda", and "cuda:N" with N as strconv writes it.
 func checkID(id string) error {
-	if id == CPU {
+	if id == CPU || id == cuda {
 		return nil
 	}
 	if n, ok := cudaIndex(id); ok && id == cudaPrefix+strconv.Itoa(n) {
 		return nil
 	}
-	return recovery.Errorf(recovery.Usage, "unknown device %q: want auto, or a list of cpu and cuda:N", id)
+	return recovery.Errorf(recovery.Usage, "unknown device %q: want auto, cuda, or a list of cpu and cuda:N", id)
 }
 
 // cudaIndex returns N of "cuda:N".
@@ -88,6 +89,27 @@ type Info struct {
 	Free  int64  `json:"free"`  // memory that arenas may take now, bytes
 	// Compute is the compute capability of a CUDA device, such as "8.0".
 	Compute string `json:"compute_capability,omitempty"`
+	UUID    string `json:"uuid,omitempty"` // of a GPU, or of the MIG instance that it is
+	// NUMA is the node that a GPU is attached to, -1 where that is not known;
+	// host memory is of all nodes, and has -1.
+	NUMA int `json:"numa_node"`
+	// NVLinkPeers are the devices whose memory it reaches by NVLink.
+	NVLinkPeers []string `json:"nvlink_peers,omitempty"`
+}
+
+// gpuHeadroom is what is left free of a GPU of so much memory, for CUDA's
+// context and for what a session computes in.
+func gpuHeadroom(total int64) int64 { return max(512<<20, total/20) }
+
+// Info returns the GPU as a device that arenas can be made on.
+func (g GPU) Info() Info {
+	return Info{ID: g.ID, Name: g.Name, Total: g.Total, Free: max(g.Free-gpuHeadroom(g.Total), 0), Compute: g.Compute,
+		UUID: g.UUID, NUMA: g.NUMA, NVLinkPeers: g.NVLinkPeers}
+}
+
+// Info returns the host's memory as a device that arenas can be made on.
+func (c CPUInfo) Info() Info {
+	return Info{ID: CPU, Name: c.Name, Total: c.Memory.Total, Free: c.Memory.Free, NUMA: -1}
 }
 
 // Resolve returns the selected devices of this machine, in the order asked
@@ -95,18 +117,33 @@ type Info struct {
 // class out_of_capacity that says what is missing: never another device in
 // its place.
 func (s Selection) Resolve(inv Inventory) ([]Info, error) {
-	ids := s.ids
-	if len(ids) == 0 {
-		ids = []string{CPU} // the one kind that this build places on
-	}
 	var out []Info
-	for _, id := range ids {
+	for _, id := range s.named(inv) {
 		if id != CPU {
 			return nil, inv.whyNot(id)
 		}
-		out = append(out, Info{ID: CPU, Name: inv.CPU.Name, Total: inv.CPU.Memory.Total, Free: inv.CPU.Memory.Free})
+		out = append(out, inv.CPU.Info())
 	}
 	return out, nil
+}
+
+// named returns the ids that the selection comes to on this machine. cuda stays
+// as it is where there is no GPU.
+func (s Selection) named(inv Inventory) []string {
+	if len(s.ids) == 0 {
+		return []string{CPU} // the one kind that this build places on
+	}
+	var ids []string
+	for _, id := range s.ids {
+		if id != cuda || len(inv.GPUs) == 0 {
+			ids = append(ids, id)
+			continue
+		}
+		for _, g := range inv.GPUs {
+			ids = append(ids, g.ID)
+		}
+	}
+	return ids
 }
 
 // whyNot says why the named GPU cannot be placed on.

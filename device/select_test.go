@@ -1,15 +1,18 @@
 package device
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
 
 func TestParse(t *testing.T) {
 	for in, want := range map[string]string{
-		"": "auto", "auto": "auto", "cpu": "cpu", "cuda:0": "cuda:0", "cuda:12,cpu,cuda:0": "cuda:12,cpu,cuda:0",
+		"": "auto", "auto": "auto", "cpu": "cpu", "cuda:0": "cuda:0", "cuda": "cuda", "cpu,cuda": "cpu,cuda", "cuda:12,cpu,cuda:0": "cuda:12,cpu,cuda:0",
 	} {
 		s, err := Parse(in)
 		if err != nil || s.String() != want {
@@ -24,7 +27,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q does not come back: %v, %v", text, back, err)
 		}
 	}
-	for _, in := range []string{"gpu", "cuda", "cuda:", "cuda:-1", "cuda:+1", "cuda:01", "cuda:x", "cpu,cpu", "auto,cpu", "cpu,", ",", " cpu", "CPU", "cuda:99999999999999999999"} {
+	for _, in := range []string{"gpu", "cuda,cuda:0", "cuda:1,cuda", "cuda,cuda", "cuda:", "cuda:-1", "cuda:+1", "cuda:01", "cuda:x", "cpu,cpu", "auto,cpu", "cpu,", ",", " cpu", "CPU", "cuda:99999999999999999999"} {
 		if s, err := Parse(in); recovery.ClassOf(err) != recovery.Usage {
 			t.Errorf("Parse(%q): %v, %v; want class usage", in, s, err)
 		}
@@ -38,6 +41,9 @@ func TestResolve(t *testing.T) {
 	bare := Inventory{CPU: CPUInfo{Name: "A CPU", Memory: Memory{Total: 100, Free: 60}}, NoGPU: "NVML library not found"}
 	eight := bare
 	eight.GPUs, eight.NoGPU = make([]GPU, 8), ""
+	for i := range eight.GPUs {
+		eight.GPUs[i].ID = fmt.Sprint("cuda:", i)
+	}
 	for _, tt := range []struct {
 		name, selection string
 		inv             Inventory
@@ -49,6 +55,8 @@ func TestResolve(t *testing.T) {
 		{"cuda without a driver", "cuda:0", bare, "there is no GPU: NVML library not found"},
 		{"cuda in a list", "cpu,cuda:0", bare, "there is no GPU"},
 		{"cuda past the last", "cuda:8", eight, "this machine has 8 GPUs, the last is cuda:7"},
+		{"any cuda without a driver", "cuda", bare, "use device cuda: there is no GPU"},
+		{"any cuda in this build", "cuda", eight, "use device cuda:0: this build places on CPU only"},
 		{"cuda in this build", "cuda:7", eight, "this build places on CPU only"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -63,7 +71,7 @@ func TestResolve(t *testing.T) {
 				}
 				return
 			}
-			if want := (Info{ID: "cpu", Name: "A CPU", Total: 100, Free: 60}); err != nil || len(got) != 1 || got[0] != want {
+			if want := []Info{{ID: "cpu", Name: "A CPU", Total: 100, Free: 60, NUMA: -1}}; err != nil || !cmp.Equal(got, want) {
 				t.Errorf("%v, %v; want %v", got, err, want)
 			}
 		})

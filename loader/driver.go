@@ -9,6 +9,7 @@ import (
 
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/model"
+	"github.com/gantry-ml/gantry/placement"
 )
 
 // holdingEvery is how often the job hears which attempts are under way.
@@ -33,8 +34,8 @@ type driver struct {
 	reports map[int]SealReport // by rank
 }
 
-func newDriver(node *Node, spec JobSpec, r *reporter) *driver {
-	return &driver{node: node, spec: spec, reporter: r, job: job.New(spec.Plan, job.Options{Strategy: spec.Strategy}),
+func newDriver(node *Node, spec JobSpec, pins []placement.Pin, r *reporter) *driver {
+	return &driver{node: node, spec: spec, reporter: r, job: job.New(spec.Plan, job.Options{Strategy: spec.Strategy, Pins: pins}),
 		events: make(chan job.Event), loads: map[job.Ref]context.CancelFunc{}, reports: map[int]SealReport{}}
 }
 

@@ -141,9 +141,13 @@ func (l *Loader) place(ctx context.Context, uri, name string, started time.Time,
 	self := job.WorkerUp{Worker: job.Worker{Name: jobID, Incarnation: 1},
 		Window: window(runtime.GOMAXPROCS(0), uri, plan.Options.ChunkBytes)}
 	for _, d := range devices {
-		self.Rooms = append(self.Rooms, job.Room{Device: d.ID, Bytes: d.Free})
+		room := job.Room{Device: d.ID, Bytes: d.Free, NUMA: d.NUMA, Peers: d.NVLinkPeers}
+		if d.ID == device.CPU {
+			room.Bytes -= Headroom(l.opts.staging)
+		}
+		self.Rooms = append(self.Rooms, room)
 	}
-	d := newDriver(node, spec, r)
+	d := newDriver(node, spec, l.opts.pins, r)
 	reports, err := d.run(ctx, self)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -35,6 +36,14 @@ const linksAtOnce = 16
 
 // DefaultStaging is the default staging budget.
 const DefaultStaging = 256 << 20
+
+// overhead bounds what a load takes of the host's memory besides arenas and
+// staging.
+const overhead = 96 << 20
+
+// Headroom is what arenas must leave free of the host's memory where the
+// budget for staging memory is staging, 0 for the default.
+func Headroom(staging int64) int64 { return cmp.Or(staging, DefaultStaging) + overhead }
 
 // Node holds the arenas of one worker and fills them. It is the
 // transfer.Sink for pieces that come from other workers. Its methods may be

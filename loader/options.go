@@ -7,6 +7,7 @@ import (
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/model"
+	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
@@ -28,6 +29,7 @@ type options struct {
 	dtype     dtype.Type
 	layout    shard.Layout
 	require   require.Requirements
+	pins      []placement.Pin
 	progress  func(progress.Update)
 	staging   int64
 	limitRate int64
@@ -68,6 +70,10 @@ func WithRequirements(r require.Requirements) Option { return func(o *options) {
 
 // WithLayout cuts the model over ranks, all of them in this process.
 func WithLayout(l shard.Layout) Option { return func(o *options) { o.layout = l } }
+
+// WithPlacement says which device ranks must lie on; there is one worker, which
+// a pin need not name. The others are spread by policy (package placement).
+func WithPlacement(pins ...placement.Pin) Option { return func(o *options) { o.pins = pins } }
 
 // WithProgress has f called at each change of stage, at most four times a
 // second besides, and once at the end. Calls come one at a time, from a
@@ -110,7 +116,10 @@ func (o *options) validated() error {
 	if err := o.require.Validate(); err != nil {
 		return err
 	}
-	return o.quant.Validate()
+	if err := o.quant.Validate(); err != nil {
+		return err
+	}
+	return placement.Check(o.pins, o.layout.Ranks())
 }
 
 // scheme returns the scheme that the options come to.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/require"
@@ -20,6 +21,8 @@ type LoadRequest struct {
 	Options  shard.Options `json:"options"`
 	Recovery string        `json:"recovery,omitempty"` // as recovery.Parse reads it
 	Device   string        `json:"device,omitempty"`   // "auto" (default), "cpu", "cuda:0"
+	// Placement says where ranks must lie; the others are placed by policy.
+	Placement []placement.Pin `json:"placement,omitempty"`
 	// Require is what workers must have: others are not asked.
 	Require   require.Requirements `json:"require,omitzero"`
 	LimitRate int64                `json:"limit_rate,omitempty"` // bytes per second, of each worker
@@ -171,6 +174,11 @@ type Device struct {
 	Ranks int    `json:"ranks"`       // at most so many; 0: as many as fit
 	// Compute is a CUDA device's compute capability, such as "8.0".
 	Compute string `json:"compute_capability,omitempty"`
+	UUID    string `json:"uuid,omitempty"` // of a GPU
+	// NUMA is the node that the device is attached to, -1 where that is not
+	// known or it is host memory.
+	NUMA        int      `json:"numa_node"`
+	NVLinkPeers []string `json:"nvlink_peers,omitempty"` // devices of this worker
 }
 
 // Worker is a member of the cluster: the value of its lease in gantry-members.

@@ -117,6 +117,10 @@ func TestExitCodes(t *testing.T) {
 		{"folder without a model", []string{"plan", t.TempDir()}, exit.Source, ""},
 		{"does not fit", []string{"load", sparse(t, 1<<28), "--once"}, exit.Capacity, ""}, // 1 TiB
 		{"no such device", []string{"load", stories, "--device", "cuda:0", "--once"}, exit.Capacity, "cuda:0"},
+		{"no kind of device", []string{"load", stories, "--device", "gpu", "--server", "nats://127.0.0.1:1"}, exit.Usage, "cuda:N"},
+		{"placement file not there", []string{"load", stories, "--placement", "/no/such/file"}, exit.Usage, "/no/such/file"},
+		{"placement of a rank that is not", []string{"load", stories, "--tp", "2", "--placement", placementFile(t, "placement: [{ranks: 2, worker: w0}]")}, exit.Usage, "rank 2"},
+		{"placement where nobody is", []string{"load", stories, "--tp", "2", "--once", "--placement", placementFile(t, "placement: [{ranks: 1, worker: w9}]")}, exit.Capacity, "rank 1 is to be on worker w9"},
 		{"CPU feature not there", []string{"load", stories, "--once", "--require", "cpu=avx9"}, exit.Capacity, "no avx9"},
 		{"CPU feature not there, plan", []string{"plan", stories, "--require", "cpu=avx9"}, exit.Capacity, "no avx9"},
 		{"CPU feature not there, and no checkpoint", []string{"load", filepath.Join(stories, "nowhere"), "--once", "--require", "cpu=avx9"}, exit.Capacity, "no avx9"}, // nothing is opened
@@ -141,6 +145,29 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("want one line of error: %q", stderr)
 			}
 		})
+	}
+}
+
+// placementFile writes a placement file.
+func placementFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ranks.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestPlacementFile: ranks lie where the file says.
+func TestPlacementFile(t *testing.T) {
+	file := placementFile(t, "placement:\n  - {ranks: 0, worker: w1}\n  - {ranks: \"2-3\", worker: w0, devices: cpu}\n")
+	j := mustJSON[messages.Job](t, "load", filepath.Join(testdata(t), "stories260K", "hf-f32"), "--once", "--tp", "2", "--dp", "2", "--workers", "2", "--placement", file)
+	var at []string
+	for _, r := range j.Ranks {
+		at = append(at, r.Worker)
+	}
+	if want := []string{"w1", "w1", "w0", "w0"}; !slices.Equal(at, want) {
+		t.Errorf("ranks are at %q, want %q", at, want)
 	}
 }
 

@@ -13,8 +13,11 @@ import (
 	"time"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/placement"
+	"github.com/gantry-ml/gantry/placement/placefile"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 	"github.com/spf13/cobra"
@@ -25,6 +28,7 @@ type loadFlags struct {
 	request   messages.LoadRequest
 	export    string
 	quant     quantFlags
+	placement string
 	require   requireFlags
 	limitRate size.Bytes
 	staging   size.Bytes
@@ -50,6 +54,7 @@ is gone when the command ends.`,
 		Example: `  gantry load ./model --tp 2 --quant q8_0 --once
   gantry load /models/llama --name prod --tp 4 --server nats://127.0.0.1:4222
   gantry load ./model --quant q4_K_M --quant-override 'model.layers.0=q8_0' --once
+  gantry load /models/llama --tp 4 --dp 2 --placement ranks.yaml --server nats://127.0.0.1:4222
   gantry load ./model --quant int8 --once --export ./model-int8
   gantry load ./model --tp 4 --wait-for-workers 4,10m --deadline 1h --server nats://127.0.0.1:4222
   gantry load s3://bucket/llama --once --cache /var/cache/gantry
@@ -66,6 +71,7 @@ is gone when the command ends.`,
 	f.require.register(flags)
 	flags.StringVar(&f.request.Name, "name", "", "the model's name (default: that of its folder or file)")
 	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto, cpu, cuda:N, or a list")
+	flags.StringVar(&f.placement, "placement", "", "YAML or JSON `FILE` that says which ranks go to which workers and devices; the others are placed as auto does")
 	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
 	flags.BoolVar(&f.request.Validate, "validate", false, "count NaN and Inf too, in what was stored and in what is placed")
 	flags.BoolVar(&f.request.Once, "once", false, "unload when it is ready: load, validate, report")
@@ -110,6 +116,17 @@ func (f *loadFlags) check(server bool) error {
 	var err error
 	if f.request.Require, err = f.require.parse(); err != nil {
 		return err
+	}
+	if _, err := device.Parse(f.request.Device); err != nil {
+		return err
+	}
+	if f.placement != "" {
+		if f.request.Placement, err = placefile.Read(f.placement); err != nil {
+			return err
+		}
+		if err := placement.Check(f.request.Placement, f.request.Options.Layout.Ranks()); err != nil {
+			return err
+		}
 	}
 	if err := (source.Options{Mode: source.Mode(f.read)}).Validate(); err != nil {
 		return err

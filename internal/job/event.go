@@ -14,6 +14,11 @@ type Room struct {
 	Device string `json:"device"` // "cpu", "cuda:0"
 	Bytes  int64  `json:"bytes"`
 	Ranks  int    `json:"ranks,omitempty"` // at most so many ranks; 0 means as many as fit
+	// NUMA is the node of the worker's host that the device is attached to, -1
+	// where that is not known.
+	NUMA int `json:"numa_node"`
+	// Peers are the worker's devices that this one reaches by NVLink.
+	Peers []string `json:"nvlink_peers,omitempty"`
 }
 
 // Ref names one attempt at one chunk. A report whose Ref is not the current

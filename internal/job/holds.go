@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -12,31 +13,24 @@ import (
 // returns what is missing; the job then waits for it until its patience ends.
 // Until it has placed all of them once it places all or none.
 func (j *Job) settle() error {
-	var needs []need
-	for i := range j.ranks {
-		if j.ranks[i].home == nil {
-			needs = append(needs, need{rank: i, bytes: j.ranks[i].bytes})
-		}
-	}
-	if len(needs) == 0 {
+	if !slices.ContainsFunc(j.ranks, func(r rank) bool { return r.home == nil }) {
 		j.placeable()
 		return nil
 	}
-	spots := j.spots()
-	found := assign(needs, spots)
+	s := j.places()
+	found := placement.Assign(s.ranks, s.devices)
 	var err error
 	if slices.Contains(found, -1) {
-		err = noRoom(needs, spots, found)
+		err = s.noRoom(found)
 		j.missing = err
 		if !j.housed {
 			j.waitFor(j.o.Wait)
 			return err
 		}
 	}
-	for i, n := range needs {
-		if found[i] >= 0 {
-			at := spots[found[i]]
-			j.house(&j.ranks[n.rank], j.byName[at.worker], at.device)
+	for i, d := range found {
+		if r := &j.ranks[s.numbers[i]]; r.home == nil && d >= 0 {
+			j.house(r, s.workers[d], s.devices[d].ID)
 		}
 	}
 	if err != nil {
@@ -61,41 +55,6 @@ func (j *Job) waitFor(d time.Duration) {
 		j.waitUntil = j.now.Add(d)
 		j.arm(j.waitUntil)
 	}
-}
-
-// spots lists the devices of workers that are up, less what ranks take.
-func (j *Job) spots() []spot {
-	var spots []spot
-	first := make([]int, len(j.workers)+1) // of each worker, in spots
-	for i, w := range j.workers {
-		first[i] = len(spots)
-		if w.health == up {
-			for _, room := range w.rooms {
-				limit := room.Ranks
-				if limit <= 0 {
-					limit = -1 - len(j.ranks) // stays negative, however many ranks it takes
-				}
-				spots = append(spots, spot{worker: w.id.Name, device: room.Device, free: room.Bytes, ranks: limit})
-			}
-		}
-		first[i+1] = len(spots)
-	}
-	for i := range j.ranks {
-		r := &j.ranks[i]
-		if r.home == nil {
-			continue
-		}
-		for s := first[r.home.at]; s < first[r.home.at+1]; s++ {
-			spots[s].held++
-			if spots[s].device == r.hold.Device {
-				spots[s].free -= r.bytes
-				if spots[s].ranks != 0 {
-					spots[s].ranks--
-				}
-			}
-		}
-	}
-	return spots
 }
 
 // house gives a rank a new home and asks it for an arena.

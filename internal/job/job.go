@@ -3,6 +3,7 @@ package job
 import (
 	"time"
 
+	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -27,6 +28,8 @@ const (
 // Options is what a job depends on besides its plan.
 type Options struct {
 	Strategy recovery.Strategy
+	// Pins say where ranks must lie; the others are placed by policy.
+	Pins []placement.Pin
 	// Patience is how long the job waits for room after it lost a worker,
 	// before it fails with what is missing, and how long a worker may stay
 	// suspect before it counts as lost. 0 is DefaultPatience.
@@ -69,6 +72,7 @@ type Job struct {
 	chunks []chunk
 	pieces []piece // of all chunks, in the plan's order
 	ranks  []rank
+	pins   map[int]*placement.Pin
 
 	workers []*worker // by order of appearance
 	byName  map[string]*worker
@@ -111,8 +115,13 @@ func New(plan *shard.Plan, o Options) *Job {
 	if o.Accept <= 0 {
 		o.Accept = DefaultAccept
 	}
-	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}, budget: o.RetryBudget}
-	j.err = j.lay()
+	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}, budget: o.RetryBudget, pins: map[int]*placement.Pin{}}
+	if j.err = j.lay(); j.err == nil {
+		j.err = placement.Check(o.Pins, len(j.ranks))
+	}
+	for i := range o.Pins {
+		j.pins[o.Pins[i].Rank] = &o.Pins[i]
+	}
 	return j
 }
 

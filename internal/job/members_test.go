@@ -30,7 +30,7 @@ func TestStartRefusesWhatDoesNotFit(t *testing.T) {
 	}{
 		{"nobody", nil, "no worker has joined"},
 		{"too small", []WorkerUp{cpu("a", 1, 1999)}, "no room for 1 of 2 ranks"},
-		{"too few ranks", []WorkerUp{{Worker: Worker{"a", 1}, Rooms: []Room{{"cpu", 9000, 1}}}}, "no room for 1 of 2 ranks"},
+		{"too few ranks", []WorkerUp{{Worker: Worker{"a", 1}, Rooms: []Room{{Device: "cpu", Bytes: 9000, Ranks: 1}}}}, "no room for 1 of 2 ranks"},
 	} {
 		j := New(planOf(2, 4, everyone(2)), Options{})
 		cmds := j.Start(t0, c.workers)

@@ -5,128 +5,96 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// need is a rank that looks for a place.
-type need struct {
-	rank  int
-	bytes int64
+// places is what ranks are placed by: the ranks that look for a home or have one
+// at a worker that is up, and the devices of such workers.
+type places struct {
+	ranks   []placement.Rank
+	numbers []int // of the ranks
+	devices []placement.Device
+	workers []*worker // of the devices
 }
 
-// spot is one device of a worker, with what is left of its room.
-type spot struct {
-	worker string
-	device string
-	free   int64
-	ranks  int // it may still take; negative: no limit
-	held   int // ranks that the whole worker holds
-}
-
-func (s spot) takes(bytes int64) bool { return s.ranks != 0 && bytes <= s.free }
-
-// assign finds a spot for each need: the index of its spot, or -1. It spreads
-// the ranks evenly; where that leaves one out it packs them tightly instead,
-// if that places more. No spot gets more than it takes. spots is not changed.
-func assign(needs []need, spots []spot) []int {
-	even, placed := spread(needs, slices.Clone(spots))
-	if placed == len(needs) {
-		return even
-	}
-	if tight, n := pack(needs, slices.Clone(spots)); n > placed {
-		return tight
-	}
-	return even
-}
-
-// spread gives the needs, in order, to the worker with the fewest ranks, then
-// the most free room, then by name.
-func spread(needs []need, spots []spot) ([]int, int) {
-	return fill(needs, spots, func(a, b spot) int {
-		return cmp.Or(cmp.Compare(a.held, b.held), cmp.Compare(b.free, a.free),
-			cmp.Compare(a.worker, b.worker), cmp.Compare(a.device, b.device))
-	})
-}
-
-// pack gives the needs, largest first, to the spot with the least room that
-// takes them (best fit decreasing).
-func pack(needs []need, spots []spot) ([]int, int) {
-	order := make([]int, len(needs))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(needs[b].bytes, needs[a].bytes) })
-	sorted := make([]need, len(needs))
-	for i, at := range order {
-		sorted[i] = needs[at]
-	}
-	found, placed := fill(sorted, spots, func(a, b spot) int {
-		return cmp.Or(cmp.Compare(a.free, b.free), cmp.Compare(a.worker, b.worker), cmp.Compare(a.device, b.device))
-	})
-	in := make([]int, len(needs))
-	for i, at := range order {
-		in[at] = found[i]
-	}
-	return in, placed
-}
-
-// fill gives each need in turn the first spot, by the given order, of those
-// that take it. It uses spots up.
-func fill(needs []need, spots []spot, order func(a, b spot) int) (found []int, placed int) {
-	found = make([]int, len(needs))
-	for i, n := range needs {
-		best := -1
-		for s := range spots {
-			if spots[s].takes(n.bytes) && (best < 0 || order(spots[s], spots[best]) < 0) {
-				best = s
+// places lists the devices of workers that are up, less what ranks take there.
+func (j *Job) places() places {
+	var s places
+	first := make([]int, len(j.workers)+1) // of each worker, in devices
+	for i, w := range j.workers {
+		first[i] = len(s.devices)
+		if w.health == up {
+			for _, room := range w.rooms {
+				s.devices = append(s.devices, placement.Device{Worker: w.id.Name, ID: room.Device, Free: room.Bytes,
+					Ranks: cmp.Or(room.Ranks, -1), NUMA: room.NUMA, Peers: room.Peers})
+				s.workers = append(s.workers, w)
 			}
 		}
-		found[i] = best
-		if best < 0 {
+		first[i+1] = len(s.devices)
+	}
+	for i := range j.ranks {
+		r, at := &j.ranks[i], -1
+		if r.home != nil {
+			own := s.devices[first[r.home.at]:first[r.home.at+1]]
+			k := slices.IndexFunc(own, func(d placement.Device) bool { return d.ID == r.hold.Device })
+			if k < 0 {
+				continue
+			}
+			if own[k].Free -= r.bytes; own[k].Ranks > 0 {
+				own[k].Ranks--
+			}
+			at = first[r.home.at] + k
+		}
+		shape := &j.plan.Ranks[i]
+		s.ranks = append(s.ranks, placement.Rank{Group: i - shape.TP, Replica: shape.DP, Bytes: r.bytes, Home: at, Pin: j.pins[i]})
+		s.numbers = append(s.numbers, i)
+	}
+	return s
+}
+
+// noRoom says what is missing for the ranks that found no device.
+func (s *places) noRoom(found []int) error {
+	var all, out, free, largest int64
+	var needs, left int
+	first := -1
+	for i, r := range s.ranks {
+		if r.Home >= 0 {
 			continue
 		}
-		placed++
-		spots[best].free -= n.bytes
-		spots[best].ranks--
-		for s := range spots {
-			if spots[s].worker == spots[best].worker {
-				spots[s].held++
-			}
-		}
-	}
-	return found, placed
-}
-
-// noRoom says what is missing for the needs that found no spot.
-func noRoom(needs []need, spots []spot, found []int) error {
-	if len(spots) == 0 {
-		return &recovery.Error{Class: recovery.OutOfCapacity, Op: "place ranks",
-			Err:  fmt.Errorf("no worker has joined with a device for %d ranks", len(needs)),
-			Hint: "start a worker"}
-	}
-	var all, out, free, largest int64
-	var left, first int
-	for i, n := range needs {
-		all += n.bytes
+		needs++
+		all += r.Bytes
 		if found[i] < 0 {
-			if left == 0 {
+			if first < 0 {
 				first = i
 			}
 			left++
-			out += n.bytes
+			out += r.Bytes
 		}
 	}
-	for _, s := range spots {
-		if s.ranks == 0 {
-			continue
-		}
-		free += max(s.free, 0)
-		largest = max(largest, s.free)
+	missing := func(hint, format string, args ...any) error {
+		return &recovery.Error{Class: recovery.OutOfCapacity, Op: "place ranks", Err: fmt.Errorf(format, args...), Hint: hint}
 	}
-	return &recovery.Error{Class: recovery.OutOfCapacity, Op: "place ranks",
-		Err: fmt.Errorf("no room for %d of %d ranks (%s of %s); rank %d alone needs %s; %s is free on %d devices, at most %s on one",
-			left, len(needs), size(out), size(all), needs[first].rank, size(needs[first].bytes), size(free), len(spots), size(largest)),
-		Hint: "add workers or memory, use more ranks, or a smaller scheme"}
+	r := s.ranks[first]
+	rooms := placement.Allowed(s.devices, r.Pin)
+	if r.Pin != nil && len(rooms) == 0 {
+		return missing("see `gantry workers`, or place it elsewhere", "rank %d is to be on %s, which is not there", s.numbers[first], r.Pin)
+	}
+	if len(rooms) == 0 {
+		return missing("start a worker", "no worker has joined with a device for %d ranks", needs)
+	}
+	for _, d := range rooms {
+		if d.Ranks != 0 {
+			free += max(d.Free, 0)
+			largest = max(largest, d.Free)
+		}
+	}
+	if r.Pin != nil {
+		return missing("place it elsewhere, or unload what is there", "rank %d is to be on %s and needs %s; %s is free there", s.numbers[first], r.Pin, size(r.Bytes), size(largest))
+	}
+	return missing("add workers or memory, use more ranks, or a smaller scheme",
+		"no room for %d of %d ranks (%s of %s); rank %d alone needs %s; %s is free on %d devices, at most %s on one",
+		left, needs, size(out), size(all), s.numbers[first], size(r.Bytes), size(free), len(rooms), size(largest))
 }
 
 // size writes a number of bytes for people.

@@ -3,75 +3,102 @@ package job
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
-	"pgregory.net/rapid"
+	"github.com/gantry-ml/gantry/placement"
+	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
 )
 
-func TestAssign(t *testing.T) {
-	spots := func(free ...int64) (s []spot) {
-		for i, f := range free {
-			s = append(s, spot{worker: fmt.Sprintf("w%d", i), device: "cpu", free: f, ranks: -1})
-		}
-		return s
+// gpus is a worker with two GPUs on each of two NUMA nodes.
+func gpus(name string, room int64) WorkerUp {
+	up := WorkerUp{Worker: Worker{name, 1}, Window: 300}
+	for i := range 4 {
+		up.Rooms = append(up.Rooms, Room{Device: fmt.Sprint("cuda:", i), Bytes: room, NUMA: i / 2})
 	}
-	for _, c := range []struct {
-		name  string
-		bytes []int64
-		spots []spot
-		want  []int
-	}{
-		{"spread evenly", []int64{1, 1, 1, 1}, spots(9, 9), []int{0, 1, 0, 1}},
-		{"most room first", []int64{1, 1, 1}, spots(5, 9), []int{1, 0, 1}},
-		{"by name", []int64{1}, []spot{{worker: "b", free: 1, ranks: -1}, {worker: "a", free: 1, ranks: -1}}, []int{1}},
-		{"uneven where it must", []int64{1, 1, 1}, spots(1, 9), []int{1, 0, 1}},
-		{"packed where spreading fails", []int64{2, 2, 4}, spots(4, 4), []int{1, 1, 0}},
-		{"at most so many ranks", []int64{1, 1, 1}, []spot{{worker: "a", free: 9, ranks: 1}, {worker: "b", free: 9, ranks: 1}}, []int{0, 1, -1}},
-		{"the devices of one worker", []int64{4, 4}, []spot{{worker: "a", device: "cuda:0", free: 5, ranks: -1}, {worker: "a", device: "cuda:1", free: 5, ranks: -1}}, []int{0, 1}},
-		{"nowhere", []int64{2}, spots(1, 1), []int{-1}},
-	} {
-		var needs []need
-		for i, b := range c.bytes {
-			needs = append(needs, need{i, b})
-		}
-		if got := assign(needs, c.spots); !slices.Equal(got, c.want) {
-			t.Errorf("%s: %v, want %v", c.name, got, c.want)
-		}
+	return up
+}
+
+// shaped makes a plan's ranks those of a tp × dp layout.
+func shaped(p *shard.Plan, tp int) *shard.Plan {
+	for i := range p.Ranks {
+		p.Ranks[i].TP, p.Ranks[i].DP = i%tp, i/tp
+	}
+	return p
+}
+
+// placesOf says where commands place ranks: "0 a/cuda:1".
+func placesOf(commands []Command) (s []string) {
+	for _, c := range all[Place](commands) {
+		s = append(s, fmt.Sprintf("%d %s/%s", c.Hold.Rank, c.Hold.Worker.Name, c.Hold.Device))
+	}
+	return s
+}
+
+// TestPlacementKnowsTheLayout: what the policy is told of ranks and devices is
+// what the plan and the workers say.
+func TestPlacementKnowsTheLayout(t *testing.T) {
+	plan := shaped(planOf(4, 4, inTurn(4)), 2)
+	j := New(plan, Options{Patience: time.Second})
+	got := placesOf(j.Start(t0, []WorkerUp{gpus("a", 1000), gpus("b", 1000)}))
+	if want := []string{"0 a/cuda:0", "1 a/cuda:1", "2 b/cuda:0", "3 b/cuda:1"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	// The copy at b is lost: it goes to the other NUMA node of a.
+	got = placesOf(j.Step(t0, WorkerLost{Worker: Worker{"b", 1}}))
+	if want := []string{"2 a/cuda:2", "3 a/cuda:3"}; !slices.Equal(got, want) {
+		t.Errorf("after the loss: %q, want %q", got, want)
 	}
 }
 
-func TestAssignNeverOverCommits(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var needs []need
-		for i := range rapid.IntRange(0, 10).Draw(t, "needs") {
-			needs = append(needs, need{i, rapid.Int64Range(0, 10).Draw(t, "bytes")})
+func TestPins(t *testing.T) {
+	plan := shaped(planOf(4, 4, inTurn(4)), 2)
+	pins := []placement.Pin{{Rank: 3, Worker: "b"}, {Rank: 0, Worker: "a", Device: "cuda:3"}}
+	j := New(plan, Options{Pins: pins, Patience: time.Second})
+	got := placesOf(j.Start(t0, []WorkerUp{gpus("a", 1000), gpus("b", 1000)}))
+	if want := []string{"0 a/cuda:3", "1 a/cuda:2", "2 b/cuda:0", "3 b/cuda:1"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	// A pinned rank moves nowhere else: the job waits for its worker.
+	lost := j.Step(t0, WorkerLost{Worker: Worker{"a", 1}})
+	if got := placesOf(lost); !slices.Equal(got, []string{"1 b/cuda:2"}) {
+		t.Errorf("after the loss: %q", got)
+	}
+	ended := all[End](j.Step(t0.Add(2*time.Second), Tick{}))
+	if len(ended) != 1 || !strings.Contains(ended[0].Err.Error(), "rank 0 is to be on cuda:3 of worker a, which is not there") {
+		t.Errorf("it ended with %v", ended)
+	}
+}
+
+func TestNoRoom(t *testing.T) {
+	mixed := gpus("a", 900)
+	mixed.Rooms = append(mixed.Rooms, Room{Device: "cpu", Bytes: 1 << 30})
+	full := cpu("a", 1, 5000)
+	full.Rooms[0].Ranks = 1
+	for _, c := range []struct {
+		ups  []WorkerUp
+		pins []placement.Pin
+		says string
+	}{
+		{nil, nil, "no worker has joined with a device for 2 ranks"},
+		{[]WorkerUp{cpu("a", 1, 1500)}, nil, "no room for 1 of 2 ranks (1000 B of 1.95 KiB (2000 B)); rank 1 alone needs 1000 B; 1.46 KiB (1500 B) is free on 1 devices"},
+		{[]WorkerUp{full}, nil, "no room for 1 of 2 ranks"},
+		{[]WorkerUp{mixed}, nil, "3.52 KiB (3600 B) is free on 4 devices, at most 900 B on one"}, // host memory is no place beside GPUs
+		{[]WorkerUp{gpus("a", 900)}, []placement.Pin{{Rank: 1, Device: "cuda:9"}}, "no room for 2 of 2"},
+		{[]WorkerUp{gpus("a", 1000)}, []placement.Pin{{Rank: 1, Device: "cuda:9"}}, "rank 1 is to be on cuda:9, which is not there"},
+		{[]WorkerUp{gpus("a", 1000)}, []placement.Pin{{Rank: 0, Device: "cuda:1"}, {Rank: 1, Device: "cuda:1"}}, "rank 1 is to be on cuda:1 and needs 1000 B; 1000 B is free there"},
+	} {
+		ended := all[End](New(planOf(2, 2, inTurn(2)), Options{Pins: c.pins}).Start(t0, c.ups))
+		if len(ended) != 1 || recovery.ClassOf(ended[0].Err) != recovery.OutOfCapacity || !strings.Contains(ended[0].Err.Error(), c.says) {
+			t.Errorf("%v, want %q", ended, c.says)
 		}
-		var spots []spot
-		for i := range rapid.IntRange(0, 6).Draw(t, "spots") {
-			spots = append(spots, spot{worker: fmt.Sprint("w", i/2), device: fmt.Sprint("d", i%2),
-				free: rapid.Int64Range(-3, 20).Draw(t, "free"), ranks: rapid.IntRange(-1, 3).Draw(t, "ranks")})
-		}
-		found := assign(needs, spots)
-		used, ranks := make([]int64, len(spots)), make([]int, len(spots))
-		for i, s := range found {
-			if s >= 0 {
-				used[s] += needs[i].bytes
-				ranks[s]++
-			}
-		}
-		for s := range spots {
-			if ranks[s] > 0 && used[s] > spots[s].free || spots[s].ranks >= 0 && ranks[s] > spots[s].ranks {
-				t.Fatalf("%+v got %d ranks of %d bytes", spots[s], ranks[s], used[s])
-			}
-		}
-		for i, s := range found {
-			for o := range spots {
-				if s < 0 && needs[i].bytes <= spots[o].free-used[o] && (spots[o].ranks < 0 || ranks[o] < spots[o].ranks) {
-					t.Fatalf("need %d has no place though %+v has room", i, spots[o])
-				}
-			}
-		}
-	})
+	}
+	ended := all[End](New(planOf(2, 2, inTurn(2)), Options{Pins: []placement.Pin{{Rank: 2, Device: "cpu"}}}).Start(t0, []WorkerUp{cpu("a", 1, 5000)}))
+	if len(ended) != 1 || recovery.ClassOf(ended[0].Err) != recovery.Usage {
+		t.Errorf("a pin of a rank that there is not: %v", ended)
+	}
 }
 
 func TestSize(t *testing.T) {

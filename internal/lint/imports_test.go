@@ -22,18 +22,20 @@ var arrows = map[string][]string{
 	"internal/alloctest":  {},
 	"internal/invariants": {},
 	"internal/lint":       {},
+	"internal/settings":   {},
 	"require":             {},
+	"placement":           {"internal/settings"}, // its file's reader
 	"source":              {},
-	"checkpoint":          {"source", "quant"}, // of quant the forms, which it names
-	"quant":               {},
+	"checkpoint":          {"source", "quant"},   // of quant the forms, which it names
+	"quant":               {"internal/settings"}, // its file's reader
 	"device":              {"internal/invariants", "require"},
 	"shard":               {"checkpoint", "quant", "source"},
-	"internal/job":        {"shard"},
+	"internal/job":        {"shard", "placement"},
 	"internal/transfer":   {},
-	"messages":            {"require", "shard", "internal/job"},
+	"messages":            {"require", "placement", "shard", "internal/job"},
 	"model":               {"internal/invariants", "shard", "quant", "device", "checkpoint", "source"},
-	"loader":              {"require", "internal/job", "internal/transfer", "shard", "quant", "device", "source", "checkpoint", "model"},
-	"actors":              {"require", "internal/job", "loader", "model", "messages", "shard", "checkpoint"},
+	"loader":              {"require", "placement", "internal/job", "internal/transfer", "shard", "quant", "device", "source", "checkpoint", "model"},
+	"actors":              {"require", "placement", "internal/job", "loader", "model", "messages", "shard", "checkpoint"},
 	"internal/cluster":    {"messages", "checkpoint", "shard"},
 	"telemetry":           {"messages", "source"},
 }

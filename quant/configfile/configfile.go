@@ -1,33 +1,22 @@
 package configfile
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
-	"github.com/knadh/koanf/parsers/yaml"
-
+	"github.com/gantry-ml/gantry/internal/settings"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// maxBytes bounds a file.
-const maxBytes = 1 << 20
-
 // Read reads a file. Errors are of class usage and name the file and the key.
 func Read(path string) (quant.Config, error) {
-	f, err := os.Open(path)
+	data, err := settings.Read(path)
 	if err != nil {
-		return quant.Config{}, wrong(path, "name a file that can be read", err)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
-	if err := errors.Join(err, f.Close()); err != nil {
 		return quant.Config{}, wrong(path, "name a file that can be read", err)
 	}
 	return Parse(path, data)
@@ -44,10 +33,7 @@ func Read(path string) (quant.Config, error) {
 //	overrides:            # the first that matches counts, after skip
 //	  - {pattern: "*.down_proj", scheme: q6_K}
 func Parse(name string, data []byte) (quant.Config, error) {
-	if len(data) > maxBytes {
-		return quant.Config{}, wrong(name, "", fmt.Errorf("it is larger than %d bytes", maxBytes))
-	}
-	fields, err := decode(data)
+	fields, err := settings.Decode(data)
 	if err != nil {
 		return quant.Config{}, wrong(name, "write YAML or JSON", err)
 	}
@@ -75,19 +61,6 @@ func Parse(name string, data []byte) (quant.Config, error) {
 		return quant.Config{}, wrong(name, "", err)
 	}
 	return c, nil
-}
-
-// decode reads JSON where it is that, which may be indented by tabs, else YAML.
-func decode(data []byte) (map[string]any, error) {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	var fields map[string]any
-	if err := d.Decode(&fields); err == nil {
-		if _, err := d.Token(); err == io.EOF {
-			return fields, nil
-		}
-	}
-	return yaml.Parser().Unmarshal(data)
 }
 
 // wrong is an error about the file.

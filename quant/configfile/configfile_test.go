@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gantry-ml/gantry/internal/settings"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -65,13 +66,13 @@ func TestParseRefuses(t *testing.T) {
 		"overrides: [{pattern: a, scheme: f16}, {pattern: a, schema: f16}]": "overrides[1] has no scheme",
 		"overrides: [{pattern: a, scheme: f16, why: x}]":                    `unknown key "overrides[0].why"`,
 		"overrides: [{pattern: a, scheme: q4_K_M}]":                         "recipe",
-		"skip: ['[']":                   "bracket",
-		"skip: [{}]":                    "skip[0]",
-		"scheme: q8_0\nscheme: f16":     "scheme",
-		"- q8_0":                        "",
-		"a: &a [*a]":                    "",
-		"{":                             "",
-		strings.Repeat("#", maxBytes+1): "larger",
+		"skip: ['[']":                            "bracket",
+		"skip: [{}]":                             "skip[0]",
+		"scheme: q8_0\nscheme: f16":              "scheme",
+		"- q8_0":                                 "",
+		"a: &a [*a]":                             "",
+		"{":                                      "",
+		strings.Repeat("#", settings.MaxBytes+1): "larger",
 	} {
 		_, err := Parse("dir/q.yaml", []byte(text))
 		if recovery.ClassOf(err) != recovery.Usage || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "dir/q.yaml") || strings.Contains(err.Error(), "\n") {

@@ -171,10 +171,11 @@ func (r Resources) describe(name string, n int) (messages.Worker, error) {
 		return w, err
 	}
 	for _, d := range devices {
-		m := messages.Device{ID: d.ID, Name: d.Name, Total: d.Total, Free: d.Free / int64(n), Compute: d.Compute}
+		m := messages.Device{ID: d.ID, Name: d.Name, Total: d.Total, Free: d.Free / int64(n), Compute: d.Compute,
+			UUID: d.UUID, NUMA: d.NUMA, NVLinkPeers: d.NVLinkPeers}
 		if d.ID == device.CPU {
 			m.Ranks = r.CPURanks
-			if r.Memory > 0 {
+			if m.Free = max(m.Free-loader.Headroom(r.Staging), 0); r.Memory > 0 {
 				m.Free = r.Memory
 			}
 		}
