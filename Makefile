@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort gateway demo test test-llama race purego vet lint generate generated-clean fuzz bench-index bench-quant clean
+.PHONY: all build ort gateway demo test test-llama race chaos purego vet lint generate generated-clean fuzz bench-index bench-quant clean
 
 all: build
 
@@ -39,6 +39,15 @@ test-llama:
 
 race: ort gateway
 	$(GO) test -race -timeout 20m ./...
+
+# Loads with layouts, schemes and faults drawn from a seed. A failure names the
+# trial's number: SEED=… FIRST=number LOADS=1 draws it again.
+SEED  ?= 1
+FIRST ?= 0
+LOADS ?= 100
+chaos: ort
+	GANTRY_CHAOS_SEED=$(SEED) GANTRY_CHAOS_FIRST=$(FIRST) GANTRY_CHAOS_LOADS=$(LOADS) \
+		$(GO) test -count 1 -timeout 60m -v -run '^TestChaos$$' ./tests/integration
 
 # Without assembly the portable kernels are all there is.
 purego:

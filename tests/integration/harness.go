@@ -230,8 +230,37 @@ type Cluster struct {
 	Conn        *nats.Conn
 	Client      *cluster.Client
 
-	t   testing.TB
-	bin string
+	t     testing.TB
+	bin   string
+	state string // of a coordinator that can be restarted
+}
+
+// Lasting starts the coordinator of a cluster, which keeps its state in a
+// folder, so that Restart can start it again.
+func (c *Cluster) Lasting(state string) {
+	c.t.Helper()
+	c.state, c.URL = state, "nats://127.0.0.1:0"
+	c.Restart()
+}
+
+// Restart starts the coordinator again, at the same address, after it ended.
+func (c *Cluster) Restart() {
+	c.t.Helper()
+	c.Coordinator = Launch(c.t, filepath.Join(c.bin, "coordinator"), "coordinator", "--name", "c1", "--http", "127.0.0.1:0",
+		"--nats-listen", strings.TrimPrefix(c.URL, "nats://"), "--state-dir", c.state)
+	c.connect()
+}
+
+// connect connects to the coordinator's NATS.
+func (c *Cluster) connect() {
+	c.t.Helper()
+	c.URL = c.Coordinator.Ready["nats"]
+	conn, err := cluster.Connect(c.URL, "")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(conn.Close)
+	c.Conn, c.Client = conn, cluster.NewClient(conn)
 }
 
 // StartCluster starts a cluster of n workers, w1 to wN, with the given extra
@@ -241,13 +270,7 @@ func StartCluster(t testing.TB, bin string, n int, args ...string) *Cluster {
 	c := &Cluster{t: t, bin: bin, Workers: map[string]*Process{}}
 	c.Coordinator = Launch(t, filepath.Join(bin, "coordinator"), "coordinator",
 		"--name", "c1", "--nats-listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
-	c.URL = c.Coordinator.Ready["nats"]
-	var err error
-	if c.Conn, err = cluster.Connect(c.URL, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Conn.Close)
-	c.Client = cluster.NewClient(c.Conn)
+	c.connect()
 	for i := range n {
 		c.StartWorker(fmt.Sprintf("w%d", i+1), args...)
 	}

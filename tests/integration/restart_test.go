@@ -1,12 +1,9 @@
 package integration
 
 import (
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
 )
@@ -53,20 +50,8 @@ func TestWorkerFrozen(t *testing.T) {
 // TestCoordinatorRestarted: the job that a killed coordinator leaves is
 // brought to its end by the next one on the same state.
 func TestCoordinatorRestarted(t *testing.T) {
-	state := t.TempDir()
-	args := []string{"--name", "c1", "--nats-listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--state-dir", state}
 	c := &Cluster{t: t, bin: bin, Workers: map[string]*Process{}}
-	start := func() {
-		c.Coordinator = Launch(t, filepath.Join(bin, "coordinator"), "coordinator", args...)
-		c.URL = c.Coordinator.Ready["nats"]
-		var err error
-		if c.Conn, err = cluster.Connect(c.URL, ""); err != nil {
-			t.Fatal(err)
-		}
-		c.Client = cluster.NewClient(c.Conn)
-	}
-	start()
-	args[3] = strings.TrimPrefix(c.URL, "nats://") // the workers know this port
+	c.Lasting(t.TempDir())
 	c.StartWorker("w1")
 	c.StartWorker("w2")
 	kept := c.Load(stories(t, "hf-f32", "kept", 2))
@@ -78,8 +63,7 @@ func TestCoordinatorRestarted(t *testing.T) {
 	before := c.Status(j.Job)
 	c.Coordinator.Kill()
 	c.Conn.Close()
-	start()
-	defer func() { c.Conn.Close() }()
+	c.Restart()
 	end := c.Await(j.Job)
 	if end.State != messages.StateReady || end.Epoch <= kept.Epoch {
 		t.Fatalf("%s of epoch %d: %s", end.State, end.Epoch, end.Why)
