@@ -56,7 +56,12 @@ func describe(ctx context.Context, src source.Source, ix *Index, whole bool) err
 	case slices.Contains(family, c.ModelType):
 		a.Name = c.ModelType
 	}
-	if a.Name != "" {
+	if a.Name == "" {
+		c.fillOther(a)
+		if a.Name == "gpt2" && ix.Format == FormatSafetensors { // ONNX's graphs tell
+			turnConv1D(ix)
+		}
+	} else {
 		if err := c.fill(a); err != nil {
 			return err
 		}

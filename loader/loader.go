@@ -111,7 +111,7 @@ func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *
 		return nil, nil, err
 	}
 	plan, err := shard.Build(ix, shard.Options{Layout: l.opts.layout, Scheme: scheme, Overrides: l.opts.quant.Overrides,
-		ChunkBytes: l.opts.chunkBytes, KeepOriginal: l.opts.keep || l.opts.quant.KeepOriginal})
+		Rules: l.opts.rules, PadVocab: l.opts.padVocab, ChunkBytes: l.opts.chunkBytes, KeepOriginal: l.opts.keep || l.opts.quant.KeepOriginal})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -29,10 +29,10 @@ func (x *transform) tally(s span, rows []byte) {
 	if all == (dtype.NonFinite{}) {
 		return
 	}
-	tensor := s.run.seg.Tensor
 	for _, sh := range s.run.share {
 		rank := sh.t.dest.Hold.Rank
-		own := x.plan.Ranks[rank].Slice(tensor).Cols.Intersect(cols)
+		slice := sh.slice(x.plan, s.run.seg)
+		own := slice.Cols.Intersect(cols)
 		found := all
 		if own != cols {
 			found = dtype.NonFinite{}
@@ -41,15 +41,33 @@ func (x *transform) tally(s span, rows []byte) {
 				found = found.Plus(from.NonFinite(part))
 			}
 		}
-		sh.t.stored = sh.t.stored.Plus(tallied(x.plan, tensor, rank, found))
+		sh.t.stored = sh.t.stored.Plus(tallied(x.plan, slice, rank, found))
 	}
 }
 
-// tallied adds to what was found in a rank's part of a tensor whether it is the
-// part that stands for it where ranks hold the same.
-func tallied(p *shard.Plan, tensor, rank int, n dtype.NonFinite) dtype.Tally {
+// slice returns what the share is for: it has the order of the rank's slices
+// that the segment has any of, as the planner's pieces do.
+func (sh share) slice(p *shard.Plan, seg *shard.Segment) *shard.Slice {
+	own := p.Ranks[sh.t.dest.Hold.Rank].SlicesOf(seg.Tensor)
+	nth := sh.nth
+	for i := range own {
+		s := &own[i]
+		if seg.Rows.Intersect(s.Rows).Len() == 0 || seg.Cols.Intersect(s.Held).Len() == 0 {
+			continue
+		}
+		if nth == 0 {
+			return s
+		}
+		nth--
+	}
+	return nil // not for a piece of the plan
+}
+
+// tallied adds to what was found in a rank's slice of a tensor whether it is the
+// one that stands for it where ranks hold the same.
+func tallied(p *shard.Plan, slice *shard.Slice, rank int, n dtype.NonFinite) dtype.Tally {
 	t := dtype.Tally{All: n}
-	if n != (dtype.NonFinite{}) && slices.ContainsFunc(p.Cover(tensor), func(part shard.Part) bool { return part.Rank == rank }) {
+	if n != (dtype.NonFinite{}) && slices.ContainsFunc(p.Cover(slice.Tensor), func(part shard.Part) bool { return part.Rank == rank && part.Slice == slice }) {
 		t.Once = n
 	}
 	return t
@@ -66,7 +84,7 @@ func (c *checker) nonFinite(ctx context.Context) (stored, placed dtype.Tally, er
 		if err != nil {
 			return stored, placed, err
 		}
-		t := tallied(plan, s.Tensor, rank, n)
+		t := tallied(plan, s, rank, n)
 		placed = placed.Plus(t)
 		if c.encoded[s.Tensor].tensor.Scheme == "none" {
 			stored = stored.Plus(t)

@@ -28,6 +28,8 @@ type options struct {
 	quant     quant.Config
 	dtype     dtype.Type
 	layout    shard.Layout
+	rules     []shard.ModuleRule
+	padVocab  int64
 	require   require.Requirements
 	pins      []placement.Pin
 	progress  func(progress.Update)
@@ -74,6 +76,13 @@ func WithLayout(l shard.Layout) Option { return func(o *options) { o.layout = l 
 // WithPlacement says which device ranks must lie on; there is one worker, which
 // a pin need not name. The others are spread by policy (package placement).
 func WithPlacement(pins ...placement.Pin) Option { return func(o *options) { o.pins = pins } }
+
+// WithRules says how modules are divided which no built-in rule knows.
+func WithRules(rules ...shard.ModuleRule) Option { return func(o *options) { o.rules = rules } }
+
+// WithPadVocab fills embedding and head up with zeros to a multiple of so many
+// rows before they are divided. 0 does not.
+func WithPadVocab(rows int64) Option { return func(o *options) { o.padVocab = rows } }
 
 // WithProgress has f called at each change of stage, at most four times a
 // second besides, and once at the end. Calls come one at a time, from a

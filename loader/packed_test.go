@@ -144,7 +144,7 @@ func TestPackedCuts(t *testing.T) {
 			continue
 		}
 		found++
-		s := plan.Ranks[1].Slice(i)
+		s := plan.Ranks[1].SlicesOf(i)[0]
 		if got := [4]int64{s.Rows.Start, s.Rows.Stop, s.Cols.Start, s.Cols.Stop}; got != w {
 			t.Errorf("%s: rank 1 holds %v, want %v", plan.Tensors[i].Name, got, w)
 		}

@@ -24,9 +24,10 @@ type run struct {
 	primary int // index into share of one that takes whole rows, -1 without
 }
 
-// share is what one target gets of a run.
+// share is what one slice of a target gets of a run.
 type share struct {
 	t     *target
+	nth   int    // of the slices that the target has of the segment
 	cells []cell // by plane
 }
 
@@ -65,12 +66,15 @@ func planRuns(c *shard.Chunk, encodings []encoded, targets []*target) ([]run, er
 			seg := &c.Segments[e.Segment]
 			planes := encodings[seg.Tensor].layout.Planes
 			list := shares[e.Segment]
-			if n := len(list); n == 0 || list[n-1].t != t {
-				cells := make([]cell, len(planes))
-				for j := range cells {
-					cells[j].extent = -1
+			if n := len(list); n == 0 || list[n-1].t != t || e.Plane == 0 {
+				s := share{t: t, cells: make([]cell, len(planes))}
+				if n > 0 && list[n-1].t == t {
+					s.nth = list[n-1].nth + 1
 				}
-				list = append(list, share{t, cells})
+				for j := range s.cells {
+					s.cells[j].extent = -1
+				}
+				list = append(list, s)
 			}
 			to := &list[len(list)-1].cells[e.Plane]
 			if to.extent >= 0 {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint/digests"
+	"github.com/gantry-ml/gantry/checkpoint/gguf/names"
 	"github.com/gantry-ml/gantry/checkpoint/outfile"
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/quant"
@@ -132,7 +133,7 @@ func Exportable(p *shard.Plan) error {
 // notExported says why a tensor cannot be written as it is stored.
 func notExported(t *shard.Tensor) error {
 	switch {
-	case t.Transposed:
+	case t.Transposed && !names.ForModel("gpt2").Transposed(t.Name): // which has them so
 		return errors.New("it is stored [in, out], as the second operand of a matrix product, and safetensors have weights [out, in]")
 	case t.Scheme == "none" && !t.DType.Safetensors():
 		return fmt.Errorf("safetensors has no element type %s", t.DType)

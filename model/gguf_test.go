@@ -130,7 +130,7 @@ func TestGGUFShiftAndTranspose(t *testing.T) {
 	if got := values["output_norm.weight"]; !slices.Equal(got, []float32{1.25, 2.25, 3.25, 4.25}) {
 		t.Errorf("norm %v", got)
 	}
-	dir = folder(t, `{"model_type": "gpt2", "n_positions": 2, "n_embd": 2, "n_layer": 1, "n_head": 1, "layer_norm_epsilon": 1e-5}`,
+	dir = folder(t, `{"model_type": "gpt2", "n_positions": 2, "n_embd": 2, "n_layer": 1, "n_head": 2, "layer_norm_epsilon": 1e-5}`,
 		stored{"wte.weight", []int64{3, 2}, 0}, stored{"h.0.attn.c_attn.weight", []int64{2, 6}, 10}, stored{"h.0.attn.bias", []int64{1, 1, 2, 2}, 1})
 	for _, tp := range []int{1, 2} {
 		h, values := written(t, dir, "none", tp)

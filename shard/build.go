@@ -26,9 +26,15 @@ func Build(ix *checkpoint.Index, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	own, err := newModuleRules(o.Rules)
+	if err != nil {
+		return nil, err
+	}
 	b := &builder{
-		ix: ix, pol: pol, quantization: ix.About().Quantization, tied: ix.Architecture.TiedEmbeddings, tp: newTPPlan(ix.TPPlan),
-		cut: cutter{tp: int64(o.Layout.TP), heads: countHeads(ix), plain: map[string]bool{}, projected: map[string]*projection{}},
+		ix: ix, pol: pol, quantization: ix.About().Quantization, tied: ix.Architecture.TiedEmbeddings,
+		rules: rulesOf(ix.Architecture.Name), tp: newTPPlan(ix.TPPlan), own: own,
+		cut: cutter{tp: int64(o.Layout.TP), ep: int64(o.Layout.EP), pad: o.PadVocab, heads: countHeads(ix),
+			plain: map[string]bool{}, projected: map[string]*projection{}},
 		plan: &Plan{Version: Version, Checkpoint: ix.Digest(), Options: o, Files: slices.Clone(ix.Files),
 			Tensors: []Tensor{}, Ranks: []Rank{}, Chunks: []Chunk{},
 			Fallbacks: []Note{}, Straddles: []Note{}, Warnings: []string{}},
@@ -50,18 +56,21 @@ type builder struct {
 	ix     *checkpoint.Index
 	pol    *policy
 	cut    cutter
-	tp     *tpPlan
+	rules  map[string]rule // of the family
+	tp     *tpPlan         // the checkpoint's
+	own    moduleRules     // of the options
 	tied   bool
 	plan   *Plan
 	parts  []part // by tensor of the plan
 	stages stages
-	ranked Span // the ranks of a tp group that the last chunk is for
+	ranked Span // the ranks of a stage that the last chunk is for
 
 	quantization *checkpoint.Quantization // of the checkpoint, nil where it is none
 
 	unmatched []string // tensors without a rule
 	twice     []string // tensors that are read twice
 	flat      []string // tensors whose rule cannot be followed, see Tensor
+	unpadded  []string // tensors of the vocabulary that are not padded
 	linear    int      // tensors that are weights of linear layers
 }
 
@@ -74,6 +83,10 @@ func (b *builder) warn() {
 	o := b.plan.Options
 	if o.Layout.TP > 1 {
 		b.tp.warnings(b.warnf)
+	}
+	b.own.warnings(b.warnf)
+	if len(b.unpadded) > 0 && o.PadVocab > 0 {
+		b.warnf("not padded, since a row of the vocabulary is not a stored row: %s", some(b.unpadded))
 	}
 	if len(b.unmatched) > 0 && (o.Layout.TP > 1 || o.Layout.PP > 1) {
 		b.warnf("no layout rule matches %s: not cut, each rank holds the whole", some(b.unmatched))

@@ -30,6 +30,9 @@ func (p *Plan) check() error {
 		if size, err := t.DType.Bytes(n); !t.packed() && (err != nil || size != t.Bytes) {
 			return badPlan("tensor %q: %d×%d of %s are not %d bytes", t.Name, t.Rows, t.Cols, t.DType, t.Bytes)
 		}
+		if t.Experts < 0 || t.Experts > 0 && t.Rows%t.Experts != 0 {
+			return badPlan("tensor %q: %d rows are not those of %d experts", t.Name, t.Rows, t.Experts)
+		}
 		if err := p.checkParts(t); err != nil {
 			return err
 		}
@@ -63,28 +66,48 @@ func (p *Plan) check() error {
 
 func (p *Plan) checkRank(number int, r *Rank) error {
 	l := p.Options.Layout
-	if r.Rank != number || r.DP*l.PP*l.TP+r.PP*l.TP+r.TP != number || r.TP < 0 || r.TP >= l.TP || r.PP < 0 || r.PP >= l.PP {
+	in := func(n, degree int) bool { return 0 <= n && n < degree }
+	if r.Rank != number || !in(r.DP, l.DP) || !in(r.PP, l.PP) || !in(r.EP, l.EP) || !in(r.TP, l.TP) || l.Rank(r.DP, r.PP, r.EP, r.TP) != number {
 		return badPlan("rank %d stands at %d", r.Rank, number)
 	}
-	var end int64
 	for i, s := range r.Slices {
-		if s.Tensor < 0 || s.Tensor >= len(p.Tensors) || i > 0 && s.Tensor <= r.Slices[i-1].Tensor {
+		if s.Tensor < 0 || s.Tensor >= len(p.Tensors) || i > 0 && !r.Slices[i-1].before(&s) {
 			return badPlan("rank %d: slice %d is of tensor %d", number, i, s.Tensor)
 		}
 		t := &p.Tensors[s.Tensor]
 		align, per := cutAlign(t.Layout), t.Together()
-		if !s.Rows.within(t.Rows) || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 || !s.Cols.within(t.Cols) || s.Held != s.Cols.cover(align, t.Cols) || len(s.Planes) != len(t.Layout.Planes) {
+		if !s.Rows.within(t.Rows) || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 || !s.Cols.within(t.Cols) || s.Held != s.Cols.cover(align, t.Cols) {
 			return badPlan("rank %d: what it holds of tensor %q is not in it", number, t.Name)
 		}
-		for j, at := range s.Planes {
-			row := t.Layout.Planes[j].RowBytes(s.Held.Len())
-			if at.RowBytes != row || at.Bytes != s.Rows.Len()*row || at.Offset < end || !fits(at.Offset, at.Bytes, r.ArenaBytes) {
-				return badPlan("rank %d: plane %d of tensor %q does not lie in its arena", number, j, t.Name)
-			}
-			end = at.Offset + at.Bytes
+		if s.Pad != 0 && (t.Rule != Vocab || s.Pad < 0 || s.Pad > p.Options.PadVocab+t.Rows) {
+			return badPlan("rank %d: tensor %q is filled up with %d rows", number, t.Name, s.Pad)
 		}
 	}
+	var end int64
+	for i := range p.Tensors {
+		own := r.SlicesOf(i)
+		want := slices.Clone(own)
+		end = lay(&p.Tensors[i], want, end)
+		if !slices.EqualFunc(own, want, func(a, b Slice) bool { return slices.Equal(a.Planes, b.Planes) }) {
+			return badPlan("rank %d: tensor %q does not lie in its arena", number, p.Tensors[i].Name)
+		}
+	}
+	if end != r.ArenaBytes {
+		return badPlan("rank %d: its arena has %d bytes, its tensors take %d", number, r.ArenaBytes, end)
+	}
 	return nil
+}
+
+// before says whether a slice may follow s in a rank: of a later tensor, or of
+// later rows, or columns, of the same.
+func (s *Slice) before(next *Slice) bool {
+	switch {
+	case s.Tensor != next.Tensor:
+		return s.Tensor < next.Tensor
+	case s.Rows == next.Rows:
+		return s.Cols.Stop <= next.Cols.Start
+	}
+	return s.Rows.Stop <= next.Rows.Start
 }
 
 func (p *Plan) checkChunk(id int, c *Chunk) error {

@@ -62,7 +62,7 @@ func (b *builder) segments(tensor int) {
 		return
 	}
 	if t.Layout.Scope == quant.Tensor && !b.plan.ReadTwice(tensor) {
-		b.segment(tensor, t.Offset, t.Bytes, Span{0, t.Rows}, Span{0, t.Cols}, Span{0, b.cut.tp})
+		b.segment(tensor, t.Offset, t.Bytes, Span{0, t.Rows}, Span{0, t.Cols}, b.everybody())
 		return
 	}
 	w := t.weight()
@@ -71,7 +71,7 @@ func (b *builder) segments(tensor int) {
 		if unit := digests.UnitRows(row); step > unit && unit%w.Per == 0 {
 			step -= step % unit // chunks end where digests do
 		}
-		for _, o := range b.cut.owned(t, ownBytes/row) {
+		for _, o := range b.cut.owned(t, ownBytes/row, b.cut.holders(&b.parts[tensor])) {
 			for r := o.rows.Start; r < o.rows.Stop; r += step {
 				rows := Span{r, min(r+step, o.rows.Stop)}
 				b.segment(tensor, t.Offset+r*row, rows.Len()*row, rows, Span{0, t.Cols}, o.ranks)
@@ -86,12 +86,15 @@ func (b *builder) segments(tensor int) {
 		for c := int64(0); c < t.Cols; c += step {
 			cols := Span{c, min(c+step, t.Cols)}
 			start, stop := c/elements*bytes, cols.Stop/elements*bytes
-			b.segment(tensor, t.Offset+r*w.Unit+start, stop-start, Span{r, r + 1}, cols, Span{0, b.cut.tp})
+			b.segment(tensor, t.Offset+r*w.Unit+start, stop-start, Span{r, r + 1}, cols, b.everybody())
 		}
 	}
 }
 
-// segment appends one segment, for the given ranks of a tp group, to the last
+// everybody is all ranks of a stage.
+func (b *builder) everybody() Span { return Span{0, b.cut.ep * b.cut.tp} }
+
+// segment appends one segment, for the given ranks of a stage, to the last
 // chunk where it can: not where each is large and for other ranks.
 func (b *builder) segment(tensor int, offset, size int64, rows, cols, ranks Span) {
 	p := b.plan

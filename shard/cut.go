@@ -1,143 +1,184 @@
 package shard
 
-import "fmt"
+import "slices"
 
-// cutter divides tensors over a tp group.
+// position is where a rank stands among those that share a pipeline stage.
+type position struct{ ep, tp int64 }
+
+// cutter divides tensors over the ranks of a stage.
 type cutter struct {
-	tp    int64
-	heads heads
-	plain map[string]bool // modules cut without regard to heads
+	tp, ep int64
+	pad    int64 // Options.PadVocab
+	heads  heads
+	plain  map[string]bool // modules cut without regard to heads
 
 	projected map[string]*projection // parts of packed weights that are cut
 }
 
-// check says whether t divides over the group, between what is read together.
-func (c *cutter) check(t *Tensor, r rule, module string) error {
-	if err := c.checkRule(t, r, module); err != nil {
-		return err
-	}
-	per := t.Together()
-	for rank := range c.tp {
-		if rows := c.slice(t, rank).Rows; rows.Start%per != 0 || rows.Stop%per != 0 {
-			return usage(t.Name, "use tp 1", "rows [%d, %d) end inside %d that are stored as one", rows.Start, rows.Stop, per)
-		}
-	}
-	return nil
-}
-
-func (c *cutter) checkRule(t *Tensor, r rule, module string) error {
-	if c.tp == 1 {
-		return nil
-	}
-	out, in := t.axes()
-	switch t.Rule {
-	case Colwise:
-		if r.heads {
-			return c.checkHeads(t, module, c.heads.q, false)
-		}
-		return c.divides(t, out)
-	case KVHeads:
-		return c.checkHeads(t, module, c.heads.kv, true)
-	case Rowwise:
-		return c.divides(t, in)
-	}
-	return nil
-}
-
-// checkHeads checks a tensor whose outputs are n heads, 0 where unknown. shared
-// says that several ranks may hold the same head.
-func (c *cutter) checkHeads(t *Tensor, module string, n int64, shared bool) error {
-	out, _ := t.axes()
-	switch {
-	case n <= 0:
-		c.plain[module] = true
-		return c.divides(t, out)
-	case out.n%n != 0:
-		return invalid(t.Name, "%d %s are not a whole number for each of %d heads", out.n, out.name, n)
-	case n%c.tp == 0, shared && c.tp%n == 0:
-		return nil
-	}
-	return usage(t.Name, fmt.Sprintf("tp %d would", gcd(n, c.tp)), "%d heads do not divide over tp %d", n, c.tp)
-}
-
-// divides checks that an axis divides over the group.
-func (c *cutter) divides(t *Tensor, a axis) error {
-	if a.n%c.tp == 0 {
-		return nil
-	}
-	return usage(t.Name, fmt.Sprintf("tp %d would", gcd(a.n, c.tp)), "%d %s do not divide over tp %d", a.n, a.name, c.tp)
-}
-
-// axis is the rows or the columns of a tensor.
+// axis is the rows or the columns of a matrix.
 type axis struct {
 	n    int64
 	name string
 }
 
 // axes returns a weight's outputs and its inputs: rows and columns, or the
-// reverse where it is stored transposed.
+// reverse where it is stored transposed, or where it has one row for each of
+// several experts, as their biases do. They are those of one expert.
 func (t *Tensor) axes() (out, in axis) {
-	out, in = axis{t.Rows, "rows"}, axis{t.Cols, "columns"}
-	if t.Transposed {
+	rows := t.Rows
+	if t.Experts > 0 {
+		rows /= t.Experts
+	}
+	out, in = axis{rows, "rows"}, axis{t.Cols, "columns"}
+	if t.sideways() {
 		return in, out
 	}
 	return out, in
 }
 
-// slice returns what the given rank of the group holds of a tensor that has
-// been checked, without its place in the arena.
-func (c *cutter) slice(t *Tensor, rank int64) Slice {
-	if x := c.projected[t.Name]; x != nil {
-		rows, cols, _ := x.slice(t, c.byRule(x.weight, rank))
-		return Slice{Rows: rows, Cols: cols, Held: cols.cover(cutAlign(t.Layout), t.Cols)}
+// sideways says that outputs are columns.
+func (t *Tensor) sideways() bool { return t.Transposed || t.Experts > 0 && t.Rows == t.Experts }
+
+// slices returns what a rank holds of a tensor that has been checked, without
+// its place in the arena.
+func (c *cutter) slices(t *Tensor, at position) []Slice {
+	x := c.projected[t.Name]
+	if x == nil {
+		return c.byRule(t, at)
 	}
-	return c.byRule(t, rank)
+	own := c.byRule(x.weight, at)
+	for i, s := range own {
+		rows, cols, _ := x.slice(t, s)
+		own[i] = Slice{Rows: rows, Cols: cols, Held: cols.cover(cutAlign(t.Layout), t.Cols)}
+	}
+	return own
 }
 
-// byRule is slice for a tensor that is cut by its own rows and columns.
-func (c *cutter) byRule(t *Tensor, rank int64) Slice {
-	outputs, inputs := t.axes()
-	out, in := Span{0, outputs.n}, Span{0, inputs.n}
-	switch t.Rule {
-	case Colwise:
-		out = even(outputs.n, c.tp, rank)
-	case KVHeads:
-		parts := c.tp
-		if kv := c.heads.kv; kv > 0 && kv < c.tp {
-			parts = kv
+// byRule is slices for a tensor that is cut by its own rows and columns.
+func (c *cutter) byRule(t *Tensor, at position) []Slice {
+	rows, cols := c.axes(t, at.tp)
+	if t.sideways() {
+		rows, cols = cols, rows
+	}
+	var pad int64
+	if t.Rule == Vocab && !t.Transposed {
+		pad = c.padding(t.Rows, rows[0])
+	}
+	if t.Experts > 0 {
+		rows = ofExperts(rows, t.Rows/t.Experts, even(t.Experts, c.ep, at.ep))
+	}
+	own := make([]Slice, 0, len(rows)*len(cols))
+	for _, r := range rows {
+		for _, col := range cols {
+			own = append(own, Slice{Rows: r, Cols: col, Held: col.cover(cutAlign(t.Layout), t.Cols), Pad: pad})
 		}
-		out = even(outputs.n, parts, rank/(c.tp/parts))
-	case Vocab:
-		out = short(outputs.n, c.tp, rank)
-	case Rowwise:
-		in = even(inputs.n, c.tp, rank)
 	}
-	rows, cols := out, in
-	if t.Transposed {
-		rows, cols = in, out
-	}
-	return Slice{Rows: rows, Cols: cols, Held: cols.cover(cutAlign(t.Layout), t.Cols)}
+	return own
 }
 
-// owned is a run of a tensor's rows and the ranks of the group that need it.
+// axes returns which of a weight's outputs and inputs a rank of a tp group
+// holds.
+func (c *cutter) axes(t *Tensor, tp int64) (outputs, inputs []Span) {
+	out, in := t.axes()
+	outputs, inputs = []Span{{0, out.n}}, []Span{{0, in.n}}
+	if c.tp == 1 {
+		return outputs, inputs
+	}
+	switch t.Rule {
+	case Replicated:
+	case Vocab:
+		outputs[0] = c.vocab(out.n, tp)
+	case Rowwise, PackedRowwise:
+		inputs = c.parts(t.Rule, in.n, tp)
+	default:
+		outputs = c.parts(t.Rule, out.n, tp)
+	}
+	return outputs, inputs
+}
+
+// parts returns what a rank of a tp group holds of n outputs or inputs: one
+// range of each section.
+func (c *cutter) parts(rule Rule, n, tp int64) (own []Span) {
+	var start int64
+	for _, s := range c.sections(rule, n) {
+		own = append(own, s.of(c.tp, tp).from(start))
+		start += s.n
+	}
+	return own
+}
+
+// section is a run of outputs, or inputs, that is divided by itself, evenly, into parts: as
+// many as there are ranks, or fewer, of which several ranks then hold the same.
+type section struct{ n, parts int64 }
+
+// of returns what a rank of a tp group holds of a section.
+func (s section) of(tp, rank int64) Span { return even(s.n, s.parts, rank/(tp/s.parts)) }
+
+// sections returns what n outputs, or inputs, consist of, by a rule that has
+// been checked.
+func (c *cutter) sections(rule Rule, n int64) []section {
+	all, kv := c.tp, c.tp
+	if h := c.heads.kv; h > 0 && h < c.tp {
+		kv = h
+	}
+	switch rule {
+	case KVHeads:
+		return []section{{n, kv}}
+	case PackedColwise, PackedRowwise:
+		return []section{{n / 2, all}, {n / 2, all}}
+	case QKV:
+		head := n / (c.heads.q + 2*c.heads.kv)
+		return []section{{c.heads.q * head, all}, {c.heads.kv * head, kv}, {c.heads.kv * head, kv}}
+	}
+	return []section{{n, all}}
+}
+
+// vocab returns a rank's part of n rows of a vocabulary.
+func (c *cutter) vocab(n, tp int64) Span {
+	if c.pad == 0 {
+		return short(n, c.tp, tp)
+	}
+	each := up(n, c.pad) / c.tp
+	return Span{min(tp*each, n), min((tp+1)*each, n)}
+}
+
+// padding returns how many rows a rank's part of a vocabulary of n rows is
+// filled up with.
+func (c *cutter) padding(n int64, own Span) int64 {
+	if c.pad == 0 {
+		return 0
+	}
+	return up(n, c.pad)/c.tp - own.Len()
+}
+
+// owned is a run of a tensor's rows and the ranks of the stage that need it.
 type owned struct{ rows, ranks Span }
 
 // owned divides a tensor's rows by who needs them; where that would make runs
-// of fewer than least rows, it is one run for the whole group.
-func (c *cutter) owned(t *Tensor, least int64) []owned {
+// of fewer than least rows, it is one run for the whole stage. experts are those
+// groups of ranks that hold the tensor.
+func (c *cutter) owned(t *Tensor, least int64, experts Span) []owned {
 	var runs []owned
-	for r := range c.tp {
-		rows := c.slice(t, r).Rows
-		switch n := len(runs); {
-		case rows.Len() == 0: // a short last rank
-		case n > 0 && runs[n-1].rows == rows:
-			runs[n-1].ranks.Stop++
-		case rows.Len() < least:
-			return []owned{{Span{0, t.Rows}, Span{0, c.tp}}}
-		default:
-			runs = append(runs, owned{rows, Span{r, r + 1}})
+	at := map[Span]int{} // of runs
+	for ep := experts.Start; ep < experts.Stop; ep++ {
+		for tp := range c.tp {
+			rank := ep*c.tp + tp
+			for _, s := range c.slices(t, position{ep, tp}) {
+				i, known := at[s.Rows]
+				switch {
+				case s.Rows.Len() == 0: // a short last rank
+				case known:
+					runs[i].ranks.Stop = rank + 1
+				case s.Rows.Len() < least:
+					return []owned{{Span{0, t.Rows}, Span{experts.Start * c.tp, experts.Stop * c.tp}}}
+				default:
+					at[s.Rows] = len(runs)
+					runs = append(runs, owned{s.Rows, Span{rank, rank + 1}})
+				}
+			}
 		}
 	}
+	slices.SortFunc(runs, func(a, b owned) int { return int(a.rows.Start - b.rows.Start) })
 	return runs
 }
 
@@ -150,6 +191,9 @@ func short(n, parts, i int64) Span {
 	size := (n + parts - 1) / parts
 	return Span{min(i*size, n), min((i+1)*size, n)}
 }
+
+// up returns n, rounded up to a multiple of unit.
+func up(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
 
 func gcd(a, b int64) int64 {
 	for b != 0 {

@@ -2,6 +2,7 @@ package shard_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,11 +16,17 @@ import (
 	"github.com/gantry-ml/gantry/shard"
 )
 
-// TestPlan runs the goldens in testdata/plan. `checkpoint` lists tensors, one
-// a line: file, dtype, name, shape; N layers repeat lines with "*". `plan`
-// prints the parts of a plan that it is asked for; its lines are overrides.
-func TestPlan(t *testing.T) {
-	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
+// TestPlan runs the goldens in testdata/plan, and TestFamilies those of each
+// family. `checkpoint` lists tensors, one a line: file, dtype, name, shape; N
+// layers repeat lines with "*", N experts those with "#", and a name that ends
+// with "^T" is of a weight stored [in, out]. `plan` prints the parts of a plan
+// that it is asked for; its lines are overrides, or rules where they name one.
+func TestPlan(t *testing.T) { walkPlans(t, "testdata/plan") }
+
+func TestFamilies(t *testing.T) { walkPlans(t, "testdata/families") }
+
+func walkPlans(t *testing.T, dir string) {
+	datadriven.Walk(t, dir, func(t *testing.T, path string) {
 		var s *stored
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			switch d.Cmd {
@@ -43,6 +50,8 @@ func TestPlan(t *testing.T) {
 						d.ScanArgs(t, a.Key, &o.Scheme)
 					case "chunk":
 						d.ScanArgs(t, a.Key, &o.ChunkBytes)
+					case "pad":
+						d.ScanArgs(t, a.Key, &o.PadVocab)
 					case "show":
 						show = a.Vals
 					default:
@@ -51,6 +60,10 @@ func TestPlan(t *testing.T) {
 				}
 				for _, line := range strings.Fields(d.Input) {
 					pattern, scheme, _ := strings.Cut(line, "=")
+					if r, err := shard.ParseModuleRule(line); err == nil {
+						o.Rules = append(o.Rules, r)
+						continue
+					}
 					o.Overrides = append(o.Overrides, quant.Override{Pattern: pattern, Scheme: scheme})
 				}
 				p, err := shard.Build(s.ix, o)
@@ -68,7 +81,7 @@ func TestPlan(t *testing.T) {
 func readCheckpoint(t *testing.T, d *datadriven.TestData) *stored {
 	s := &stored{ix: &checkpoint.Index{Format: "safetensors"}}
 	a := &s.ix.Architecture
-	layers := 1
+	layers, experts := 1, 1
 	for _, arg := range d.CmdArgs {
 		switch arg.Key {
 		case "arch":
@@ -79,6 +92,8 @@ func readCheckpoint(t *testing.T, d *datadriven.TestData) *stored {
 			d.ScanArgs(t, arg.Key, &a.KVHeads)
 		case "layers":
 			d.ScanArgs(t, arg.Key, &layers)
+		case "experts":
+			d.ScanArgs(t, arg.Key, &experts)
 		case "tied":
 			a.TiedEmbeddings = true
 		default:
@@ -100,12 +115,21 @@ func readCheckpoint(t *testing.T, d *datadriven.TestData) *stored {
 		}
 		for l := range layers {
 			for _, line := range lines[i:stop] {
-				addLine(t, d, s, strings.Replace(line, "*", strconv.Itoa(l), 1))
+				addExperts(t, d, s, strings.Replace(line, "*", strconv.Itoa(l), 1), experts)
 			}
 		}
 		i = stop - 1
 	}
 	return s
+}
+
+func addExperts(t *testing.T, d *datadriven.TestData, s *stored, line string, experts int) {
+	if !strings.Contains(line, "#") {
+		experts = 1
+	}
+	for e := range experts {
+		addLine(t, d, s, strings.Replace(line, "#", strconv.Itoa(e), 1))
+	}
 }
 
 func addLine(t *testing.T, d *datadriven.TestData, s *stored, line string) {
@@ -126,7 +150,9 @@ func addLine(t *testing.T, d *datadriven.TestData, s *stored, line string) {
 		}
 		shape = append(shape, n)
 	}
-	s.add(file, 0, f[2], dt, shape...)
+	name, transposed := strings.CutSuffix(f[2], "^T")
+	s.add(file, 0, name, dt, shape...)
+	s.ix.Tensors[len(s.ix.Tensors)-1].Transposed = transposed
 }
 
 // render writes the parts of a plan for people.
@@ -141,13 +167,15 @@ func render(p *shard.Plan, show []string) string {
 			for _, t := range p.Tensors {
 				fmt.Fprintf(&b, "tensor %s %s %d×%d %s → %s\n", t.Name, t.DType, t.Rows, t.Cols, t.Rule, t.Scheme)
 			}
+		case "who":
+			who(&b, p)
 		case "why":
 			for _, t := range p.Tensors {
 				fmt.Fprintf(&b, "%s %s → %s (%s)\n", t.Name, t.DType, t.Scheme, t.Why)
 			}
 		case "ranks":
 			for _, r := range p.Ranks {
-				fmt.Fprintf(&b, "rank %d dp%d pp%d tp%d: %d tensors, %d bytes\n", r.Rank, r.DP, r.PP, r.TP, len(r.Slices), r.ArenaBytes)
+				fmt.Fprintf(&b, "rank %d dp%d pp%d ep%d tp%d: %d tensors, %d bytes\n", r.Rank, r.DP, r.PP, r.EP, r.TP, r.Tensors(), r.ArenaBytes)
 			}
 		case "slices":
 			for _, r := range p.Ranks {
@@ -192,4 +220,61 @@ func render(p *shard.Plan, show []string) string {
 		fmt.Fprintf(&b, "warning: %s\n", w)
 	}
 	return b.String()
+}
+
+// who draws which ranks hold what of each tensor: "0 1 rows 0:8,16:24" is two
+// ranks that hold the same two ranges of rows and all columns; what nobody is
+// named for all ranks hold.
+func who(b *strings.Builder, p *shard.Plan) {
+	for i, t := range p.Tensors {
+		held := map[string][]int{}
+		var order []string
+		for r := range p.Ranks {
+			text := holding(p.Ranks[r].SlicesOf(i), &t)
+			if held[text] == nil {
+				order = append(order, text)
+			}
+			held[text] = append(held[text], r)
+		}
+		fmt.Fprintf(b, "%s %d×%d %s", t.Name, t.Rows, t.Cols, t.Rule)
+		for _, text := range order {
+			if text == "" {
+				continue
+			}
+			ranks := strings.Trim(fmt.Sprint(held[text]), "[]")
+			if len(order) == 1 {
+				ranks = "all"
+			}
+			fmt.Fprintf(b, " | %s: %s", ranks, text)
+		}
+		b.WriteByte('\n')
+	}
+}
+
+// holding writes the ranges that one rank holds.
+func holding(own []shard.Slice, t *shard.Tensor) string {
+	var rows, cols []string
+	for _, s := range own {
+		text := fmt.Sprintf("%d:%d", s.Rows.Start, s.Rows.Stop)
+		if s.Pad > 0 {
+			text += fmt.Sprintf("+%d", s.Pad)
+		}
+		if !slices.Contains(rows, text) {
+			rows = append(rows, text)
+		}
+		if text := fmt.Sprintf("%d:%d", s.Cols.Start, s.Cols.Stop); !slices.Contains(cols, text) {
+			cols = append(cols, text)
+		}
+	}
+	var text []string
+	if len(own) > 0 && (len(rows) > 1 || rows[0] != fmt.Sprintf("0:%d", t.Rows)) {
+		text = append(text, "rows "+strings.Join(rows, ","))
+	}
+	if len(own) > 0 && (len(cols) > 1 || cols[0] != fmt.Sprintf("0:%d", t.Cols)) {
+		text = append(text, "cols "+strings.Join(cols, ","))
+	}
+	if len(own) > 0 && text == nil {
+		return "whole"
+	}
+	return strings.Join(text, " ")
 }

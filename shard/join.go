@@ -1,47 +1,65 @@
 package shard
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sort"
 )
 
-// Part is one rank's part of a whole tensor.
+// Part is a part of a whole tensor that one rank holds.
 type Part struct {
 	Rank  int
 	Slice *Slice
 }
 
-// Slice returns what the rank holds of a tensor, or nil.
-func (r *Rank) Slice(tensor int) *Slice {
-	i, ok := sort.Find(len(r.Slices), func(i int) int { return tensor - r.Slices[i].Tensor })
-	if !ok {
-		return nil
+// SlicesOf returns what the rank holds of a tensor: nothing, or one slice or
+// more.
+func (r *Rank) SlicesOf(tensor int) []Slice {
+	from := sort.Search(len(r.Slices), func(i int) bool { return r.Slices[i].Tensor >= tensor })
+	to := from
+	for to < len(r.Slices) && r.Slices[to].Tensor == tensor {
+		to++
 	}
-	return &r.Slices[i]
+	return r.Slices[from:to]
+}
+
+// Tensors returns how many tensors the rank holds any of.
+func (r *Rank) Tensors() (n int) {
+	for i := range r.Slices {
+		if i == 0 || r.Slices[i].Tensor != r.Slices[i-1].Tensor {
+			n++
+		}
+	}
+	return n
 }
 
 // Cover returns which ranks' slices rebuild a tensor: every element is in
 // Rows × Cols of exactly one of them. They are ordered by rows, then columns,
 // and of the first whole copy (dp 0).
 func (p *Plan) Cover(tensor int) []Part {
+	type area struct{ rows, cols Span }
 	var parts []Part
+	// Two slices are the same range, or share nothing.
+	seen := map[area]bool{}
 	for i := range p.Ranks {
-		r := &p.Ranks[i]
-		if r.DP > 0 {
+		if p.Ranks[i].DP > 0 {
 			break // ranks are numbered copy by copy
 		}
-		s := r.Slice(tensor)
-		if s == nil || s.Rows.Len() == 0 || s.Cols.Len() == 0 {
-			continue
+		list := p.Ranks[i].SlicesOf(tensor)
+		for j := range list {
+			s := &list[j]
+			at := area{s.Rows, s.Cols}
+			if s.Rows.Len() == 0 || s.Cols.Len() == 0 || seen[at] {
+				continue
+			}
+			seen[at] = true
+			parts = append(parts, Part{i, s})
 		}
-		// Two slices are the same range, or share nothing.
-		same := func(o Part) bool { return o.Slice.Rows == s.Rows && o.Slice.Cols == s.Cols }
-		if n := len(parts); n > 0 && same(parts[n-1]) || slices.ContainsFunc(parts, same) {
-			continue
-		}
-		parts = append(parts, Part{i, s})
 	}
+	slices.SortFunc(parts, func(x, y Part) int {
+		return cmp.Or(cmp.Compare(x.Slice.Rows.Start, y.Slice.Rows.Start), cmp.Compare(x.Slice.Cols.Start, y.Slice.Cols.Start))
+	})
 	return parts
 }
 

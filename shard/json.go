@@ -73,7 +73,7 @@ func (p *Plan) Fingerprint(rank int) string {
 		become[i] = p.Tensors[s.Tensor].Scheme
 	}
 	layout := p.Options.Layout
-	layout.DP, r.DP, r.Rank = 1, 0, layout.Rank(0, r.PP, r.TP)
+	layout.DP, r.DP, r.Rank = 1, 0, layout.Rank(0, r.PP, r.EP, r.TP)
 	return mustDigest(struct {
 		Version    int
 		Checkpoint string

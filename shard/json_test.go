@@ -87,18 +87,17 @@ func TestParsePlanRefuses(t *testing.T) {
 // harmless are the numbers that inform only: nothing is addressed by them.
 var harmless = map[string]bool{
 	".stored_bytes": true, ".read_bytes": true, ".placed_bytes": true, ".tensors[].shape[]": true,
-	".files[].size": true, ".options.chunk_bytes": true, ".ranks[].arena_bytes": true,
+	".files[].size": true, ".options.chunk_bytes": true,
 	// A range may move where what it addresses moves with it.
 	".tensors[].offset": true, ".chunks[].offset": true, ".chunks[].file": true, ".tensors[].file": true,
-	".ranks[].slices[].planes[].offset": true,
 }
 
 func TestParsePlanText(t *testing.T) {
 	good := string(planJSON(t, small(t, shard.Options{})))
 	for _, bad := range []string{
 		"", "null", "{}", "[]", good[:len(good)/2], good + good,
-		strings.Replace(good, `"version":2`, `"version":1`, 1),
-		strings.Replace(good, `"version":2`, `"version":2,"colour":"red"`, 1),
+		strings.Replace(good, `"version":3`, `"version":1`, 1),
+		strings.Replace(good, `"version":3`, `"version":3,"colour":"red"`, 1),
 		strings.Replace(good, `"scheme":"none"`, `"scheme":"q9_9"`, 1),
 		strings.Replace(good, `"scheme":"none"`, `"scheme":""`, 1),
 		strings.Replace(good, `"dtype":"F32"`, `"dtype":"I64"`, 1),

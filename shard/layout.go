@@ -16,6 +16,7 @@ const (
 	MaxDegree     = 1024    // of one kind of parallelism
 	MaxRanks      = 4096    // of a layout
 	MaxChunks     = 1 << 22 // of a plan: 64 TiB in the largest chunks
+	maxPadVocab   = 1 << 16 // rows
 )
 
 // normal returns l with ones for zeroes.
@@ -30,9 +31,9 @@ func (l Layout) Ranks() int {
 }
 
 // Rank returns the number of the rank at a position.
-func (l Layout) Rank(dp, pp, tp int) int {
+func (l Layout) Rank(dp, pp, ep, tp int) int {
 	l = l.normal()
-	return (dp*l.PP+pp)*l.TP + tp
+	return ((dp*l.PP+pp)*l.EP+ep)*l.TP + tp
 }
 
 // String writes the degrees that are not one, such as "tp2-pp4", or "single".
@@ -72,11 +73,6 @@ func (l Layout) Validate() error {
 	if ranks > MaxRanks {
 		return usage("", fmt.Sprintf("choose a layout of at most %d", MaxRanks), "layout %s has %d ranks", l, ranks)
 	}
-	if l.EP > 1 {
-		return &recovery.Error{Class: recovery.Unsupported, Op: "plan",
-			Err:  fmt.Errorf("expert parallelism (ep %d) is not supported in this version", l.EP),
-			Hint: "use ep 1"}
-	}
 	return nil
 }
 
@@ -113,6 +109,13 @@ func (o Options) normalise() (Options, error) {
 		}
 		o.Scheme = s.Name()
 	}
+	if o.PadVocab < 0 || o.PadVocab > maxPadVocab {
+		return o, usage("", "choose 64, as vLLM does", "a vocabulary cannot be padded to a multiple of %d rows", o.PadVocab)
+	}
+	if err := CheckRules(o.Rules); err != nil {
+		return o, err
+	}
+	o.Rules = append([]ModuleRule(nil), o.Rules...) // nil where empty
 	if err := quant.CheckOverrides(o.Overrides); err != nil {
 		return o, err
 	}
@@ -129,8 +132,8 @@ func (o Options) normalise() (Options, error) {
 
 // equal reports whether two options are the same, one by one.
 func (o Options) equal(p Options) bool {
-	same := slices.Equal(o.Overrides, p.Overrides)
-	o.Overrides, p.Overrides = nil, nil
+	same := slices.Equal(o.Overrides, p.Overrides) && slices.Equal(o.Rules, p.Rules)
+	o.Overrides, p.Overrides, o.Rules, p.Rules = nil, nil, nil, nil
 	return same && reflect.DeepEqual(o, p)
 }
 

@@ -193,17 +193,23 @@ func load(t testing.TB, f fataler, s *stored, p *shard.Plan) [][]byte {
 func checkPlanes(f fataler, p *shard.Plan, writes []runs) {
 	var placed int64
 	for i, r := range p.Ranks {
-		if r.Rank != i || p.Options.Layout.Rank(r.DP, r.PP, r.TP) != i {
+		if r.Rank != i || p.Options.Layout.Rank(r.DP, r.PP, r.EP, r.TP) != i {
 			f.Fatalf("rank %d is numbered %+v", i, r)
 		}
 		var planes runs
-		for _, s := range r.Slices {
+		for k, s := range r.Slices {
 			for j, at := range s.Planes {
-				if at.Offset%shard.Align != 0 || at.Bytes != s.Rows.Len()*at.RowBytes {
+				first := k == 0 || r.Slices[k-1].Tensor != s.Tensor || r.Slices[k-1].Cols != s.Cols
+				lies := at.Offset%shard.Align == 0
+				if !first {
+					before := r.Slices[k-1].Planes[j]
+					lies = at.Offset == before.Offset+before.Bytes
+				}
+				if !lies || at.Bytes != (s.Rows.Len()+s.Pad)*at.RowBytes {
 					f.Fatalf("rank %d: plane %d of %s lies badly: %+v", i, j, p.Tensors[s.Tensor].Name, at)
 				}
-				planes.add(at.Offset, at.Bytes)
-				placed += at.Bytes
+				planes.add(at.Offset, s.Rows.Len()*at.RowBytes)
+				placed += s.Rows.Len() * at.RowBytes
 			}
 		}
 		writes[i].same(f, fmt.Sprintf("writes to rank %d", i), planes)

@@ -73,7 +73,9 @@ func (b *builder) unpack(weight *Tensor, p *part) ([]Tensor, []part, error) {
 	var tensors []Tensor
 	var parts []part
 	for k, at := range slices.Concat(p.packed.Parts, p.packed.Beside) {
-		own := part{name: p.name, rule: p.rule, at: p.at, source: &b.ix.Tensors[at]}
+		own := *p
+		own.source, own.packed = &b.ix.Tensors[at], nil
+		own.stacked = weight.Experts > 0 && len(own.source.Shape) > 1 && own.source.Shape[0] == weight.Experts
 		t := b.view(&own)
 		t.Rule, t.Why = Replicated, weight.Why
 		if err := t.derive(b.pol.none); err != nil {
@@ -98,7 +100,7 @@ type projection struct {
 // project gives a stored part the weight's rule, where every cut of the weight
 // falls between its elements. Otherwise each rank holds all of it.
 func (b *builder) project(t, weight *Tensor, part form.Part) {
-	if weight.Rule == Replicated || part.Units == 0 || t.Rows%part.Units != 0 {
+	if weight.Rule == Replicated && weight.Experts == 0 || part.Units == 0 || t.Rows%part.Units != 0 {
 		return
 	}
 	x := &projection{weight: weight, part: part, each: t.Rows / part.Units}
@@ -107,13 +109,15 @@ func (b *builder) project(t, weight *Tensor, part form.Part) {
 	}
 	cut := false
 	for rank := range b.cut.tp {
-		rows, cols, ok := x.slice(t, b.cut.byRule(weight, rank))
-		if !ok {
-			b.plan.Straddles = append(b.plan.Straddles, Note{t.Name, fmt.Sprintf(
-				"tp %d cuts %s inside what its elements stand for: each rank holds all of them", b.cut.tp, weight.Name)})
-			return
+		for _, s := range b.cut.byRule(weight, position{tp: rank}) {
+			rows, cols, ok := x.slice(t, s)
+			if !ok {
+				b.plan.Straddles = append(b.plan.Straddles, Note{t.Name, fmt.Sprintf(
+					"tp %d cuts %s inside what its elements stand for: each rank holds all of them", b.cut.tp, weight.Name)})
+				return
+			}
+			cut = cut || rows.Len() < t.Rows || cols.Len() < t.Cols
 		}
-		cut = cut || rows.Len() < t.Rows || cols.Len() < t.Cols
 	}
 	if cut {
 		t.Rule = weight.Rule

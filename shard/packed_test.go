@@ -80,7 +80,7 @@ func TestPackedChunks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := p.Ranks[1].Slice(1); got.Rows != (shard.Span{Start: 18, Stop: 36}) || len(p.Straddles) > 0 {
+	if got := p.Ranks[1].SlicesOf(1)[0]; got.Rows != (shard.Span{Start: 18, Stop: 36}) || len(p.Straddles) > 0 {
 		t.Errorf("rank 1 holds rows %v of the scales, straddles %v", got.Rows, p.Straddles)
 	}
 }

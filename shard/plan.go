@@ -9,7 +9,7 @@ import (
 
 // Version is the version of the plan's format. Plans of another version are
 // refused.
-const Version = 2
+const Version = 3
 
 // Align is the alignment, in bytes, of every plane in an arena.
 const Align = 256
@@ -41,6 +41,13 @@ type Options struct {
 	// Overrides say what tensors become by their names; the first that matches
 	// a tensor counts, and Scheme is for what none of them matches.
 	Overrides []Override `json:"overrides,omitempty"`
+	// Rules say how modules are divided, before the checkpoint's own plan and
+	// the built-in rules; the first that matches a tensor counts.
+	Rules []ModuleRule `json:"rules,omitempty"`
+	// PadVocab is what the rows of embedding and head are filled up to a
+	// multiple of, with zeros, before they are divided: vLLM's 64. 0 is none:
+	// the last rank is short.
+	PadVocab int64 `json:"pad_vocab,omitempty"`
 }
 
 // Override says what tensors become whose names match a pattern.
@@ -48,8 +55,9 @@ type Override = quant.Override
 
 // Plan says which chunk lands where, transformed how. A tensor is seen as
 // rows × cols: rows is its first dimension, cols the product of the others
-// (a vector is n × 1, a scalar 1 × 1, a tensor without elements 0 × 0, and
-// one whose rows end inside a byte 1 × n).
+// (a vector is n × 1, a scalar 1 × 1, a tensor without elements 0 × 0, one
+// whose rows end inside a byte 1 × n, and the matrices of E experts E·rows ×
+// cols).
 type Plan struct {
 	Version    int           `json:"version"`
 	Checkpoint string        `json:"checkpoint"` // digest of the Index
@@ -86,9 +94,12 @@ type Tensor struct {
 	Bytes      int64      `json:"bytes"`
 	Rows       int64      `json:"rows"`
 	Cols       int64      `json:"cols"`
-	Rule       Rule       `json:"rule"`
-	Scheme     string     `json:"scheme"` // what it becomes
-	Why        string     `json:"why"`    // which rule says so
+	// Experts is how many matrices of the same shape, one for each expert, lie
+	// one after the other: Rows are those of all. 0 for a single one.
+	Experts int64  `json:"experts,omitempty"`
+	Rule    Rule   `json:"rule"`   // of each matrix
+	Scheme  string `json:"scheme"` // what it becomes
+	Why     string `json:"why"`    // which rule says so
 	// Form is how the stored bytes give rows, where they are not plain rows of
 	// elements (quant/form); DType is of what is stored.
 	Form string `json:"form,omitempty"`
@@ -116,11 +127,14 @@ type Rule string
 
 // The rules.
 const (
-	Colwise    Rule = "colwise"    // rows of [out, in] cut: one contiguous range a rank
-	Rowwise    Rule = "rowwise"    // columns of [out, in] cut: strided
-	Vocab      Rule = "vocab"      // rows cut evenly, the last rank short
-	KVHeads    Rule = "kv_heads"   // rows cut by kv head, replicated where ranks outnumber heads
-	Replicated Rule = "replicated" // every rank holds all of it
+	Colwise       Rule = "colwise"        // rows of [out, in] cut: one contiguous range a rank
+	Rowwise       Rule = "rowwise"        // columns of [out, in] cut: strided
+	PackedColwise Rule = "packed_colwise" // rows are two halves, such as gate and up, each cut
+	PackedRowwise Rule = "packed_rowwise" // columns are
+	Vocab         Rule = "vocab"          // rows cut evenly, the last rank short or padded
+	KVHeads       Rule = "kv_heads"       // rows cut by kv head, replicated where ranks outnumber heads
+	QKV           Rule = "qkv"            // rows of queries, keys and values, each cut by its heads
+	Replicated    Rule = "replicated"     // every rank holds all of it
 )
 
 // Span is the half-open range [Start, Stop).
@@ -141,6 +155,9 @@ func (s Span) Intersect(t Span) Span {
 	return r
 }
 
+// from returns s, counted from start.
+func (s Span) from(start int64) Span { return Span{s.Start + start, s.Stop + start} }
+
 // within says whether s is a range of [0, n).
 func (s Span) within(n int64) bool { return 0 <= s.Start && s.Start <= s.Stop && s.Stop <= n }
 
@@ -155,6 +172,7 @@ type Rank struct {
 	Rank       int     `json:"rank"`
 	DP         int     `json:"dp"`
 	PP         int     `json:"pp"`
+	EP         int     `json:"ep"`
 	TP         int     `json:"tp"`
 	ArenaBytes int64   `json:"arena_bytes"`
 	Slices     []Slice `json:"slices"` // in arena order
@@ -163,16 +181,23 @@ type Rank struct {
 // Slice is the tensor range that a rank holds. Rows × Cols is what it owns;
 // Held, a cover of Cols by whole blocks, is what its planes contain. Where
 // they differ the rank's cut straddles a block.
+//
+// A rank has several slices of a tensor where what it owns does not lie
+// together: the parts of a fused projection, or rows of several experts. They
+// follow each other, by rows, then columns. Where they have the same columns,
+// their rows follow each other in the arena too, plane by plane, so that a plane
+// is one array without gaps.
 type Slice struct {
 	Tensor int         `json:"tensor"` // index into Plan.Tensors
 	Rows   Span        `json:"rows"`
 	Cols   Span        `json:"cols"`
 	Held   Span        `json:"held"`
-	Planes []Placement `json:"planes"` // one for each of the tensor's Layout.Planes
+	Pad    int64       `json:"pad,omitempty"` // rows of zeros after Rows, which nothing writes: see Options.PadVocab
+	Planes []Placement `json:"planes"`        // one for each of the tensor's Layout.Planes
 }
 
-// Placement is where a plane of a slice lies in the arena: Rows.Len() rows
-// of RowBytes each, without gaps.
+// Placement is where a plane of a slice lies in the arena: Rows.Len() + Pad
+// rows of RowBytes each, without gaps.
 type Placement struct {
 	Offset   int64 `json:"offset"`
 	Bytes    int64 `json:"bytes"`

@@ -65,7 +65,7 @@ func (p *policy) apply(i int, t *Tensor, isLinear bool) (fallback string, err er
 		return p.mix(t, p.seats.kind[i], p.seats.at[i])
 	case p.target == quant.Linear && !(isLinear && len(t.Shape) == 2):
 		t.Why = p.scheme.Name() + " is for weights of linear layers: as stored"
-	case p.target == quant.Matrices && len(t.Shape) < 2:
+	case p.target == quant.Matrices && t.dims() < 2:
 		t.Why = p.scheme.Name() + ": vectors become f32"
 		return "", p.set(t, p.f32)
 	default:
@@ -83,8 +83,10 @@ var targets = map[quant.Target]string{quant.Floats: "floats", quant.Matrices: "m
 // scheme leaves to such tensors, and says why: those for matrices make vectors
 // F32 and matrices with other rows F16, the others keep what is stored.
 func (p *policy) become(t *Tensor, s quant.Scheme) (cause string, err error) {
-	dims := len(t.Shape)
-	matrices := s.Target() == quant.Matrices
+	dims, matrices := len(t.Shape), s.Target() == quant.Matrices
+	if matrices {
+		dims = t.dims()
+	}
 	switch {
 	case s.Target() == quant.Nothing:
 		return "", p.set(t, p.none)
@@ -110,6 +112,15 @@ func (p *policy) become(t *Tensor, s quant.Scheme) (cause string, err error) {
 	return cause, p.set(t, p.none)
 }
 
+// dims returns how many dimensions a tensor has, of one expert: the rows of
+// matrices that lie one after the other are rows as others are.
+func (t *Tensor) dims() int {
+	if t.Experts > 0 {
+		return len(t.Shape) - 1
+	}
+	return len(t.Shape)
+}
+
 // sideways is why a tensor cannot become a scheme that scales rows, or divides
 // them into blocks, and means those of [out, in].
 func sideways(t *Tensor, scheme string) string {
@@ -133,8 +144,8 @@ func (p *policy) explain(t *Tensor, cause string) string {
 
 // mix applies the recipe. As in ggml, leading dimensions of 1 do not count.
 func (p *policy) mix(t *Tensor, kind quant.Kind, at int) (fallback string, err error) {
-	dims := len(t.Shape)
-	for _, d := range t.Shape {
+	dims := t.dims()
+	for _, d := range t.Shape[len(t.Shape)-dims:] {
 		if d != 1 {
 			break
 		}

@@ -86,7 +86,7 @@ func (b *builder) stage() (err error) {
 		switch p.at {
 		case embedding:
 			before += size
-			if b.tied {
+			if b.tied && p.isVocab(embedding) {
 				after += size
 			}
 		case inLayer:
@@ -96,7 +96,7 @@ func (b *builder) stage() (err error) {
 			}
 		case finalNorm, head:
 			after += size
-			if b.tied && p.at == head {
+			if b.tied && p.isVocab(head) {
 				before += size
 			}
 		}
@@ -111,13 +111,13 @@ func (b *builder) on(p *part, stage int) bool {
 	last := stage == b.stages.count-1
 	switch p.at {
 	case embedding:
-		return stage == 0 || b.tied && last
+		return stage == 0 || b.tied && last && p.isVocab(embedding)
 	case inLayer:
 		return stage == b.stages.first[p.layer]
 	case finalNorm:
 		return last
 	case head:
-		return last || b.tied && stage == 0
+		return last || b.tied && stage == 0 && p.isVocab(head)
 	}
 	return true
 }

@@ -16,9 +16,12 @@ import (
 type part struct {
 	name
 	rule
-	at     place
-	source *checkpoint.Tensor
-	packed *checkpoint.Packed // nil for a tensor by itself
+	at      place
+	source  *checkpoint.Tensor
+	packed  *checkpoint.Packed // nil for a tensor by itself
+	stacked bool               // it holds all experts of its layer
+	experts int64              // in its layer, where it is of one of them
+	linear  bool               // it is the weight of a linear layer, whatever the rules of the options say
 }
 
 // tensors lists the tensors in the order of the model, each with its rule and
@@ -52,6 +55,9 @@ func (b *builder) tensors() error {
 			cmp.Compare(x.source.Name, y.source.Name))
 	})
 	all = b.dropTied(all)
+	if err := b.experts(all); err != nil {
+		return err
+	}
 	b.pol.seats = newSeats(b.ix, all)
 	limit := b.plan.Options.ChunkBytes * MaxChunks
 	for i := range all {
@@ -104,9 +110,15 @@ func (b *builder) valid(t *checkpoint.Tensor) error {
 
 // part looks a tensor's rule up.
 func (b *builder) part(t *checkpoint.Tensor) part {
-	p := part{name: parseName(t.Name), source: t, at: anywhere}
-	r, division, ok := match(b.ix.Architecture.Name, p.name, len(t.Shape))
-	r, division, ok = b.tp.follow(t.Name, p.name, len(t.Shape), r, division, ok)
+	p := part{name: parseName(t.Name), source: t, at: anywhere, stacked: isStacked(t.Name, t.Shape)}
+	dims := len(t.Shape)
+	if p.stacked {
+		dims--
+	}
+	r, division, ok := match(b.rules, p.name, dims)
+	r, division, ok = b.tp.follow(t.Name, p.name, dims, r, division, ok)
+	p.linear = ok && r.linear() && p.leaf == "weight"
+	r, division, ok = b.own.follow(t.Name, p.leaf, dims, r, division, ok)
 	if ok {
 		p.rule = r
 		p.rule.weight = division
@@ -123,13 +135,18 @@ func (b *builder) part(t *checkpoint.Tensor) part {
 	return p
 }
 
+// isVocab says that a tensor is the embedding, or the head: what may be tied.
+func (p *part) isVocab(at place) bool {
+	return p.at == at && p.leaf == "weight" && p.rule.weight == Vocab
+}
+
 // dropTied leaves a stored head out where it is the embedding once more.
 func (b *builder) dropTied(all []part) []part {
 	if !b.tied {
 		return all
 	}
-	embed := slices.IndexFunc(all, func(p part) bool { return p.at == embedding })
-	top := slices.IndexFunc(all, func(p part) bool { return p.at == head && p.leaf == "weight" })
+	embed := slices.IndexFunc(all, func(p part) bool { return p.isVocab(embedding) })
+	top := slices.IndexFunc(all, func(p part) bool { return p.isVocab(head) })
 	if embed < 0 || top < 0 {
 		return all
 	}
@@ -154,6 +171,9 @@ func (b *builder) view(p *part) Tensor {
 	switch {
 	case p.packed != nil:
 		t.Rows, t.Cols = p.packed.Matrix()
+		if p.stacked {
+			t.Experts = t.Shape[0]
+		}
 		for _, i := range p.packed.Parts[1:] {
 			part := &b.ix.Tensors[i]
 			t.Parts = append(t.Parts, Run{part.File, part.Offset, part.Bytes})
@@ -162,15 +182,22 @@ func (b *builder) view(p *part) Tensor {
 	case s.Bytes == 0:
 		t.Rows, t.Cols, t.Rule = 0, 0, Replicated
 	case len(t.Shape) > 0:
-		t.Rows = t.Shape[0]
-		for _, d := range t.Shape[1:] {
-			t.Cols *= d
+		rows := 1 // dimensions that are rows
+		if p.stacked {
+			t.Experts, rows = t.Shape[0], max(len(t.Shape)-1, 1)
+		}
+		for i, d := range t.Shape {
+			if i < rows {
+				t.Rows *= d
+			} else {
+				t.Cols *= d
+			}
 		}
 	}
 	if elements, _ := t.DType.Block(); t.Cols%elements != 0 {
 		// A row ends inside a byte: no row can be read without its neighbour.
 		// What fills up the last byte is read and placed too.
-		t.Rows, t.Cols = 1, (t.Rows*t.Cols+elements-1)/elements*elements
+		t.Rows, t.Cols, t.Experts = 1, (t.Rows*t.Cols+elements-1)/elements*elements, 0
 		if t.Rule != Replicated {
 			t.Rule = Replicated
 			b.flat = append(b.flat, t.Name)
@@ -188,11 +215,13 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	if _, err := form.Open(t.Form, t.DType, t.Rows, t.Cols); err != nil {
 		return t, invalid(t.Name, "%w", err)
 	}
-	isLinear := p.rule.linear() && p.leaf == "weight"
-	if isLinear {
+	if p.linear {
 		b.linear++
 	}
-	reason, err := b.pol.apply(i, &t, isLinear)
+	if t.Rule == Vocab && (t.Transposed || t.packed()) {
+		b.unpadded = append(b.unpadded, t.Name)
+	}
+	reason, err := b.pol.apply(i, &t, p.linear)
 	if e := (*recovery.Error)(nil); errors.As(err, &e) && e.Tensor != "" {
 		return t, err
 	} else if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/shard/rulesfile"
 	"github.com/gantry-ml/gantry/source"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,7 +20,24 @@ func planFlags(flags *pflag.FlagSet, o *shard.Options) {
 	flags.IntVar(&o.Layout.PP, "pp", 1, "pipeline parallel: ranks that share the layers")
 	flags.IntVar(&o.Layout.EP, "ep", 1, "expert parallel: ranks that share the experts")
 	flags.IntVar(&o.Layout.DP, "dp", 1, "data parallel: whole copies")
+	flags.Var(rulesFlag{&o.Rules}, "rules", "YAML or JSON `FILE` that says how modules are divided which no built-in rule knows, by patterns of their names")
+	flags.Int64Var(&o.PadVocab, "pad-vocab", 0, "fill embedding and head up with zeros to a multiple of `N` rows before they are divided, as vLLM does: 64 without =N")
+	flags.Lookup("pad-vocab").NoOptDefVal = "64"
 }
+
+// rulesFlag is a file of layout rules, read when the flag is: what is wrong in
+// it is wrong usage.
+type rulesFlag struct{ rules *[]shard.ModuleRule }
+
+func (f rulesFlag) Set(path string) error {
+	rules, err := rulesfile.Read(path)
+	*f.rules = append(*f.rules, rules...)
+	return err
+}
+
+func (rulesFlag) String() string { return "" }
+
+func (rulesFlag) Type() string { return "FILE" }
 
 func (a *app) planCommand() *cobra.Command {
 	var o shard.Options
@@ -98,8 +116,8 @@ func writePlan(w io.Writer, p *shard.Plan, tensors bool) error {
 		}
 	}
 	fmt.Fprintln(w)
-	return table(w, "RANK\tDP\tPP\tTP\tARENA\tTENSORS", len(p.Ranks), func(tw io.Writer, i int) {
+	return table(w, "RANK\tDP\tPP\tEP\tTP\tARENA\tTENSORS", len(p.Ranks), func(tw io.Writer, i int) {
 		r := p.Ranks[i]
-		fmt.Fprintf(tw, "%d\t%d\t%d\t%d\t%s\t%d\n", r.Rank, r.DP, r.PP, r.TP, size.Format(r.ArenaBytes), len(r.Slices))
+		fmt.Fprintf(tw, "%d\t%d\t%d\t%d\t%d\t%s\t%d\n", r.Rank, r.DP, r.PP, r.EP, r.TP, size.Format(r.ArenaBytes), r.Tensors())
 	})
 }

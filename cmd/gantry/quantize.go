@@ -42,7 +42,7 @@ format has no layout for is wrong usage.`,
 			ctx := cmd.Context()
 			var bar *bytesBar
 			newLoader := func() *loader.Loader {
-				return loader.New(loader.WithQuantization(c), loader.WithLayout(o.Layout),
+				return loader.New(loader.WithQuantization(c), loader.WithLayout(o.Layout), loader.WithRules(o.Rules...), loader.WithPadVocab(o.PadVocab),
 					loader.WithProgress(func(u progress.Update) { bar.set(u.BytesDone, u.BytesTotal) }))
 			}
 			plan, err := newLoader().Plan(ctx, args[0])

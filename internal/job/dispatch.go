@@ -51,7 +51,7 @@ func near(p *shard.Plan, c *shard.Chunk) int {
 		}
 		var holders []int
 		for i := range p.Ranks {
-			if p.Ranks[i].Slice(s.Tensor) != nil {
+			if len(p.Ranks[i].SlicesOf(s.Tensor)) > 0 {
 				holders = append(holders, i)
 			}
 		}

@@ -410,6 +410,8 @@ type PlanOptions struct {
 	ChunkBytes    int64                  `protobuf:"varint,6,opt,name=chunk_bytes,json=chunkBytes,proto3" json:"chunk_bytes,omitempty"`
 	KeepOriginal  bool                   `protobuf:"varint,7,opt,name=keep_original,json=keepOriginal,proto3" json:"keep_original,omitempty"`
 	Overrides     []*Override            `protobuf:"bytes,8,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	Rules         []*ModuleRule          `protobuf:"bytes,9,rep,name=rules,proto3" json:"rules,omitempty"`
+	PadVocab      int64                  `protobuf:"varint,10,opt,name=pad_vocab,json=padVocab,proto3" json:"pad_vocab,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,6 +502,81 @@ func (x *PlanOptions) GetOverrides() []*Override {
 	return nil
 }
 
+func (x *PlanOptions) GetRules() []*ModuleRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *PlanOptions) GetPadVocab() int64 {
+	if x != nil {
+		return x.PadVocab
+	}
+	return 0
+}
+
+// ModuleRule is shard.ModuleRule.
+type ModuleRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Rule          string                 `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	Place         string                 `protobuf:"bytes,3,opt,name=place,proto3" json:"place,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModuleRule) Reset() {
+	*x = ModuleRule{}
+	mi := &file_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModuleRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModuleRule) ProtoMessage() {}
+
+func (x *ModuleRule) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModuleRule.ProtoReflect.Descriptor instead.
+func (*ModuleRule) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ModuleRule) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *ModuleRule) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ModuleRule) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
 // Override is quant.Override.
 type Override struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -511,7 +588,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +600,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +613,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Override) GetPattern() string {
@@ -564,7 +641,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +653,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +666,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Hello) GetHeader() *Header {
@@ -611,7 +688,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +700,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +713,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Holding) GetHeader() *Header {
@@ -667,7 +744,7 @@ type JobHeld struct {
 
 func (x *JobHeld) Reset() {
 	*x = JobHeld{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +756,7 @@ func (x *JobHeld) String() string {
 func (*JobHeld) ProtoMessage() {}
 
 func (x *JobHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +769,7 @@ func (x *JobHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobHeld.ProtoReflect.Descriptor instead.
 func (*JobHeld) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JobHeld) GetJob() string {
@@ -743,7 +820,7 @@ type OpenIndex struct {
 
 func (x *OpenIndex) Reset() {
 	*x = OpenIndex{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +832,7 @@ func (x *OpenIndex) String() string {
 func (*OpenIndex) ProtoMessage() {}
 
 func (x *OpenIndex) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +845,7 @@ func (x *OpenIndex) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenIndex.ProtoReflect.Descriptor instead.
 func (*OpenIndex) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OpenIndex) GetHeader() *Header {
@@ -804,7 +881,7 @@ type IndexOpened struct {
 
 func (x *IndexOpened) Reset() {
 	*x = IndexOpened{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +893,7 @@ func (x *IndexOpened) String() string {
 func (*IndexOpened) ProtoMessage() {}
 
 func (x *IndexOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +906,7 @@ func (x *IndexOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IndexOpened.ProtoReflect.Descriptor instead.
 func (*IndexOpened) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *IndexOpened) GetHeader() *Header {
@@ -872,7 +949,7 @@ type OpenJob struct {
 
 func (x *OpenJob) Reset() {
 	*x = OpenJob{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +961,7 @@ func (x *OpenJob) String() string {
 func (*OpenJob) ProtoMessage() {}
 
 func (x *OpenJob) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +974,7 @@ func (x *OpenJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenJob.ProtoReflect.Descriptor instead.
 func (*OpenJob) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenJob) GetHeader() *Header {
@@ -977,7 +1054,7 @@ type JobOpened struct {
 
 func (x *JobOpened) Reset() {
 	*x = JobOpened{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1066,7 @@ func (x *JobOpened) String() string {
 func (*JobOpened) ProtoMessage() {}
 
 func (x *JobOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1079,7 @@ func (x *JobOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobOpened.ProtoReflect.Descriptor instead.
 func (*JobOpened) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JobOpened) GetHeader() *Header {
@@ -1046,7 +1123,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1135,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1148,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Held) GetHold() *Hold {
@@ -1100,7 +1177,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1189,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1202,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Place) GetHeader() *Header {
@@ -1161,7 +1238,7 @@ type Placed struct {
 
 func (x *Placed) Reset() {
 	*x = Placed{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1250,7 @@ func (x *Placed) String() string {
 func (*Placed) ProtoMessage() {}
 
 func (x *Placed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1263,7 @@ func (x *Placed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placed.ProtoReflect.Descriptor instead.
 func (*Placed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Placed) GetHeader() *Header {
@@ -1223,7 +1300,7 @@ type Dest struct {
 
 func (x *Dest) Reset() {
 	*x = Dest{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1312,7 @@ func (x *Dest) String() string {
 func (*Dest) ProtoMessage() {}
 
 func (x *Dest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1325,7 @@ func (x *Dest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dest.ProtoReflect.Descriptor instead.
 func (*Dest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Dest) GetHold() *Hold {
@@ -1291,7 +1368,7 @@ type LoadChunk struct {
 
 func (x *LoadChunk) Reset() {
 	*x = LoadChunk{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1380,7 @@ func (x *LoadChunk) String() string {
 func (*LoadChunk) ProtoMessage() {}
 
 func (x *LoadChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1393,7 @@ func (x *LoadChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadChunk.ProtoReflect.Descriptor instead.
 func (*LoadChunk) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LoadChunk) GetHeader() *Header {
@@ -1352,7 +1429,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1441,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1454,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Accepted) GetHeader() *Header {
@@ -1406,7 +1483,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1495,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1508,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refused) GetHeader() *Header {
@@ -1461,7 +1538,7 @@ type ChunkRetried struct {
 
 func (x *ChunkRetried) Reset() {
 	*x = ChunkRetried{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1550,7 @@ func (x *ChunkRetried) String() string {
 func (*ChunkRetried) ProtoMessage() {}
 
 func (x *ChunkRetried) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1563,7 @@ func (x *ChunkRetried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkRetried.ProtoReflect.Descriptor instead.
 func (*ChunkRetried) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ChunkRetried) GetHeader() *Header {
@@ -1530,7 +1607,7 @@ type PieceDone struct {
 
 func (x *PieceDone) Reset() {
 	*x = PieceDone{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1619,7 @@ func (x *PieceDone) String() string {
 func (*PieceDone) ProtoMessage() {}
 
 func (x *PieceDone) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1632,7 @@ func (x *PieceDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PieceDone.ProtoReflect.Descriptor instead.
 func (*PieceDone) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PieceDone) GetRank() uint32 {
@@ -1599,7 +1676,7 @@ type ChunkDone struct {
 
 func (x *ChunkDone) Reset() {
 	*x = ChunkDone{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1688,7 @@ func (x *ChunkDone) String() string {
 func (*ChunkDone) ProtoMessage() {}
 
 func (x *ChunkDone) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1701,7 @@ func (x *ChunkDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkDone.ProtoReflect.Descriptor instead.
 func (*ChunkDone) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ChunkDone) GetHeader() *Header {
@@ -1668,7 +1745,7 @@ type ChunkFailed struct {
 
 func (x *ChunkFailed) Reset() {
 	*x = ChunkFailed{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1757,7 @@ func (x *ChunkFailed) String() string {
 func (*ChunkFailed) ProtoMessage() {}
 
 func (x *ChunkFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1770,7 @@ func (x *ChunkFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkFailed.ProtoReflect.Descriptor instead.
 func (*ChunkFailed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ChunkFailed) GetHeader() *Header {
@@ -1735,7 +1812,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1824,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1837,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Revoke) GetHeader() *Header {
@@ -1788,7 +1865,7 @@ type Seal struct {
 
 func (x *Seal) Reset() {
 	*x = Seal{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1877,7 @@ func (x *Seal) String() string {
 func (*Seal) ProtoMessage() {}
 
 func (x *Seal) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +1890,7 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Seal) GetHeader() *Header {
@@ -1849,7 +1926,7 @@ type Validation struct {
 
 func (x *Validation) Reset() {
 	*x = Validation{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +1938,7 @@ func (x *Validation) String() string {
 func (*Validation) ProtoMessage() {}
 
 func (x *Validation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +1951,7 @@ func (x *Validation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Validation.ProtoReflect.Descriptor instead.
 func (*Validation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Validation) GetRan() bool {
@@ -1960,7 +2037,7 @@ type Tally struct {
 
 func (x *Tally) Reset() {
 	*x = Tally{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2049,7 @@ func (x *Tally) String() string {
 func (*Tally) ProtoMessage() {}
 
 func (x *Tally) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2062,7 @@ func (x *Tally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tally.ProtoReflect.Descriptor instead.
 func (*Tally) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Tally) GetAllNan() int64 {
@@ -2031,7 +2108,7 @@ type Sealed struct {
 
 func (x *Sealed) Reset() {
 	*x = Sealed{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2120,7 @@ func (x *Sealed) String() string {
 func (*Sealed) ProtoMessage() {}
 
 func (x *Sealed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2133,7 @@ func (x *Sealed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealed.ProtoReflect.Descriptor instead.
 func (*Sealed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Sealed) GetHeader() *Header {
@@ -2112,7 +2189,7 @@ type Free struct {
 
 func (x *Free) Reset() {
 	*x = Free{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2201,7 @@ func (x *Free) String() string {
 func (*Free) ProtoMessage() {}
 
 func (x *Free) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2214,7 @@ func (x *Free) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Free.ProtoReflect.Descriptor instead.
 func (*Free) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Free) GetHeader() *Header {
@@ -2165,7 +2242,7 @@ type CloseJob struct {
 
 func (x *CloseJob) Reset() {
 	*x = CloseJob{}
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2254,7 @@ func (x *CloseJob) String() string {
 func (*CloseJob) ProtoMessage() {}
 
 func (x *CloseJob) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2267,7 @@ func (x *CloseJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseJob.ProtoReflect.Descriptor instead.
 func (*CloseJob) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{31}
+	return file_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CloseJob) GetHeader() *Header {
@@ -2218,7 +2295,7 @@ type JobClosed struct {
 
 func (x *JobClosed) Reset() {
 	*x = JobClosed{}
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2307,7 @@ func (x *JobClosed) String() string {
 func (*JobClosed) ProtoMessage() {}
 
 func (x *JobClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2320,7 @@ func (x *JobClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobClosed.ProtoReflect.Descriptor instead.
 func (*JobClosed) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{32}
+	return file_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JobClosed) GetHeader() *Header {
@@ -2275,7 +2352,7 @@ type DumpRank struct {
 
 func (x *DumpRank) Reset() {
 	*x = DumpRank{}
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2364,7 @@ func (x *DumpRank) String() string {
 func (*DumpRank) ProtoMessage() {}
 
 func (x *DumpRank) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2377,7 @@ func (x *DumpRank) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRank.ProtoReflect.Descriptor instead.
 func (*DumpRank) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{33}
+	return file_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DumpRank) GetHeader() *Header {
@@ -2346,7 +2423,7 @@ type RankDumped struct {
 
 func (x *RankDumped) Reset() {
 	*x = RankDumped{}
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2435,7 @@ func (x *RankDumped) String() string {
 func (*RankDumped) ProtoMessage() {}
 
 func (x *RankDumped) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2448,7 @@ func (x *RankDumped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankDumped.ProtoReflect.Descriptor instead.
 func (*RankDumped) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{34}
+	return file_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RankDumped) GetHeader() *Header {
@@ -2428,7 +2505,7 @@ type DumpedRank struct {
 
 func (x *DumpedRank) Reset() {
 	*x = DumpedRank{}
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2517,7 @@ func (x *DumpedRank) String() string {
 func (*DumpedRank) ProtoMessage() {}
 
 func (x *DumpedRank) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2530,7 @@ func (x *DumpedRank) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpedRank.ProtoReflect.Descriptor instead.
 func (*DumpedRank) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{35}
+	return file_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DumpedRank) GetRank() uint32 {
@@ -2492,7 +2569,7 @@ type ExportModel struct {
 
 func (x *ExportModel) Reset() {
 	*x = ExportModel{}
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +2581,7 @@ func (x *ExportModel) String() string {
 func (*ExportModel) ProtoMessage() {}
 
 func (x *ExportModel) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2594,7 @@ func (x *ExportModel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportModel.ProtoReflect.Descriptor instead.
 func (*ExportModel) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{36}
+	return file_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ExportModel) GetHeader() *Header {
@@ -2569,7 +2646,7 @@ type ModelExported struct {
 
 func (x *ModelExported) Reset() {
 	*x = ModelExported{}
-	mi := &file_control_proto_msgTypes[37]
+	mi := &file_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2658,7 @@ func (x *ModelExported) String() string {
 func (*ModelExported) ProtoMessage() {}
 
 func (x *ModelExported) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[37]
+	mi := &file_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2671,7 @@ func (x *ModelExported) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelExported.ProtoReflect.Descriptor instead.
 func (*ModelExported) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{37}
+	return file_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ModelExported) GetHeader() *Header {
@@ -2644,7 +2721,7 @@ type EndExport struct {
 
 func (x *EndExport) Reset() {
 	*x = EndExport{}
-	mi := &file_control_proto_msgTypes[38]
+	mi := &file_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2733,7 @@ func (x *EndExport) String() string {
 func (*EndExport) ProtoMessage() {}
 
 func (x *EndExport) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[38]
+	mi := &file_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2746,7 @@ func (x *EndExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndExport.ProtoReflect.Descriptor instead.
 func (*EndExport) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{38}
+	return file_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EndExport) GetHeader() *Header {
@@ -2720,7 +2797,7 @@ const file_control_proto_rawDesc = "" +
 	"\aretries\x18\x02 \x01(\rR\aretries\x12\x17\n" +
 	"\abase_ns\x18\x03 \x01(\x03R\x06baseNs\x12\x15\n" +
 	"\x06max_ns\x18\x04 \x01(\x03R\x05maxNs\x12\x16\n" +
-	"\x06factor\x18\x05 \x01(\x01R\x06factor\"\xe6\x01\n" +
+	"\x06factor\x18\x05 \x01(\x01R\x06factor\"\xb8\x02\n" +
 	"\vPlanOptions\x12\x0e\n" +
 	"\x02tp\x18\x01 \x01(\rR\x02tp\x12\x0e\n" +
 	"\x02pp\x18\x02 \x01(\rR\x02pp\x12\x0e\n" +
@@ -2730,7 +2807,15 @@ const file_control_proto_rawDesc = "" +
 	"\vchunk_bytes\x18\x06 \x01(\x03R\n" +
 	"chunkBytes\x12#\n" +
 	"\rkeep_original\x18\a \x01(\bR\fkeepOriginal\x129\n" +
-	"\toverrides\x18\b \x03(\v2\x1b.gantry.control.v1.OverrideR\toverrides\"<\n" +
+	"\toverrides\x18\b \x03(\v2\x1b.gantry.control.v1.OverrideR\toverrides\x123\n" +
+	"\x05rules\x18\t \x03(\v2\x1d.gantry.control.v1.ModuleRuleR\x05rules\x12\x1b\n" +
+	"\tpad_vocab\x18\n" +
+	" \x01(\x03R\bpadVocab\"P\n" +
+	"\n" +
+	"ModuleRule\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x14\n" +
+	"\x05place\x18\x03 \x01(\tR\x05place\"<\n" +
 	"\bOverride\x12\x18\n" +
 	"\apattern\x18\x01 \x01(\tR\apattern\x12\x16\n" +
 	"\x06scheme\x18\x02 \x01(\tR\x06scheme\":\n" +
@@ -2909,7 +2994,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_control_proto_goTypes = []any{
 	(*Header)(nil),        // 0: gantry.control.v1.Header
 	(*Error)(nil),         // 1: gantry.control.v1.Error
@@ -2917,108 +3002,110 @@ var file_control_proto_goTypes = []any{
 	(*Hold)(nil),          // 3: gantry.control.v1.Hold
 	(*Strategy)(nil),      // 4: gantry.control.v1.Strategy
 	(*PlanOptions)(nil),   // 5: gantry.control.v1.PlanOptions
-	(*Override)(nil),      // 6: gantry.control.v1.Override
-	(*Hello)(nil),         // 7: gantry.control.v1.Hello
-	(*Holding)(nil),       // 8: gantry.control.v1.Holding
-	(*JobHeld)(nil),       // 9: gantry.control.v1.JobHeld
-	(*OpenIndex)(nil),     // 10: gantry.control.v1.OpenIndex
-	(*IndexOpened)(nil),   // 11: gantry.control.v1.IndexOpened
-	(*OpenJob)(nil),       // 12: gantry.control.v1.OpenJob
-	(*JobOpened)(nil),     // 13: gantry.control.v1.JobOpened
-	(*Held)(nil),          // 14: gantry.control.v1.Held
-	(*Place)(nil),         // 15: gantry.control.v1.Place
-	(*Placed)(nil),        // 16: gantry.control.v1.Placed
-	(*Dest)(nil),          // 17: gantry.control.v1.Dest
-	(*LoadChunk)(nil),     // 18: gantry.control.v1.LoadChunk
-	(*Accepted)(nil),      // 19: gantry.control.v1.Accepted
-	(*Refused)(nil),       // 20: gantry.control.v1.Refused
-	(*ChunkRetried)(nil),  // 21: gantry.control.v1.ChunkRetried
-	(*PieceDone)(nil),     // 22: gantry.control.v1.PieceDone
-	(*ChunkDone)(nil),     // 23: gantry.control.v1.ChunkDone
-	(*ChunkFailed)(nil),   // 24: gantry.control.v1.ChunkFailed
-	(*Revoke)(nil),        // 25: gantry.control.v1.Revoke
-	(*Seal)(nil),          // 26: gantry.control.v1.Seal
-	(*Validation)(nil),    // 27: gantry.control.v1.Validation
-	(*Tally)(nil),         // 28: gantry.control.v1.Tally
-	(*Sealed)(nil),        // 29: gantry.control.v1.Sealed
-	(*Free)(nil),          // 30: gantry.control.v1.Free
-	(*CloseJob)(nil),      // 31: gantry.control.v1.CloseJob
-	(*JobClosed)(nil),     // 32: gantry.control.v1.JobClosed
-	(*DumpRank)(nil),      // 33: gantry.control.v1.DumpRank
-	(*RankDumped)(nil),    // 34: gantry.control.v1.RankDumped
-	(*DumpedRank)(nil),    // 35: gantry.control.v1.DumpedRank
-	(*ExportModel)(nil),   // 36: gantry.control.v1.ExportModel
-	(*ModelExported)(nil), // 37: gantry.control.v1.ModelExported
-	(*EndExport)(nil),     // 38: gantry.control.v1.EndExport
+	(*ModuleRule)(nil),    // 6: gantry.control.v1.ModuleRule
+	(*Override)(nil),      // 7: gantry.control.v1.Override
+	(*Hello)(nil),         // 8: gantry.control.v1.Hello
+	(*Holding)(nil),       // 9: gantry.control.v1.Holding
+	(*JobHeld)(nil),       // 10: gantry.control.v1.JobHeld
+	(*OpenIndex)(nil),     // 11: gantry.control.v1.OpenIndex
+	(*IndexOpened)(nil),   // 12: gantry.control.v1.IndexOpened
+	(*OpenJob)(nil),       // 13: gantry.control.v1.OpenJob
+	(*JobOpened)(nil),     // 14: gantry.control.v1.JobOpened
+	(*Held)(nil),          // 15: gantry.control.v1.Held
+	(*Place)(nil),         // 16: gantry.control.v1.Place
+	(*Placed)(nil),        // 17: gantry.control.v1.Placed
+	(*Dest)(nil),          // 18: gantry.control.v1.Dest
+	(*LoadChunk)(nil),     // 19: gantry.control.v1.LoadChunk
+	(*Accepted)(nil),      // 20: gantry.control.v1.Accepted
+	(*Refused)(nil),       // 21: gantry.control.v1.Refused
+	(*ChunkRetried)(nil),  // 22: gantry.control.v1.ChunkRetried
+	(*PieceDone)(nil),     // 23: gantry.control.v1.PieceDone
+	(*ChunkDone)(nil),     // 24: gantry.control.v1.ChunkDone
+	(*ChunkFailed)(nil),   // 25: gantry.control.v1.ChunkFailed
+	(*Revoke)(nil),        // 26: gantry.control.v1.Revoke
+	(*Seal)(nil),          // 27: gantry.control.v1.Seal
+	(*Validation)(nil),    // 28: gantry.control.v1.Validation
+	(*Tally)(nil),         // 29: gantry.control.v1.Tally
+	(*Sealed)(nil),        // 30: gantry.control.v1.Sealed
+	(*Free)(nil),          // 31: gantry.control.v1.Free
+	(*CloseJob)(nil),      // 32: gantry.control.v1.CloseJob
+	(*JobClosed)(nil),     // 33: gantry.control.v1.JobClosed
+	(*DumpRank)(nil),      // 34: gantry.control.v1.DumpRank
+	(*RankDumped)(nil),    // 35: gantry.control.v1.RankDumped
+	(*DumpedRank)(nil),    // 36: gantry.control.v1.DumpedRank
+	(*ExportModel)(nil),   // 37: gantry.control.v1.ExportModel
+	(*ModelExported)(nil), // 38: gantry.control.v1.ModelExported
+	(*EndExport)(nil),     // 39: gantry.control.v1.EndExport
 }
 var file_control_proto_depIdxs = []int32{
-	6,  // 0: gantry.control.v1.PlanOptions.overrides:type_name -> gantry.control.v1.Override
-	0,  // 1: gantry.control.v1.Hello.header:type_name -> gantry.control.v1.Header
-	0,  // 2: gantry.control.v1.Holding.header:type_name -> gantry.control.v1.Header
-	9,  // 3: gantry.control.v1.Holding.jobs:type_name -> gantry.control.v1.JobHeld
-	3,  // 4: gantry.control.v1.JobHeld.holds:type_name -> gantry.control.v1.Hold
-	2,  // 5: gantry.control.v1.JobHeld.in_flight:type_name -> gantry.control.v1.Ref
-	0,  // 6: gantry.control.v1.OpenIndex.header:type_name -> gantry.control.v1.Header
-	4,  // 7: gantry.control.v1.OpenIndex.strategy:type_name -> gantry.control.v1.Strategy
-	0,  // 8: gantry.control.v1.IndexOpened.header:type_name -> gantry.control.v1.Header
-	1,  // 9: gantry.control.v1.IndexOpened.error:type_name -> gantry.control.v1.Error
-	0,  // 10: gantry.control.v1.OpenJob.header:type_name -> gantry.control.v1.Header
-	5,  // 11: gantry.control.v1.OpenJob.options:type_name -> gantry.control.v1.PlanOptions
-	4,  // 12: gantry.control.v1.OpenJob.strategy:type_name -> gantry.control.v1.Strategy
-	0,  // 13: gantry.control.v1.JobOpened.header:type_name -> gantry.control.v1.Header
-	1,  // 14: gantry.control.v1.JobOpened.error:type_name -> gantry.control.v1.Error
-	14, // 15: gantry.control.v1.JobOpened.held:type_name -> gantry.control.v1.Held
-	3,  // 16: gantry.control.v1.Held.hold:type_name -> gantry.control.v1.Hold
-	0,  // 17: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
-	3,  // 18: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
-	0,  // 19: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
-	3,  // 20: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
-	1,  // 21: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
-	3,  // 22: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
-	0,  // 23: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
-	2,  // 24: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
-	17, // 25: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
-	0,  // 26: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
-	2,  // 27: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
-	0,  // 28: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
-	1,  // 29: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
-	0,  // 30: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
-	2,  // 31: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
-	1,  // 32: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
-	0,  // 33: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
-	2,  // 34: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
-	22, // 35: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
-	0,  // 36: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
-	2,  // 37: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
-	1,  // 38: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
-	0,  // 39: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
-	2,  // 40: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
-	0,  // 41: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
-	3,  // 42: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
-	28, // 43: gantry.control.v1.Validation.stored:type_name -> gantry.control.v1.Tally
-	28, // 44: gantry.control.v1.Validation.placed:type_name -> gantry.control.v1.Tally
-	0,  // 45: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
-	3,  // 46: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
-	27, // 47: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
-	1,  // 48: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
-	0,  // 49: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
-	3,  // 50: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
-	0,  // 51: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
-	0,  // 52: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
-	1,  // 53: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
-	0,  // 54: gantry.control.v1.DumpRank.header:type_name -> gantry.control.v1.Header
-	0,  // 55: gantry.control.v1.RankDumped.header:type_name -> gantry.control.v1.Header
-	1,  // 56: gantry.control.v1.RankDumped.error:type_name -> gantry.control.v1.Error
-	0,  // 57: gantry.control.v1.ExportModel.header:type_name -> gantry.control.v1.Header
-	35, // 58: gantry.control.v1.ExportModel.dumps:type_name -> gantry.control.v1.DumpedRank
-	0,  // 59: gantry.control.v1.ModelExported.header:type_name -> gantry.control.v1.Header
-	1,  // 60: gantry.control.v1.ModelExported.error:type_name -> gantry.control.v1.Error
-	0,  // 61: gantry.control.v1.EndExport.header:type_name -> gantry.control.v1.Header
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	7,  // 0: gantry.control.v1.PlanOptions.overrides:type_name -> gantry.control.v1.Override
+	6,  // 1: gantry.control.v1.PlanOptions.rules:type_name -> gantry.control.v1.ModuleRule
+	0,  // 2: gantry.control.v1.Hello.header:type_name -> gantry.control.v1.Header
+	0,  // 3: gantry.control.v1.Holding.header:type_name -> gantry.control.v1.Header
+	10, // 4: gantry.control.v1.Holding.jobs:type_name -> gantry.control.v1.JobHeld
+	3,  // 5: gantry.control.v1.JobHeld.holds:type_name -> gantry.control.v1.Hold
+	2,  // 6: gantry.control.v1.JobHeld.in_flight:type_name -> gantry.control.v1.Ref
+	0,  // 7: gantry.control.v1.OpenIndex.header:type_name -> gantry.control.v1.Header
+	4,  // 8: gantry.control.v1.OpenIndex.strategy:type_name -> gantry.control.v1.Strategy
+	0,  // 9: gantry.control.v1.IndexOpened.header:type_name -> gantry.control.v1.Header
+	1,  // 10: gantry.control.v1.IndexOpened.error:type_name -> gantry.control.v1.Error
+	0,  // 11: gantry.control.v1.OpenJob.header:type_name -> gantry.control.v1.Header
+	5,  // 12: gantry.control.v1.OpenJob.options:type_name -> gantry.control.v1.PlanOptions
+	4,  // 13: gantry.control.v1.OpenJob.strategy:type_name -> gantry.control.v1.Strategy
+	0,  // 14: gantry.control.v1.JobOpened.header:type_name -> gantry.control.v1.Header
+	1,  // 15: gantry.control.v1.JobOpened.error:type_name -> gantry.control.v1.Error
+	15, // 16: gantry.control.v1.JobOpened.held:type_name -> gantry.control.v1.Held
+	3,  // 17: gantry.control.v1.Held.hold:type_name -> gantry.control.v1.Hold
+	0,  // 18: gantry.control.v1.Place.header:type_name -> gantry.control.v1.Header
+	3,  // 19: gantry.control.v1.Place.hold:type_name -> gantry.control.v1.Hold
+	0,  // 20: gantry.control.v1.Placed.header:type_name -> gantry.control.v1.Header
+	3,  // 21: gantry.control.v1.Placed.hold:type_name -> gantry.control.v1.Hold
+	1,  // 22: gantry.control.v1.Placed.error:type_name -> gantry.control.v1.Error
+	3,  // 23: gantry.control.v1.Dest.hold:type_name -> gantry.control.v1.Hold
+	0,  // 24: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
+	2,  // 25: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
+	18, // 26: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
+	0,  // 27: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
+	2,  // 28: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
+	0,  // 29: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
+	1,  // 30: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
+	0,  // 31: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
+	2,  // 32: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
+	1,  // 33: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
+	0,  // 34: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
+	2,  // 35: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
+	23, // 36: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
+	0,  // 37: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
+	2,  // 38: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
+	1,  // 39: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
+	0,  // 40: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
+	2,  // 41: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
+	0,  // 42: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
+	3,  // 43: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
+	29, // 44: gantry.control.v1.Validation.stored:type_name -> gantry.control.v1.Tally
+	29, // 45: gantry.control.v1.Validation.placed:type_name -> gantry.control.v1.Tally
+	0,  // 46: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
+	3,  // 47: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
+	28, // 48: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
+	1,  // 49: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
+	0,  // 50: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
+	3,  // 51: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
+	0,  // 52: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
+	0,  // 53: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
+	1,  // 54: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
+	0,  // 55: gantry.control.v1.DumpRank.header:type_name -> gantry.control.v1.Header
+	0,  // 56: gantry.control.v1.RankDumped.header:type_name -> gantry.control.v1.Header
+	1,  // 57: gantry.control.v1.RankDumped.error:type_name -> gantry.control.v1.Error
+	0,  // 58: gantry.control.v1.ExportModel.header:type_name -> gantry.control.v1.Header
+	36, // 59: gantry.control.v1.ExportModel.dumps:type_name -> gantry.control.v1.DumpedRank
+	0,  // 60: gantry.control.v1.ModelExported.header:type_name -> gantry.control.v1.Header
+	1,  // 61: gantry.control.v1.ModelExported.error:type_name -> gantry.control.v1.Error
+	0,  // 62: gantry.control.v1.EndExport.header:type_name -> gantry.control.v1.Header
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -3032,7 +3119,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

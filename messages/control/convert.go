@@ -109,9 +109,14 @@ func FromOptions(o shard.Options) *PlanOptions {
 	for i, v := range o.Overrides {
 		overrides[i] = &Override{Pattern: v.Pattern, Scheme: v.Scheme}
 	}
+	rules := make([]*ModuleRule, len(o.Rules))
+	for i, r := range o.Rules {
+		rules[i] = &ModuleRule{Pattern: r.Pattern, Rule: string(r.Rule), Place: r.Place}
+	}
 	return &PlanOptions{
 		Tp: uint32(o.Layout.TP), Pp: uint32(o.Layout.PP), Ep: uint32(o.Layout.EP), Dp: uint32(o.Layout.DP),
 		Scheme: o.Scheme, ChunkBytes: o.ChunkBytes, KeepOriginal: o.KeepOriginal, Overrides: overrides,
+		Rules: rules, PadVocab: o.PadVocab,
 	}
 }
 
@@ -121,10 +126,14 @@ func (x *PlanOptions) Shard() shard.Options {
 	for _, v := range x.GetOverrides() {
 		overrides = append(overrides, shard.Override{Pattern: v.GetPattern(), Scheme: v.GetScheme()})
 	}
+	var rules []shard.ModuleRule
+	for _, r := range x.GetRules() {
+		rules = append(rules, shard.ModuleRule{Pattern: r.GetPattern(), Rule: shard.Rule(r.GetRule()), Place: r.GetPlace()})
+	}
 	return shard.Options{
 		Layout: shard.Layout{TP: int(x.GetTp()), PP: int(x.GetPp()), EP: int(x.GetEp()), DP: int(x.GetDp())},
 		Scheme: x.GetScheme(), ChunkBytes: x.GetChunkBytes(), KeepOriginal: x.GetKeepOriginal(),
-		Overrides: overrides,
+		Overrides: overrides, Rules: rules, PadVocab: x.GetPadVocab(),
 	}
 }
 

@@ -101,7 +101,8 @@ func TestValuesTravel(t *testing.T) {
 	hold := job.Hold{Rank: 1, Generation: 4, Worker: w, Device: "cpu"}
 	strategy := recovery.Strategy{Kind: recovery.KindRetry, Retries: 3, Backoff: recovery.Backoff{Base: time.Second, Max: time.Minute, Factor: 1.5}}
 	options := shard.Options{Layout: shard.Layout{TP: 2, PP: 1, EP: 1, DP: 3}, Scheme: "q8_0", ChunkBytes: 1 << 20, KeepOriginal: true,
-		Overrides: []shard.Override{{Pattern: "lm_head", Scheme: "f16"}, {Pattern: "*", Scheme: "none"}}}
+		Overrides: []shard.Override{{Pattern: "lm_head", Scheme: "f16"}, {Pattern: "*", Scheme: "none"}},
+		Rules:     []shard.ModuleRule{{Pattern: "*.wi", Rule: shard.Colwise}, {Pattern: "emb", Rule: shard.Vocab, Place: "embedding"}}, PadVocab: 64}
 	pieces := []job.PieceDone{{Rank: 2, Generation: 9, Digest: [16]byte{1, 15: 2}}}
 	tally := dtype.Tally{All: dtype.NonFinite{NaN: 1, Inf: 2}, Once: dtype.NonFinite{NaN: 3, Inf: 4}}
 	done, err := wire(t, &ChunkDone{Pieces: FromPieces(pieces)}, &ChunkDone{}).JobPieces()

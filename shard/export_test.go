@@ -1,0 +1,4 @@
+package shard
+
+// IsOfExpert says whether a tensor is of one expert.
+func IsOfExpert(tensor string) bool { return parseName(tensor).expert >= 0 }
