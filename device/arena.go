@@ -28,6 +28,10 @@ type Arena interface {
 	CopyIn(off int64, p []byte) error
 	// CopyOut copies len(p) bytes from offset off into p.
 	CopyOut(p []byte, off int64) error
+	// Hold keeps the memory for somebody who uses it where it lies, such as a
+	// session over it, until release is called, once: Close fails until then,
+	// and frees nothing.
+	Hold() (release func(), err error)
 	// Close frees the memory.
 	Close() error
 }

@@ -2,6 +2,7 @@ package device
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -52,7 +53,15 @@ type CPUInfo struct {
 
 // Detect looks at this machine. What it cannot read it leaves empty and says
 // so in Problems.
-func Detect() Inventory { return detect(rootFS, nvml.New(), os.LookupEnv) }
+func Detect() Inventory {
+	inv := detect(rootFS, nvml.New(), os.LookupEnv)
+	if len(inv.CPU.NUMA) > 1 {
+		if err := tryBind(inv.CPU.NUMA); err != nil {
+			inv.problem(fmt.Errorf("arenas cannot be bound to NUMA nodes: %w", err))
+		}
+	}
+	return inv
+}
 
 func detect(root fs.FS, lib nvml.Interface, env func(string) (string, bool)) Inventory {
 	inv := Inventory{CPU: CPUInfo{

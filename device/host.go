@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/gantry-ml/gantry/internal/invariants"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -25,33 +24,34 @@ const (
 )
 
 // hostArena is private anonymous memory, huge pages where the kernel gives
-// them: fresh 4 KiB pages would cap a load at a fraction of the rate.
+// them: fresh 4 KiB pages would cap a load at a fraction of the rate. Where the
+// machine has several NUMA nodes it lies on one, if it fits there.
 type hostArena struct {
-	life    invariants.Lifetime
+	life
 	mapping []byte      // what is mapped, up to a huge page more than host
 	host    []byte      // the arena: starts at a huge page's boundary
-	size    int64       // len(host), also after Close
+	node    int         // NUMA node that it is bound to, or anyNode
 	pending atomic.Bool // still counts in promised
-	closed  atomic.Bool
 }
 
 // promised is the size of the arenas that were granted but are not present
 // yet. The kernel does not count them as used, so the next arena's check of
 // free memory must.
-var promised struct {
+var promised = struct {
 	sync.Mutex
 	bytes int64
-}
+	on    map[int]int64 // by NUMA node
+}{on: map[int]int64{}}
 
 func newHostArena(bytes int64) (*hostArena, error) {
-	a := &hostArena{host: []byte{}, size: bytes}
+	a := &hostArena{life: life{device: CPU, size: bytes}, host: []byte{}, node: anyNode}
 	if bytes == 0 {
 		return a, nil
 	}
-	if err := promise(bytes); err != nil {
+	nodes, err := a.promise()
+	if err != nil {
 		return nil, err
 	}
-	a.pending.Store(true)
 	page := int64(os.Getpagesize())
 	length := (bytes + page - 1) / page * page
 	m, err := unix.Mmap(-1, 0, int(length+hugePage), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -68,23 +68,34 @@ func newHostArena(bytes int64) (*hostArena, error) {
 		a.settle()
 		return nil, errors.Join(fmt.Errorf("device: madvise huge pages: %w", err), unix.Munmap(m))
 	}
+	if len(nodes) > 1 {
+		_ = bind(body, nodes, a.node) // a wish: Detect tells where it is refused
+	}
 	a.mapping, a.host = m, body[:bytes:bytes]
 	return a, nil
 }
 
-// promise books bytes of free memory, or says what is missing.
-func promise(bytes int64) error {
+// promise books free memory for the arena and chooses its NUMA node, of those
+// that it returns, or says what is missing.
+func (a *hostArena) promise() ([]NUMANode, error) {
 	mem, err := readMemory(rootFS)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	nodes, err := numaNodes(rootFS)
+	if err != nil {
+		return nil, err
 	}
 	promised.Lock()
 	defer promised.Unlock()
-	if free := mem.Free - promised.bytes; bytes > free {
-		return noRoom(bytes, fmt.Errorf("%d bytes of memory are free", max(free, 0)))
+	if free := mem.Free - promised.bytes; a.size > free {
+		return nil, noRoom(a.size, fmt.Errorf("%d bytes of memory are free", max(free, 0)))
 	}
-	promised.bytes += bytes
-	return nil
+	a.node = nodeFor(nodes, promised.on, a.size)
+	promised.bytes += a.size
+	promised.on[a.node] += a.size
+	a.pending.Store(true)
+	return nodes, nil
 }
 
 // settle ends the arena's promise: it is present, or gone.
@@ -92,6 +103,7 @@ func (a *hostArena) settle() {
 	if a.pending.CompareAndSwap(true, false) {
 		promised.Lock()
 		promised.bytes -= a.size
+		promised.on[a.node] -= a.size
 		promised.Unlock()
 	}
 }
@@ -105,16 +117,12 @@ func noRoom(bytes int64, why error) error {
 	}
 }
 
-func (a *hostArena) Device() string { return CPU }
-func (a *hostArena) Size() int64    { return a.size }
-
 func (a *hostArena) Host() []byte {
-	a.life.Use("arena")
+	a.checks.Use("arena")
 	return a.host
 }
 
 func (a *hostArena) CopyIn(off int64, p []byte) error {
-	a.life.Use("arena")
 	if err := a.within(off, len(p)); err != nil {
 		return err
 	}
@@ -123,7 +131,6 @@ func (a *hostArena) CopyIn(off int64, p []byte) error {
 }
 
 func (a *hostArena) CopyOut(p []byte, off int64) error {
-	a.life.Use("arena")
 	if err := a.within(off, len(p)); err != nil {
 		return err
 	}
@@ -131,23 +138,11 @@ func (a *hostArena) CopyOut(p []byte, off int64) error {
 	return nil
 }
 
-// within checks that n bytes at off lie in the arena.
-func (a *hostArena) within(off int64, n int) error {
-	if a.closed.Load() {
-		return errors.New("device: arena is closed")
-	}
-	if off < 0 || off > a.size || int64(n) > a.size-off {
-		return fmt.Errorf("device: %d bytes at offset %d lie outside the arena of %d bytes", n, off, a.size)
-	}
-	return nil
-}
-
 // Close unmaps the arena. Its owner sees to it that nothing reads or writes
 // any more: a slice of Host that is used afterwards faults.
 func (a *hostArena) Close() error {
-	a.life.Close("arena")
-	if !a.closed.CompareAndSwap(false, true) {
-		return errors.New("device: arena is closed already")
+	if err := a.end(); err != nil {
+		return err
 	}
 	a.settle()
 	m := a.mapping
@@ -162,9 +157,8 @@ func (a *hostArena) Close() error {
 }
 
 func (a *hostArena) Prefault(ctx context.Context, threads int) error {
-	a.life.Use("arena")
-	if a.closed.Load() {
-		return errors.New("device: arena is closed")
+	if err := a.use(); err != nil {
+		return err
 	}
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)

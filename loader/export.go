@@ -219,6 +219,7 @@ func (a *dumpArena) Device() string                      { return "file" }
 func (a *dumpArena) Size() int64                         { return a.size }
 func (a *dumpArena) Host() []byte                        { return nil }
 func (a *dumpArena) Prefault(context.Context, int) error { return nil }
+func (a *dumpArena) Hold() (func(), error)               { return func() {}, nil } // nobody uses a file where it lies
 func (a *dumpArena) Close() error                        { return a.f.Close() }
 
 func (a *dumpArena) CopyIn(int64, []byte) error {

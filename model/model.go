@@ -151,11 +151,26 @@ func (m *Model) Hold() (release func(), err error) {
 	if m.closed {
 		return nil, recovery.Errorf(recovery.Stale, "model: %s is closed", m.parts.Name)
 	}
+	var arenas []func()
+	letGo := func() {
+		for _, release := range arenas {
+			release()
+		}
+	}
+	for _, a := range m.parts.Arenas {
+		release, err := a.Hold()
+		if err != nil {
+			letGo()
+			return nil, err
+		}
+		arenas = append(arenas, release)
+	}
 	m.held++
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.held--
+		letGo()
 	}, nil
 }
 

@@ -71,6 +71,7 @@ func Run(t *testing.T, id string, newArena func(id string, bytes int64) (device.
 			}
 		}
 	})
+	t.Run("held", func(t *testing.T) { checkHeld(t, open(t, 4096)) })
 	t.Run("life", func(t *testing.T) { checkLife(t, open(t, 4096)) })
 }
 
@@ -153,6 +154,32 @@ func checkOutside(t *testing.T, a device.Arena) {
 	must(t, a.CopyIn(100, nil))
 }
 
+// checkHeld: what somebody uses where it lies is not freed under him.
+func checkHeld(t *testing.T, a device.Arena) {
+	defer closeArena(t, a)
+	first, err := a.Hold()
+	must(t, err)
+	second, err := a.Hold()
+	must(t, err)
+	refused := func() (err error) {
+		defer func() {
+			if r := recover(); r != nil && invariants.Enabled {
+				err = fmt.Errorf("%v", r)
+			}
+		}()
+		return a.Close()
+	}
+	if refused() == nil {
+		t.Fatal("an arena that two hold was closed")
+	}
+	first()
+	if refused() == nil {
+		t.Fatal("an arena that one holds was closed")
+	}
+	must(t, a.CopyIn(0, []byte("still there")))
+	second()
+}
+
 // checkLife: misuse after Close is an error in a plain build, a panic where
 // invariants are on; it never touches memory.
 func checkLife(t *testing.T, a device.Arena) {
@@ -161,6 +188,7 @@ func checkLife(t *testing.T, a device.Arena) {
 		"close":    a.Close,
 		"copy in":  func() error { return a.CopyIn(0, make([]byte, 8)) },
 		"copy out": func() error { return a.CopyOut(make([]byte, 8), 0) },
+		"hold":     func() error { _, err := a.Hold(); return err },
 		"prefault": func() error { return a.Prefault(context.Background(), 1) },
 	}
 	for what, do := range misuse {

@@ -18,4 +18,10 @@ func TestLifetime(t *testing.T) {
 	if got := panics(func() { l.Close("it") }); got != Enabled {
 		t.Errorf("second close panicked: %v, want %v", got, Enabled)
 	}
+	if panics(func() { Check(true, "it holds") }) {
+		t.Error("what holds panicked")
+	}
+	if got := panics(func() { Check(false, "it is %d", 1) }); got != Enabled {
+		t.Errorf("what does not hold panicked: %v, want %v", got, Enabled)
+	}
 }

@@ -14,3 +14,6 @@ func (*Lifetime) Use(string) {}
 
 // Close does nothing in this build.
 func (*Lifetime) Close(string) {}
+
+// Check does nothing in this build.
+func Check(bool, string, ...any) {}

@@ -30,3 +30,10 @@ func (l *Lifetime) Close(what string) {
 		panic(fmt.Sprintf("invariants: %s is closed twice, first at:\n%s", what, *l.closedAt.Load()))
 	}
 }
+
+// Check panics where something that must hold does not.
+func Check(holds bool, format string, args ...any) {
+	if !holds {
+		panic("invariants: " + fmt.Sprintf(format, args...))
+	}
+}
