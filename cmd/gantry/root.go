@@ -52,7 +52,7 @@ the device is not there, 6 cluster not reachable, 130 interrupted.`,
 	flags.StringVar(&a.security.Key, "tls-key", "", "PEM `FILE` of its key")
 	flags.StringVar(&a.security.CA, "tls-ca", "", "PEM `FILE` of the authority that signed the cluster's certificates")
 	root.AddCommand(
-		a.inspectCommand(), a.planCommand(), a.loadCommand(), a.quantizeCommand(), a.synthCommand(), a.verifyCommand(),
+		a.inspectCommand(), a.planCommand(), a.loadCommand(), a.runCommand(), a.quantizeCommand(), a.synthCommand(), a.verifyCommand(),
 		a.upCommand(), a.statusCommand(), a.jobsCommand(), a.modelsCommand(), a.workersCommand(),
 		a.certsCommand(), a.cancelCommand(), a.unloadCommand(), a.exportCommand(), a.doctorCommand(), a.versionCommand(),
 	)

@@ -123,16 +123,18 @@ func TestTensorTypes(t *testing.T) {
 	}
 }
 
-// TestOtherOutputs: texts and sequences are told as what they are, without
-// values.
+// TestOtherOutputs: texts, sequences and empty options are told as what they
+// are, without values.
 func TestOtherOutputs(t *testing.T) {
 	texts := onnxtest.Tensor("t", 8, 2).Text(6, "a").Text(6, "b")
 	graph := onnxtest.Graph(nil,
 		onnxtest.Node("Constant", "texts").Bytes(5, onnxtest.Attribute("value", 5, texts).Int(20, 4)),
 		onnxtest.Node("SequenceConstruct", "list", "X"),
 		onnxtest.Node("Identity", "Y", "X"))
-	m := newModel(graph.Bytes(12, onnxtest.Message{}.Text(1, "texts")).Bytes(12, onnxtest.Message{}.Text(1, "list")))
-	m.Outputs = []string{"texts", "list", "Y"}
+	f32 := onnxtest.Message{}.Bytes(1, onnxtest.Message{}.Int(1, 1)) // a TypeProto
+	graph = graph.Bytes(1, onnxtest.Node("Optional", "none").Bytes(5, onnxtest.Attribute("type", 14, f32).Int(20, 13)))
+	m := newModel(graph.Bytes(12, onnxtest.Message{}.Text(1, "texts")).Bytes(12, onnxtest.Message{}.Text(1, "list")).Bytes(12, onnxtest.Message{}.Text(1, "none")))
+	m.Outputs = []string{"texts", "list", "Y", "none"}
 	out, err := runOnce(t, m, floats("X", 1, 2, 3))
 	if err != nil {
 		t.Fatal(err)
@@ -145,6 +147,9 @@ func TestOtherOutputs(t *testing.T) {
 	}
 	if out[2].Type != dtype.F32 {
 		t.Errorf("Y: %+v", out[2])
+	}
+	if x := out[3]; x.Type != dtype.Invalid || x.Shape != nil {
+		t.Errorf("none: %+v", x)
 	}
 }
 

@@ -18,6 +18,7 @@ enum {
 	slotReleaseMemoryInfo = 94,
 	slotReleaseValue = 96,
 	slotReleaseTensorTypeAndShapeInfo = 99,
+	slotHasValue = 192,
 	slotGetTensorSizeInBytes = 318,
 };
 
@@ -43,7 +44,12 @@ static gantry_status gantry_run(gantry_api a, void* session, void* options, char
 	return ((gantry_status (*)(void*, void*, char**, void**, size_t, char**, size_t, void**))a[slotRun])(session, options, in_names, in, n, out_names, m, out);
 }
 
+// The ONNXType of a value, 0 of an optional one that has none: asking for the
+// type of that would end the process.
 static gantry_status gantry_value_type(gantry_api a, void* v, int* out) {
+	*out = 0;
+	gantry_status s = ((gantry_status (*)(void*, int*))a[slotHasValue])(v, out);
+	if (s || !*out) return s;
 	return ((gantry_status (*)(void*, int*))a[slotGetValueType])(v, out);
 }
 
@@ -89,6 +95,7 @@ var valueSlots = map[string]int{
 	"ReleaseMemoryInfo":              C.slotReleaseMemoryInfo,
 	"ReleaseValue":                   C.slotReleaseValue,
 	"ReleaseTensorTypeAndShapeInfo":  C.slotReleaseTensorTypeAndShapeInfo,
+	"HasValue":                       C.slotHasValue,
 	"GetTensorSizeInBytes":           C.slotGetTensorSizeInBytes,
 }
 
