@@ -36,27 +36,15 @@ func (j *Job) adopt(workers ...WorkerUp) {
 
 // moveIn makes a rank's arena that is there already its home.
 func (j *Job) moveIn(r *rank, w *worker, h Held) {
-	r.home, r.hold = w, h.Hold
+	j.settleIn(r, w)
+	r.hold = h.Hold
 	for _, run := range h.Placed {
 		for i := max(run.Start, 0); i < min(run.Stop, len(r.pieces)); i++ {
-			if p := &j.pieces[r.pieces[i]]; !p.placed {
+			if at := r.pieces[i]; !j.pieces[at].placed {
 				j.unchecked = true // nobody says whether its bytes were checked
-				j.mark(p)
-				j.whole(p.chunk)
+				j.mark(at)
 			}
 		}
 	}
 	j.askPlace(r)
-}
-
-// whole counts a chunk as done when all its pieces are placed without an
-// attempt of this driver's.
-func (j *Job) whole(c int) {
-	ch := &j.chunks[c]
-	if ch.missing > 0 || ch.phase != pending { // under way for another rank, it ends by its report
-		return
-	}
-	ch.phase = finished
-	j.counters.ChunksDone++
-	j.counters.BytesRead += ch.bytes
 }

@@ -1,10 +1,6 @@
 package job
 
-import (
-	"time"
-
-	"github.com/gantry-ml/gantry/shard"
-)
+import "github.com/gantry-ml/gantry/shard"
 
 // A chunk is queued at the worker that owns most of what it leaves, in the
 // plan's order. A worker takes from its own queue as its credit allows, and
@@ -16,8 +12,8 @@ import (
 func (j *Job) refresh(c int) {
 	ch := &j.chunks[c]
 	switch {
-	case ch.phase == flying || ch.phase == finished:
-	case ch.blocked == 0 && ch.phase == pending:
+	case ch.phase == flying:
+	case ch.unread > 0 && ch.blocked == 0 && ch.phase == pending:
 		w := j.owner(c)
 		ch.phase, ch.worker = queued, w.at
 		w.queue.reserve(len(j.chunks))
@@ -25,14 +21,14 @@ func (j *Job) refresh(c int) {
 		w.queued += ch.bytes
 		j.laden.add(w.at)
 		j.look(w)
-	case ch.blocked > 0 && ch.phase == queued:
-		ch.phase = pending
+	case (ch.unread == 0 || ch.blocked > 0) && ch.phase == queued:
 		j.unqueue(c)
 	}
 }
 
 // unqueue takes a chunk out of its queue.
 func (j *Job) unqueue(c int) {
+	j.chunks[c].phase = pending
 	w := j.workers[j.chunks[c].worker]
 	w.queue.remove(c)
 	w.queued -= j.chunks[c].bytes
@@ -63,8 +59,8 @@ func near(p *shard.Plan, c *shard.Chunk) int {
 }
 
 // owner returns the worker that should read a chunk: the one near it, or else
-// the one that holds most bytes of its missing pieces, all of which have a
-// home. Where several do, they take turns by chunk.
+// the one that holds most bytes of what is unread. Where several do, they take
+// turns by chunk.
 func (j *Job) owner(c int) *worker {
 	ch := &j.chunks[c]
 	if ch.near >= 0 {
@@ -76,21 +72,21 @@ func (j *Job) owner(c int) *worker {
 		j.scratch = append(j.scratch, 0)
 	}
 	var most int64
-	for p := ch.first; p < ch.stop; p++ {
-		if pc := &j.pieces[p]; !pc.placed {
-			at := j.ranks[pc.rank].home.at
-			j.scratch[at] += pc.bytes + 1 // a worker of empty pieces counts too
-			most = max(most, j.scratch[at])
+	for at := ch.first; at < ch.stop; at++ {
+		if p := &j.pieces[at]; p.open && !j.had(at) {
+			w := j.ranks[p.rank].home.at
+			j.scratch[w] += p.bytes + 1 // a worker of empty pieces counts too
+			most = max(most, j.scratch[w])
 		}
 	}
 	var best []int
-	for p := ch.first; p < ch.stop; p++ {
-		if pc := &j.pieces[p]; !pc.placed {
-			at := j.ranks[pc.rank].home.at
-			if j.scratch[at] == most {
-				best = append(best, at)
+	for at := ch.first; at < ch.stop; at++ {
+		if p := &j.pieces[at]; p.open && !j.had(at) {
+			w := j.ranks[p.rank].home.at
+			if j.scratch[w] == most {
+				best = append(best, w)
 			}
-			j.scratch[at] = 0
+			j.scratch[w] = 0
 		}
 	}
 	return j.workers[best[c%len(best)]]
@@ -110,6 +106,7 @@ func (j *Job) pump() {
 	for _, at := range j.hungry {
 		j.workers[at].hungry = false
 		j.feed(j.workers[at])
+		j.give(j.workers[at])
 	}
 	j.hungry = j.hungry[:0]
 	for {
@@ -137,7 +134,9 @@ func (j *Job) feed(w *worker) {
 	for {
 		c := w.queue.next(0)
 		if c < 0 {
-			j.idle.add(w.at)
+			if w.placing == 0 { // or it will have work of its own
+				j.idle.add(w.at)
+			}
 			return
 		}
 		if !w.fits(j.chunks[c].bytes) {
@@ -147,54 +146,110 @@ func (j *Job) feed(w *worker) {
 	}
 }
 
-// launch begins an attempt at a queued chunk.
+// launch begins the read of a queued chunk.
 func (j *Job) launch(c int, w *worker) {
 	j.unqueue(c)
 	ch := &j.chunks[c]
-	ch.phase, ch.worker, ch.slot = flying, w.at, len(w.flying)
-	ch.attempt++
-	ch.accepted, ch.failed, ch.absent = false, 0, time.Time{}
-	w.flying = append(w.flying, c)
-	w.out += ch.bytes
-	for p := ch.first; p < ch.stop; p++ {
-		j.pieces[p].asked = !j.pieces[p].placed
-	}
-	j.send(c)
+	ch.phase = flying
+	j.ask(c, w)
+	ch.read = j.fly(w, &flight{chunk: c, piece: -1})
 }
 
-// send asks the worker of the current attempt to load the chunk.
-func (j *Job) send(c int) {
+// ask notes which pieces the read of a chunk by a worker is to place: of what
+// is unread those at that worker, or else at one of the others, in turn. From
+// there it is copied to the replicas.
+func (j *Job) ask(c int, w *worker) {
 	ch := &j.chunks[c]
-	var dests []Hold
-	for p := ch.first; p < ch.stop; p++ {
-		if j.pieces[p].asked {
-			dests = append(dests, j.ranks[j.pieces[p].rank].hold)
+	for at := ch.first; at < ch.stop; at++ {
+		p := &j.pieces[at]
+		p.asked = p.open && j.ranks[p.rank].home == w && !j.had(at)
+	}
+	for at := ch.first; at < ch.stop; at++ {
+		var open []*piece
+		asked := false
+		for _, p := range j.twins(at) {
+			asked = asked || p.asked || p.placed
+			if p.open {
+				open = append(open, p)
+			}
+		}
+		if !asked {
+			open[c%len(open)].asked = true
 		}
 	}
-	ch.sent = j.now
-	j.arm(j.now.Add(j.o.Accept))
-	j.do(Load{Ref: j.ref(c), Dests: dests})
 }
 
-// land ends the attempt under way at a chunk: its worker's credit returns.
-func (j *Job) land(c int) {
-	ch := &j.chunks[c]
-	w := j.workers[ch.worker]
-	last := w.flying[len(w.flying)-1]
-	w.flying[ch.slot] = last
-	j.chunks[last].slot = ch.slot
-	w.flying = w.flying[:len(w.flying)-1]
-	w.out -= ch.bytes
-	for p := ch.first; p < ch.stop; p++ {
-		j.pieces[p].asked = false
+// fly makes f the next attempt at its chunk, by w.
+func (j *Job) fly(w *worker, f *flight) *flight {
+	ch := &j.chunks[f.chunk]
+	ch.attempt++
+	f.number, f.worker, f.slot = ch.attempt, w, len(w.flying)
+	w.flying = append(w.flying, f)
+	if f.piece < 0 {
+		w.out += ch.bytes
+	} else {
+		w.giving += j.pieces[f.piece].bytes
 	}
-	ch.phase = pending
-	j.look(w)
+	j.flights[attempt{f.chunk, f.number}] = f
+	j.send(f)
+	return f
 }
 
-// recall takes the attempt under way at a chunk back, to be dispatched anew.
-func (j *Job) recall(c int) {
-	j.do(Revoke{Ref: j.ref(c)})
-	j.land(c)
-	j.refresh(c)
+// send asks the worker of an attempt to make it.
+func (j *Job) send(f *flight) {
+	load := Load{Ref: f.ref()}
+	if f.piece >= 0 {
+		load.From, load.Dests = &f.from, []Hold{j.ranks[j.pieces[f.piece].rank].hold}
+	} else {
+		ch := &j.chunks[f.chunk]
+		for at := ch.first; at < ch.stop; at++ {
+			if j.pieces[at].asked {
+				load.Dests = append(load.Dests, j.ranks[j.pieces[at].rank].hold)
+			}
+		}
+	}
+	f.sent = j.now
+	j.arm(j.now.Add(j.o.Accept))
+	j.do(load)
+}
+
+// land ends an attempt: its worker's credit returns.
+func (j *Job) land(f *flight) {
+	w := f.worker
+	last := w.flying[len(w.flying)-1]
+	w.flying[f.slot], last.slot = last, f.slot
+	w.flying = w.flying[:len(w.flying)-1]
+	delete(j.flights, attempt{f.chunk, f.number})
+	j.look(w)
+	ch := &j.chunks[f.chunk]
+	if f.piece >= 0 {
+		p := &j.pieces[f.piece]
+		w.giving -= p.bytes
+		p.copy, p.giver = nil, nil
+		return
+	}
+	w.out -= ch.bytes
+	ch.phase, ch.read = pending, nil
+	for at := ch.first; at < ch.stop; at++ {
+		if p := &j.pieces[at]; p.asked {
+			p.asked = false
+			j.spread(at)
+		}
+	}
+}
+
+// recall takes an attempt back, for what it was to do to be done anew.
+func (j *Job) recall(f *flight) {
+	j.do(Revoke{Ref: f.ref()})
+	j.land(f)
+	j.resume(f)
+}
+
+// resume has done anew what an attempt that has landed did not do.
+func (j *Job) resume(f *flight) {
+	if f.piece < 0 {
+		j.refresh(f.chunk)
+	} else {
+		j.spread(f.piece)
+	}
 }

@@ -181,13 +181,16 @@ type Place struct {
 	Bytes int64
 }
 
-// Load asks a worker to read a chunk and place its pieces for the given holds.
+// Load asks a worker to read a chunk and place its pieces for the given holds;
+// with From, to copy them from that arena of its own, which has them, and to
+// read nothing.
 // It needs no answer but its report: most are over before the machine would
 // ask again. A second Load with a Ref that the worker knows, running or over,
 // must start nothing: it answers Accepted and no more.
 type Load struct {
 	Ref   Ref
 	Dests []Hold
+	From  *Hold
 }
 
 // Revoke tells a worker that an attempt is over: stop it, report nothing. It

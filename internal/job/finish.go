@@ -40,9 +40,9 @@ func (j *Job) stop(s Status, k Kind, err error) {
 	j.end, j.err = s, err
 	for _, w := range j.workers {
 		for len(w.flying) > 0 {
-			c := w.flying[len(w.flying)-1]
-			j.do(Revoke{Ref: j.ref(c)})
-			j.land(c)
+			f := w.flying[len(w.flying)-1]
+			j.do(Revoke{Ref: f.ref()})
+			j.land(f)
 		}
 	}
 	for i := range j.ranks {

@@ -59,12 +59,18 @@ func (j *Job) waitFor(d time.Duration) {
 
 // house gives a rank a new home and asks it for an arena.
 func (j *Job) house(r *rank, w *worker, device string) {
-	r.home = w
+	j.settleIn(r, w)
 	r.hold = Hold{Rank: r.hold.Rank, Generation: r.hold.Generation + 1, Worker: w.id, Device: device}
 	if r.hold.Generation > 1 {
 		j.emit(progress.RankMoved, w.id.Name, r.hold.Rank, -1, "to %s on %s: %s", device, w.id.Name, r.why)
 	}
 	j.askPlace(r)
+}
+
+// settleIn makes w the home of a rank whose arena it has yet to show.
+func (j *Job) settleIn(r *rank, w *worker) {
+	r.home = w
+	w.placing++
 }
 
 // evict takes a rank's home: what it holds there is forgotten. It returns the
@@ -75,13 +81,18 @@ func (j *Job) evict(r *rank, why string) int64 {
 	for _, at := range r.pieces {
 		p := &j.pieces[at]
 		if p.placed {
-			j.unmark(p)
+			j.unmark(at)
 		}
 		if p.asked {
-			j.recall(p.chunk)
-		} else {
-			j.refresh(p.chunk)
+			j.recall(j.chunks[p.chunk].read)
 		}
+		if p.copy != nil {
+			j.recall(p.copy)
+		}
+	}
+	if !r.placed {
+		r.home.placing--
+		j.look(r.home)
 	}
 	j.do(Free{Hold: r.hold})
 	r.home.ghosts = append(r.home.ghosts, r.hold)
@@ -93,31 +104,29 @@ func (j *Job) evict(r *rank, why string) int64 {
 	return lost
 }
 
-// open lets chunks be dispatched for a rank.
+// open lets pieces be placed in a rank, and copied from it.
 func (j *Job) open(r *rank) {
 	if r.open || !r.placed || r.home.health != up {
 		return
 	}
 	r.open = true
 	for _, at := range r.pieces {
-		if p := &j.pieces[at]; !p.placed {
-			j.chunks[p.chunk].blocked--
-			j.refresh(p.chunk)
+		if p := &j.pieces[at]; p.twin != at && j.chunks[p.chunk].phase == queued {
+			j.unqueue(p.chunk) // this rank's worker has a claim to it too
 		}
+		j.change(at, func(p *piece) { p.open = true })
 	}
 }
 
-// shut stops chunks from being dispatched for a rank.
+// shut is its inverse.
 func (j *Job) shut(r *rank) {
 	if !r.open {
 		return
 	}
 	r.open = false
 	for _, at := range r.pieces {
-		if p := &j.pieces[at]; !p.placed {
-			j.chunks[p.chunk].blocked++
-			j.refresh(p.chunk)
-		}
+		j.unqueueCopies(at, r.home)
+		j.change(at, func(p *piece) { p.open = false })
 	}
 }
 
@@ -131,6 +140,8 @@ func (j *Job) placed(e Placed) {
 		return
 	}
 	r.placed, r.due, r.fails = true, time.Time{}, 0
+	r.home.placing--
+	j.look(r.home)
 	j.counters.Planned = j.counters.Planned || !slices.ContainsFunc(j.ranks, func(r rank) bool { return !r.placed })
 	j.open(r)
 	j.askSeal(r) // a rank without pieces is whole at once

@@ -36,14 +36,24 @@ func (w *world) toldLost(id Worker) bool {
 // check: credit, room, generations, counters.
 func (w *world) check() {
 	for _, x := range w.j.workers {
-		var out int64
-		for _, c := range x.flying {
-			out += w.j.chunks[c].bytes
+		var out, giving int64
+		reads, copies := 0, 0
+		for _, f := range x.flying {
+			if f.piece < 0 {
+				out += w.j.chunks[f.chunk].bytes
+				reads++
+			} else {
+				giving += w.j.pieces[f.piece].bytes
+				copies++
+			}
 		}
-		if out != x.out || out > x.window && len(x.flying) > 1 {
-			w.t.Fatalf("%v has %d bytes in flight (%d counted) in a window of %d", x.id, out, x.out, x.window)
+		if out != x.out || out > x.window && reads > 1 {
+			w.t.Fatalf("%v reads %d bytes (%d counted) in a window of %d", x.id, out, x.out, x.window)
 		}
-		if x.health != up && out > 0 {
+		if giving != x.giving || giving > x.window && copies > 1 {
+			w.t.Fatalf("%v copies %d bytes (%d counted) in a window of %d", x.id, giving, x.giving, x.window)
+		}
+		if x.health != up && len(x.flying) > 0 {
 			w.t.Fatalf("%v is not up and has %d bytes in flight", x.id, out)
 		}
 	}
@@ -77,6 +87,32 @@ func (w *world) check() {
 	}
 }
 
+// checkLoad: a read is asked of nobody for what a replica can give, and no
+// piece is asked of two at once; copies are made of what is there.
+func (w *world) checkLoad(l Load) {
+	for _, d := range l.Dests {
+		at := w.j.find(l.Ref.Chunk, d.Rank)
+		p := &w.j.pieces[at]
+		if p.placed || p.asked && p.copy != nil {
+			w.t.Fatalf("%+v asks for a piece that is placed, or on its way", l)
+		}
+		for _, q := range w.j.twins(at) {
+			if l.From == nil && q.placed {
+				w.t.Fatalf("%+v reads what rank %d has", l, q.rank)
+			}
+			if q != p && q.copy != nil {
+				w.t.Fatalf("%+v while rank %d gets the same bytes from a replica", l, q.rank)
+			}
+		}
+		if l.From == nil {
+			continue
+		}
+		if r := &w.j.ranks[l.From.Rank]; r.hold != *l.From || !r.open || !w.j.pieces[w.j.find(l.Ref.Chunk, l.From.Rank)].placed {
+			w.t.Fatalf("%+v copies what is not there", l)
+		}
+	}
+}
+
 // checkWake: whatever waits for a time, a Tick is asked for by then.
 func (w *world) checkWake() {
 	if !w.wake.Equal(w.j.wake) {
@@ -91,9 +127,9 @@ func (w *world) checkWake() {
 		if x.health == suspect {
 			needs("a suspicion", x.losesAt)
 		}
-		for _, c := range x.flying {
-			if !w.j.chunks[c].accepted {
-				needs("a load", w.j.chunks[c].sent.Add(w.j.o.Accept))
+		for _, f := range x.flying {
+			if !f.accepted {
+				needs("a load", f.sent.Add(w.j.o.Accept))
 			}
 		}
 	}
@@ -102,8 +138,8 @@ func (w *world) checkWake() {
 			needs("a rank", r.due)
 		}
 	}
-	for _, c := range w.j.paused {
-		needs("a paused chunk", w.j.chunks[c].resume)
+	for _, p := range w.j.paused {
+		needs("a pause", p.until)
 	}
 	if !w.j.waitUntil.IsZero() {
 		needs("the end of patience", w.j.waitUntil)

@@ -69,10 +69,11 @@ type Job struct {
 	housed  bool   // every rank has had a home at once
 	end     Status // final state, "" before
 
-	chunks []chunk
-	pieces []piece // of all chunks, in the plan's order
-	ranks  []rank
-	pins   map[int]*placement.Pin
+	chunks  []chunk
+	pieces  []piece // of all chunks, in the plan's order
+	ranks   []rank
+	pins    map[int]*placement.Pin
+	flights map[attempt]*flight
 
 	workers []*worker // by order of appearance
 	byName  map[string]*worker
@@ -87,7 +88,7 @@ type Job struct {
 	wake      time.Time // the earliest Tick asked for, zero: none
 	waitUntil time.Time // when homeless ranks fail the job, zero: there are none
 	missing   error     // what those lack
-	paused    []int     // chunks held back until their time
+	paused    []pause   // what is held back until its time
 	stamp     uint64    // of the last Holding
 	out       []Command
 
@@ -115,7 +116,7 @@ func New(plan *shard.Plan, o Options) *Job {
 	if o.Accept <= 0 {
 		o.Accept = DefaultAccept
 	}
-	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}, budget: o.RetryBudget, pins: map[int]*placement.Pin{}}
+	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}, flights: map[attempt]*flight{}, budget: o.RetryBudget, pins: map[int]*placement.Pin{}}
 	if j.err = j.lay(); j.err == nil {
 		j.err = placement.Check(o.Pins, len(j.ranks))
 	}
@@ -163,7 +164,10 @@ func (j *Job) lay() error {
 		}
 		c.stop = len(j.pieces)
 		c.missing = c.stop - c.first
-		c.blocked = c.missing // no rank has an arena yet
+		if err := j.pair(c); err != nil {
+			return bad("chunk %d: %w", i, err)
+		}
+		c.blocked = c.unread // no rank has an arena yet
 		if c.missing > 0 {
 			j.counters.ChunksTotal++
 			j.counters.BytesToRead += c.bytes

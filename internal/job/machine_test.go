@@ -26,6 +26,9 @@ func newWorld(t *rapid.T, late bool) *world {
 	if rapid.Bool().Draw(t, "twice") {
 		readTwice(p)
 	}
+	if dp := rapid.IntRange(1, 3).Draw(t, "dp"); dp > 1 {
+		p, ranks = copies(p, dp), ranks*dp
+	}
 	w.again = func() *Job {
 		return New(p, Options{Patience: time.Hour, Wait: time.Hour, RetryBudget: 1000, Strategy: recovery.Strategy{Retries: 1000}})
 	}

@@ -85,9 +85,9 @@ func (j *Job) remind(w *worker) {
 			j.askSeal(r)
 		}
 	}
-	for _, c := range w.flying {
-		if !j.chunks[c].accepted {
-			j.send(c)
+	for _, f := range w.flying {
+		if !f.accepted {
+			j.send(f)
 		}
 	}
 }
@@ -117,7 +117,6 @@ func (j *Job) distrust(w *worker, h health) {
 	// What is left in its queue was for it though all pieces are others'.
 	for c := w.queue.next(0); c >= 0; c = w.queue.next(0) {
 		j.unqueue(c)
-		j.chunks[c].phase = pending
 		j.refresh(c)
 	}
 }

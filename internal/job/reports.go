@@ -15,18 +15,18 @@ import (
 const regroup = time.Second
 
 func (j *Job) accepted(e Accepted) {
-	if j.current(e.Ref) {
-		j.chunks[e.Ref.Chunk].accepted = true
+	if f := j.current(e.Ref); f != nil {
+		f.accepted = true
 	} else if j.superseded(e.Ref) {
 		j.do(Revoke(e))
 	}
 }
 
 // superseded reports whether ref is an attempt that was taken back, rather
-// than one that has ended with its report.
+// than a read that has ended with its report.
 func (j *Job) superseded(ref Ref) bool {
 	return j.life(ref.Worker) != nil && ref.Chunk >= 0 && ref.Chunk < len(j.chunks) &&
-		ref.Attempt != j.chunks[ref.Chunk].reported && !j.current(ref)
+		ref.Attempt != j.chunks[ref.Chunk].reported && j.current(ref) == nil
 }
 
 // holding compares what a worker says it is doing with what it should do.
@@ -37,47 +37,48 @@ func (j *Job) holding(e Holding) {
 	}
 	j.stamp++
 	for _, ref := range e.Refs {
-		switch {
-		case ref.Worker != w.id:
-		case j.current(ref):
-			c := &j.chunks[ref.Chunk]
-			c.accepted, c.listed, c.absent = true, j.stamp, time.Time{}
-		case j.superseded(ref):
+		if ref.Worker != w.id {
+			continue
+		}
+		if f := j.current(ref); f != nil {
+			f.accepted, f.listed, f.absent = true, j.stamp, time.Time{}
+		} else if j.superseded(ref) {
 			j.do(Revoke{Ref: ref})
 		}
 	}
 	for i := len(w.flying) - 1; i >= 0; i-- {
-		c := &j.chunks[w.flying[i]]
+		f := w.flying[i]
 		switch {
-		case !c.accepted || c.listed == j.stamp:
-		case c.absent.IsZero():
-			c.absent = j.now
-		case j.now.Sub(c.absent) >= j.o.Accept:
-			j.recall(w.flying[i])
+		case !f.accepted || f.listed == j.stamp:
+		case f.absent.IsZero():
+			f.absent = j.now
+		case j.now.Sub(f.absent) >= j.o.Accept:
+			j.recall(f)
 		}
 	}
 }
 
 func (j *Job) chunkRetried(e ChunkRetried) {
-	if !j.current(e.Ref) {
+	f := j.current(e.Ref)
+	if f == nil {
 		return
 	}
-	c := &j.chunks[e.Ref.Chunk]
-	c.accepted = true
-	if e.Failed <= c.failed {
+	f.accepted = true
+	if e.Failed <= f.failed {
 		return
 	}
-	failed := e.Failed - c.failed
+	failed := e.Failed - f.failed
 	j.retries += failed
-	c.failed = e.Failed
+	f.failed = e.Failed
 	j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, e.Ref.Chunk, "try %d failed: %v", e.Failed, j.locate(e.Ref.Chunk, e.Err))
-	j.spend(e, failed)
+	j.spend(f, e, failed)
 }
 
 // spend counts failed tries against the budget, and ends the job when that is
-// used up. Those that a lost worker may have caused cost nothing.
-func (j *Job) spend(e ChunkRetried, failed int) {
-	if _, remote := j.reach(e.Ref.Chunk); remote && peerClass(recovery.ClassOf(e.Err)) {
+// used up. Those of copies, and
+// those that a lost worker may have caused, cost nothing.
+func (j *Job) spend(f *flight, e ChunkRetried, failed int) {
+	if _, remote := j.reach(f); f.piece >= 0 || remote && peerClass(recovery.ClassOf(e.Err)) {
 		return
 	}
 	if j.budget -= failed; j.budget >= 0 {
@@ -89,15 +90,14 @@ func (j *Job) spend(e ChunkRetried, failed int) {
 		Hint: "mend the source, or give the job a larger --retry-budget"})
 }
 
-// reach tells where the attempt under way at a chunk places its pieces: at a
-// rank that cannot be reached now, at a worker other than its own.
-func (j *Job) reach(c int) (cut, remote bool) {
-	ch := &j.chunks[c]
-	for p := ch.first; p < ch.stop; p++ {
-		if j.pieces[p].asked {
-			r := &j.ranks[j.pieces[p].rank]
-			cut = cut || !r.open
-			remote = remote || r.home.at != ch.worker
+// reach tells where the read under way of a chunk places its pieces: at a rank
+// that cannot be reached now, at a worker other than its own.
+func (j *Job) reach(f *flight) (cut, remote bool) {
+	ch := &j.chunks[f.chunk]
+	for at := ch.first; at < ch.stop; at++ {
+		if p := &j.pieces[at]; p.asked {
+			cut = cut || !p.open
+			remote = remote || j.ranks[p.rank].home != f.worker
 		}
 	}
 	return cut, remote
@@ -105,90 +105,99 @@ func (j *Job) reach(c int) (cut, remote bool) {
 
 func (j *Job) chunkDone(e ChunkDone) {
 	j.count(e.Ref, e.BytesRead)
-	if !j.current(e.Ref) {
+	f := j.current(e.Ref)
+	if f == nil {
 		j.compare(e)
 		return
 	}
-	c := e.Ref.Chunk
-	ch := &j.chunks[c]
 	for _, d := range e.Pieces {
-		p := j.find(c, d.Rank)
-		if p == nil || !p.asked || j.ranks[d.Rank].hold.Generation != d.Generation {
+		at := j.find(f.chunk, d.Rank)
+		if at < 0 || !j.wants(f, at) || j.ranks[d.Rank].hold.Generation != d.Generation {
 			continue
 		}
-		if p.known && p.digest != d.Digest {
-			j.failChunk(c, e.Ref.Worker.Name, j.differs(c, d, p.digest))
+		if want, ok := j.digest(at); ok && want != d.Digest {
+			j.failChunk(f.chunk, e.Ref.Worker.Name, j.differs(f.chunk, d, want))
 			return
 		}
-		p.known, p.digest, p.asked = true, d.Digest, false
+		p := &j.pieces[at]
+		p.known, p.digest, p.asked, p.fails = true, d.Digest, false, 0
 		j.unchecked = j.unchecked || !d.Verified
-		j.mark(p)
+		j.mark(at)
 	}
-	for p := ch.first; p < ch.stop; p++ {
-		if j.pieces[p].asked {
-			j.failChunk(c, e.Ref.Worker.Name, recovery.Errorf(recovery.Internal,
-				"reported as done without its piece for rank %d", j.pieces[p].rank))
+	for at := j.chunks[f.chunk].first; at < j.chunks[f.chunk].stop; at++ {
+		if j.wants(f, at) {
+			j.failChunk(f.chunk, e.Ref.Worker.Name, recovery.Errorf(recovery.Internal,
+				"reported as done without its piece for rank %d", j.pieces[at].rank))
 			return
 		}
 	}
-	j.land(c)
-	if ch.missing > 0 { // lost meanwhile
-		j.refresh(c)
-		return
+	if f.piece < 0 {
+		j.budget = min(j.budget+1, j.o.RetryBudget)
 	}
-	ch.phase = finished
-	j.counters.ChunksDone++
-	j.counters.BytesRead += ch.bytes
-	j.budget = min(j.budget+1, j.o.RetryBudget)
-	for p := ch.first; p < ch.stop; p++ {
-		j.askSeal(&j.ranks[j.pieces[p].rank])
+	j.land(f)
+	j.resume(f) // what was lost meanwhile; the next copy
+}
+
+// wants reports whether an attempt is to place a piece, and has not.
+func (j *Job) wants(f *flight, at int) bool {
+	if f.piece >= 0 {
+		return f.piece == at && !j.pieces[at].placed
 	}
+	return j.pieces[at].asked
+}
+
+// digest returns what a piece hashed to whenever it was placed, here or at a
+// replica.
+func (j *Job) digest(at int) ([16]byte, bool) {
+	for _, p := range j.twins(at) {
+		if p.known {
+			return p.digest, true
+		}
+	}
+	return [16]byte{}, false
 }
 
 // mark counts a piece as placed.
-func (j *Job) mark(p *piece) {
-	r := &j.ranks[p.rank]
-	p.placed = true
-	j.chunks[p.chunk].missing--
-	if !r.open {
-		j.chunks[p.chunk].blocked--
-	}
+func (j *Job) mark(at int) {
+	p := &j.pieces[at]
+	r, ch := &j.ranks[p.rank], &j.chunks[p.chunk]
+	p.given = 0
 	r.missing--
 	r.done += p.bytes
 	j.counters.BytesPlaced += p.bytes
+	if ch.missing--; ch.missing == 0 {
+		j.counters.ChunksDone++
+	}
+	j.change(at, func(p *piece) { p.placed = true })
+	j.askSeal(r)
 }
 
 // unmark forgets a placed piece.
-func (j *Job) unmark(p *piece) {
+func (j *Job) unmark(at int) {
+	p := &j.pieces[at]
 	r, ch := &j.ranks[p.rank], &j.chunks[p.chunk]
-	p.placed = false
-	if ch.phase == finished {
-		ch.phase = pending
-		j.counters.ChunksDone--
-		j.counters.BytesRead -= ch.bytes
-	}
-	ch.missing++
-	if !r.open {
-		ch.blocked++
-	}
 	r.missing++
 	r.done -= p.bytes
 	j.counters.BytesPlaced -= p.bytes
+	if ch.missing++; ch.missing == 1 {
+		j.counters.ChunksDone--
+	}
+	j.change(at, func(p *piece) { p.placed = false })
 }
 
-// find returns the piece of a chunk for a rank, or nil.
-func (j *Job) find(c, rank int) *piece {
-	for p := j.chunks[c].first; p < j.chunks[c].stop; p++ {
-		if j.pieces[p].rank == rank {
-			return &j.pieces[p]
+// find returns the piece of a chunk for a rank, or -1.
+func (j *Job) find(c, rank int) int {
+	for at := j.chunks[c].first; at < j.chunks[c].stop; at++ {
+		if j.pieces[at].rank == rank {
+			return at
 		}
 	}
-	return nil
+	return -1
 }
 
 // count adds the reads of an attempt to bytesRead, once.
 func (j *Job) count(ref Ref, bytes int64) {
-	if ref.Chunk < 0 || ref.Chunk >= len(j.chunks) || bytes < 0 {
+	if ref.Chunk < 0 || ref.Chunk >= len(j.chunks) || bytes <= 0 {
 		return
 	}
 	c := &j.chunks[ref.Chunk]
@@ -209,9 +218,13 @@ func (j *Job) compare(e ChunkDone) {
 		return
 	}
 	for _, d := range e.Pieces {
-		if p := j.find(e.Ref.Chunk, d.Rank); p != nil && p.known && p.digest != d.Digest {
+		at := j.find(e.Ref.Chunk, d.Rank)
+		if at < 0 {
+			continue
+		}
+		if want, ok := j.digest(at); ok && want != d.Digest {
 			j.emit(progress.ChunkFailed, e.Ref.Worker.Name, d.Rank, e.Ref.Chunk, "late report of attempt %d, not counted: %v",
-				e.Ref.Attempt, j.differs(e.Ref.Chunk, d, p.digest))
+				e.Ref.Attempt, j.differs(e.Ref.Chunk, d, want))
 		}
 	}
 }
@@ -224,26 +237,30 @@ func (j *Job) differs(c int, d PieceDone, want [16]byte) error {
 
 func (j *Job) chunkFailed(e ChunkFailed) {
 	j.count(e.Ref, e.BytesRead)
-	if !j.current(e.Ref) {
+	f := j.current(e.Ref)
+	if f == nil {
 		return
 	}
-	c := e.Ref.Chunk
-	ch := &j.chunks[c]
-	cut, remote := j.reach(c)
+	if f.piece >= 0 {
+		j.copyFailed(f, e.Err)
+		return
+	}
+	ch := &j.chunks[f.chunk]
+	cut, remote := j.reach(f)
 	switch class := recovery.ClassOf(e.Err); {
 	case !peerClass(class):
-		j.failChunk(c, e.Ref.Worker.Name, e.Err)
+		j.failChunk(f.chunk, e.Ref.Worker.Name, e.Err)
 	case cut:
-		j.land(c)
-		j.refresh(c)
+		j.land(f)
+		j.refresh(f.chunk)
 	case (remote || class == recovery.WorkerLost || class == recovery.Cancelled) && ch.failures < j.o.Strategy.Limit():
 		ch.failures++
 		j.retries++
-		j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, c, "attempt %d failed: %v", ch.attempt, j.locate(c, e.Err))
-		j.land(c)
-		j.pause(c, time.Duration(ch.failures)*regroup)
+		j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, f.chunk, "attempt %d failed: %v", f.number, j.locate(f.chunk, e.Err))
+		j.land(f)
+		j.pause(pause{chunk: f.chunk, piece: -1}, ch.failures)
 	default:
-		j.failChunk(c, e.Ref.Worker.Name, e.Err)
+		j.failChunk(f.chunk, e.Ref.Worker.Name, e.Err)
 	}
 }
 

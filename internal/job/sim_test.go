@@ -23,6 +23,7 @@ type site struct {
 	alive   bool
 	cut     bool // suspect: nothing goes in or out
 	opened  bool // the job's driver of now knows what it holds
+	driver  int  // the last that did
 	told    health
 	arenas  map[Hold]map[int]bool // chunks placed in each arena
 	sealed  map[Hold]bool
@@ -37,6 +38,7 @@ type letter struct {
 	to      Worker
 	event   Event
 	from    Worker
+	driver  int // that the event is for
 }
 
 type world struct {
@@ -52,6 +54,7 @@ type world struct {
 	wake    time.Time // the Tick that the job asked for
 	ups     []WorkerUp
 	started time.Time // the driver of now
+	driver  int       // its number, which fences as an epoch does
 	log     []heard
 	said    [][]Command
 	again   func() *Job // makes the same job anew
@@ -82,6 +85,9 @@ func (w *world) take(cmds []Command) {
 		case Place:
 			w.mail = append(w.mail, letter{command: c, to: c.Hold.Worker})
 		case Load:
+			if f := w.j.current(c.Ref); f != nil { // a later command of the same step may have taken it back
+				w.checkLoad(c)
+			}
 			w.mail = append(w.mail, letter{command: c, to: c.Ref.Worker})
 		case Revoke:
 			w.mail = append(w.mail, letter{command: c, to: c.Ref.Worker})
@@ -121,14 +127,16 @@ func (w *world) replay() {
 	}
 }
 
-func (w *world) reply(s *site, e Event) { w.mail = append(w.mail, letter{event: e, from: s.id}) }
+func (w *world) reply(s *site, e Event) {
+	w.mail = append(w.mail, letter{event: e, from: s.id, driver: s.driver})
+}
 
 // deliver hands one letter over.
 func (w *world) deliver(i int) {
 	l := w.mail[i]
 	w.mail = slices.Delete(w.mail, i, i+1)
 	if l.event != nil {
-		if s := w.find(l.from); s != nil && s.cut {
+		if s := w.find(l.from); s != nil && s.cut || l.driver != w.driver {
 			return
 		}
 		w.step(l.event) // a dead worker's last words may still come
@@ -175,11 +183,16 @@ func (w *world) deliver(i int) {
 func (w *world) finish(s *site, i int) {
 	l := s.running[i]
 	s.running = slices.Delete(s.running, i, i+1)
-	w.reads[l.Ref.Chunk]++
+	if l.From == nil {
+		w.reads[l.Ref.Chunk]++
+	} else if !s.arenas[*l.From][l.Ref.Chunk] {
+		w.reply(s, ChunkFailed{l.Ref, 0, recovery.Errorf(recovery.Stale, "no such piece here")})
+		return
+	}
 	for _, h := range l.Dests {
 		d := w.find(h.Worker)
 		if d == nil || d.cut && d != s || d.arenas[h] == nil {
-			w.reply(s, ChunkFailed{l.Ref, 100, recovery.Errorf(recovery.Reset, "%v broke off", h.Worker)})
+			w.reply(s, ChunkFailed{l.Ref, done(l).BytesRead, recovery.Errorf(recovery.Reset, "%v broke off", h.Worker)})
 			return
 		}
 		d.arenas[h][l.Ref.Chunk] = true
@@ -207,7 +220,7 @@ func (w *world) up(s *site) WorkerUp {
 	if s.opened {
 		return u
 	}
-	s.opened, s.running = true, nil
+	s.opened, s.driver, s.running = true, w.driver, nil
 	clear(s.known)
 	clear(s.revoked)
 	holds := slices.SortedFunc(maps.Keys(s.arenas), func(a, b Hold) int { return cmp.Or(a.Rank-b.Rank, int(a.Generation)-int(b.Generation)) })
@@ -242,6 +255,7 @@ func (w *world) takeOver() {
 	w.now = w.now.Add(time.Second)
 	w.mail, w.log, w.said, w.ups, w.wake, w.started = nil, nil, nil, nil, time.Time{}, w.now
 	w.j = w.again()
+	w.driver++
 	for _, s := range w.sites {
 		s.opened, s.told = false, gone
 		if s.alive && !s.cut {
@@ -270,7 +284,7 @@ func (w *world) pick(label string, n int) int { return rapid.IntRange(0, n-1).Dr
 // trouble does one thing that nobody wanted.
 func (w *world) trouble() {
 	s := w.sites[w.pick("site", len(w.sites))]
-	switch w.pick("trouble", 8) {
+	switch w.pick("trouble", 9) {
 	case 0: // the process dies; its lease ends now or later
 		if s.alive {
 			s.alive, w.spoiled = false, true
@@ -317,6 +331,11 @@ func (w *world) trouble() {
 		}
 	case 7: // the driver dies, and another takes over
 		w.takeOver()
+	case 8: // a copy arrives with a flipped bit, for good
+		if i := slices.IndexFunc(s.running, func(l Load) bool { return l.From != nil }); s.alive && i >= 0 {
+			w.reply(s, ChunkFailed{s.running[i].Ref, 0, recovery.Errorf(recovery.DigestMismatch, "damaged")})
+			s.running = slices.Delete(s.running, i, i+1)
+		}
 	}
 }
 

@@ -2,14 +2,13 @@ package job
 
 import "time"
 
-// phase is where a chunk stands.
+// phase is where the read of a chunk stands.
 type phase uint8
 
 const (
-	pending  phase = iota // cannot be dispatched: blocked
-	queued                // in the queue of a worker
-	flying                // an attempt is under way
-	finished              // no piece is missing
+	pending phase = iota // not to be dispatched: blocked, or nothing is left to read
+	queued               // in the queue of a worker
+	flying               // an attempt is under way
 )
 
 // chunk is the state of one chunk. Its pieces are Job.pieces[first:stop].
@@ -19,30 +18,48 @@ type chunk struct {
 	near        int // the rank whose worker should read it, -1: any's
 	phase       phase
 	missing     int // pieces that are not placed
-	// blocked counts the reasons not to dispatch it: missing pieces whose
-	// rank is not open, and a pause.
+	unread      int // pieces that no replica has, replicas counted once: only a read gives them
+	// blocked counts the reasons not to read it: unread pieces of which no
+	// rank is open, and a pause.
 	blocked  int
-	attempt  uint64 // of the last dispatch
-	worker   int    // whose queue it is in, or who flies it
-	slot     int    // in that worker's flying
-	accepted bool
-	sent     time.Time // when the attempt's Load was sent last
-	absent   time.Time // since when Holding does not list it, zero: it does
-	listed   uint64    // stamp of the last Holding that did
-	failed   int       // tries of this attempt that the worker reported as failed
-	failures int       // attempts that failed and were tried again
-	reported uint64    // the last attempt whose reads are in Job.bytesRead
-	resume   time.Time // end of its pause
+	attempt  uint64  // of the last dispatch
+	worker   int     // whose queue it is in
+	read     *flight // the read under way
+	failures int     // reads that failed and were tried again
+	reported uint64  // the last read whose bytes are in Job.bytesRead
 }
 
 // piece is the state of what one chunk leaves at one rank.
 type piece struct {
 	chunk, rank int
 	bytes       int64
+	twin        int // the next of the replicas' pieces with the same bytes, in a ring; itself where there is none
 	placed      bool
-	asked       bool // the chunk's attempt under way places it
-	known       bool // digest is set; it stays when the piece is lost
+	open        bool    // its rank is
+	asked       bool    // the chunk's read under way places it
+	giver       *worker // has it in its gives, or copies it
+	copy        *flight // the copy to it under way
+	given       int     // copies made of it since it was placed
+	fails       int     // copies to it that failed
+	resting     bool    // no copy to it now: the last one failed
+	known       bool    // digest is set; it stays when the piece is lost
 	digest      [16]byte
+}
+
+// flight is an attempt under way: the read of a chunk, or the copy of a piece
+// from a replica's arena.
+type flight struct {
+	chunk    int
+	piece    int  // that is copied, in Job.pieces; -1: a read
+	from     Hold // of a copy
+	number   uint64
+	worker   *worker // who flies it
+	slot     int     // in that worker's flying
+	accepted bool
+	sent     time.Time // when its Load was sent last
+	absent   time.Time // since when Holding does not list it, zero: it does
+	listed   uint64    // stamp of the last Holding that did
+	failed   int       // tries that the worker reported as failed
 }
 
 // rank is the state of one rank.
@@ -79,11 +96,14 @@ type worker struct {
 	health  health
 	rooms   []Room
 	window  int64
-	out     int64  // stored bytes of its attempts
-	flying  []int  // chunks
+	flying  []*flight
+	out     int64  // stored bytes that it reads
 	queue   set    // chunks that it should read, because it owns most of them
 	queued  int64  // stored bytes of those
+	giving  int64  // bytes that it copies to others
+	gives   []int  // pieces that it should copy; what has another giver by now, or a copy, counts no more
 	ghosts  []Hold // arenas of this life that ranks were moved away from
+	placing int    // its ranks whose arenas are not there yet
 	hungry  bool   // in Job.hungry
 	losesAt time.Time
 }
@@ -106,14 +126,15 @@ type attempt struct {
 	number uint64
 }
 
-// ref names the current attempt at a chunk.
-func (j *Job) ref(c int) Ref {
-	return Ref{Chunk: c, Attempt: j.chunks[c].attempt, Worker: j.workers[j.chunks[c].worker].id}
-}
+// ref names an attempt.
+func (f *flight) ref() Ref { return Ref{Chunk: f.chunk, Attempt: f.number, Worker: f.worker.id} }
 
-// current reports whether ref is an attempt under way.
-func (j *Job) current(ref Ref) bool {
-	return ref.Chunk >= 0 && ref.Chunk < len(j.chunks) && j.chunks[ref.Chunk].phase == flying && j.ref(ref.Chunk) == ref
+// current returns the attempt under way that ref names, or nil.
+func (j *Job) current(ref Ref) *flight {
+	if f := j.flights[attempt{ref.Chunk, ref.Attempt}]; f != nil && f.worker.id == ref.Worker {
+		return f
+	}
+	return nil
 }
 
 // held returns the rank that lies in hold, or nil if the hold is not good.

@@ -26,9 +26,9 @@ func (j *Job) due() {
 			}
 			j.wait()
 		}
-		for _, c := range w.flying {
-			if ch := &j.chunks[c]; !ch.accepted && j.past(ch.sent.Add(j.o.Accept)) {
-				j.send(c)
+		for _, f := range w.flying {
+			if !f.accepted && j.past(f.sent.Add(j.o.Accept)) {
+				j.send(f)
 			}
 		}
 	}
@@ -60,9 +60,9 @@ func (j *Job) rearm() {
 		if w.health == suspect {
 			j.arm(w.losesAt)
 		}
-		for _, c := range w.flying {
-			if !j.chunks[c].accepted {
-				j.arm(j.chunks[c].sent.Add(j.o.Accept))
+		for _, f := range w.flying {
+			if !f.accepted {
+				j.arm(f.sent.Add(j.o.Accept))
 			}
 		}
 	}
@@ -71,8 +71,8 @@ func (j *Job) rearm() {
 			j.arm(r.due)
 		}
 	}
-	for _, c := range j.paused {
-		j.arm(j.chunks[c].resume)
+	for _, p := range j.paused {
+		j.arm(p.until)
 	}
 	if !j.waitUntil.IsZero() {
 		j.arm(j.waitUntil)
@@ -81,22 +81,38 @@ func (j *Job) rearm() {
 
 func (j *Job) past(t time.Time) bool { return !j.now.Before(t) }
 
-// pause holds a chunk back for a time.
-func (j *Job) pause(c int, d time.Duration) {
-	j.chunks[c].blocked++
-	j.chunks[c].resume = j.now.Add(d)
-	j.paused = append(j.paused, c)
-	j.arm(j.chunks[c].resume)
+// pause is a time in which a chunk is not read, or a piece not copied.
+type pause struct {
+	chunk int
+	piece int // -1: the read
+	until time.Time
 }
 
-// unpause lets go of the chunks whose time has come.
+// pause begins one, after so many failures.
+func (j *Job) pause(p pause, failures int) {
+	if p.piece < 0 {
+		j.chunks[p.chunk].blocked++
+	} else {
+		j.pieces[p.piece].resting = true
+	}
+	p.until = j.now.Add(time.Duration(failures) * regroup)
+	j.paused = append(j.paused, p)
+	j.arm(p.until)
+}
+
+// unpause ends those whose time has come.
 func (j *Job) unpause() {
-	j.paused = slices.DeleteFunc(j.paused, func(c int) bool {
-		if !j.past(j.chunks[c].resume) {
+	j.paused = slices.DeleteFunc(j.paused, func(p pause) bool {
+		switch {
+		case !j.past(p.until):
 			return false
+		case p.piece < 0:
+			j.chunks[p.chunk].blocked--
+			j.refresh(p.chunk)
+		default:
+			j.pieces[p.piece].resting = false
+			j.spread(p.piece)
 		}
-		j.chunks[c].blocked--
-		j.refresh(c)
 		return true
 	})
 }

@@ -43,6 +43,26 @@ func readTwice(p *shard.Plan) *shard.Plan {
 	return p
 }
 
+// copies makes the last ranks of a plan copies of the first, with the same
+// pieces.
+func copies(p *shard.Plan, dp int) *shard.Plan {
+	p.Options.Layout.DP = dp
+	each := len(p.Ranks)
+	for r := each; r < each*dp; r++ {
+		p.Ranks = append(p.Ranks, shard.Rank{Rank: r, ArenaBytes: p.Ranks[r%each].ArenaBytes, Slices: p.Ranks[r%each].Slices})
+	}
+	for i := range p.Chunks {
+		ch := &p.Chunks[i]
+		once := len(ch.Pieces)
+		for r := once; r < once*dp; r++ {
+			piece := ch.Pieces[r%once]
+			piece.Rank += r / once * each
+			ch.Pieces = append(ch.Pieces, piece)
+		}
+	}
+	return p
+}
+
 func everyone(ranks int) func(int) []int {
 	return func(int) []int {
 		all := make([]int, ranks)
@@ -59,15 +79,19 @@ func cpu(name string, incarnation uint64, room int64) WorkerUp {
 	return WorkerUp{Worker: Worker{name, incarnation}, Rooms: []Room{{Device: "cpu", Bytes: room}}, Window: 300}
 }
 
-// digestOf is what a piece's bytes hash to in these tests.
-func digestOf(chunk, rank int) [16]byte {
-	return [16]byte{byte(chunk), byte(chunk >> 8), byte(rank), 1}
+// digestOf is what a chunk's pieces hash to in these tests: the same for all
+// ranks, since some are copies.
+func digestOf(chunk int) [16]byte {
+	return [16]byte{byte(chunk), byte(chunk >> 8), 1}
 }
 
 func done(l Load) ChunkDone {
 	d := ChunkDone{Ref: l.Ref, BytesRead: 100}
+	if l.From != nil {
+		d.BytesRead = 0
+	}
 	for _, h := range l.Dests {
-		d.Pieces = append(d.Pieces, PieceDone{Rank: h.Rank, Generation: h.Generation, Digest: digestOf(l.Ref.Chunk, h.Rank)})
+		d.Pieces = append(d.Pieces, PieceDone{Rank: h.Rank, Generation: h.Generation, Digest: digestOf(l.Ref.Chunk)})
 	}
 	return d
 }
