@@ -27,6 +27,7 @@ type chunkTask struct {
 	job     *heldJob
 	ref     job.Ref
 	dests   []loader.Dest
+	from    *job.Hold // of a copy
 	pid     *actor.PID
 	started time.Time
 	ctx     context.Context
@@ -35,6 +36,8 @@ type chunkTask struct {
 	read     int64 // stored bytes read, by all tries
 	panicked error // the last panic
 }
+
+func (t *chunkTask) attempt() attempt { return attempt{t.ref.Chunk, t.ref.Attempt} }
 
 // What a Chunk tells its Worker.
 type (
@@ -111,7 +114,11 @@ func (a *chunkActor) start(c actor.Context) {
 			}
 			w.system.root.Send(self, out)
 		}()
-		out.pieces, out.read, out.err = w.Node.Load(ctx, t.job.spec.ID, t.ref, t.dests)
+		if t.from != nil {
+			out.pieces, out.err = w.Node.Copy(ctx, t.job.spec.ID, t.ref, *t.from, t.dests[0])
+		} else {
+			out.pieces, out.read, out.err = w.Node.Load(ctx, t.job.spec.ID, t.ref, t.dests)
+		}
 	})
 }
 

@@ -77,6 +77,11 @@ func (n *fakeNode) Load(ctx context.Context, _ string, ref job.Ref, dests []load
 	return out, 10, nil
 }
 
+func (n *fakeNode) Copy(ctx context.Context, id string, ref job.Ref, _ job.Hold, to loader.Dest) ([]job.PieceDone, error) {
+	pieces, _, err := n.Load(ctx, id, ref, []loader.Dest{to})
+	return pieces, err
+}
+
 func (n *fakeNode) Seal(context.Context, string, job.Hold) (loader.SealReport, error) {
 	return loader.SealReport{Digest: [16]byte{1}, Validation: loader.Validation{Reason: "no library"}}, nil
 }

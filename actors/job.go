@@ -266,7 +266,11 @@ func (a *jobActor) perform(c actor.Context, cmd job.Command) {
 		})
 	case job.Load:
 		a.to(c, cmd.Ref.Worker, func(h *control.Header) message {
-			return &control.LoadChunk{Header: h, Ref: control.FromRef(cmd.Ref), Dests: a.dests(cmd.Dests)}
+			m := &control.LoadChunk{Header: h, Ref: control.FromRef(cmd.Ref), Dests: a.dests(cmd.Dests)}
+			if cmd.From != nil {
+				m.From = control.FromHold(*cmd.From)
+			}
+			return m
 		})
 	case job.Emit:
 		switch cmd.Kind {

@@ -197,7 +197,9 @@ func (a *jobActor) heard(c actor.Context, m message) {
 			return
 		}
 		w.bytesRead += m.GetBytesRead()
-		w.chunksDone++
+		if m.GetBytesRead() > 0 { // a copy is no chunk more
+			w.chunksDone++
+		}
 		a.drive(c, job.ChunkDone{Ref: m.GetRef().Job(life), BytesRead: m.GetBytesRead(), Pieces: pieces})
 	case *control.Sealed:
 		a.sealed(c, life, m)

@@ -21,6 +21,7 @@ type Node interface {
 	Open(ctx context.Context, s loader.JobSpec) error
 	Place(ctx context.Context, jobID string, h job.Hold) error
 	Load(ctx context.Context, jobID string, ref job.Ref, dests []loader.Dest) ([]job.PieceDone, int64, error)
+	Copy(ctx context.Context, jobID string, ref job.Ref, from job.Hold, to loader.Dest) ([]job.PieceDone, error)
 	Seal(ctx context.Context, jobID string, h job.Hold) (loader.SealReport, error)
 	Free(jobID string, h job.Hold) error
 	// Held does not block.

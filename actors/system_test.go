@@ -68,8 +68,8 @@ func TestWorkerFences(t *testing.T) {
 		class recovery.Class
 	}{
 		"old epoch":     {commandHeader("", 4, w.members[0]), recovery.Stale},
-		"other life":    {&control.Header{Version: 1, Epoch: 5, Worker: "w0", Incarnation: 9}, recovery.Stale},
-		"other version": {&control.Header{Version: 2, Epoch: 5, Worker: "w0", Incarnation: 1}, recovery.Unsupported},
+		"other life":    {&control.Header{Version: control.Version, Epoch: 5, Worker: "w0", Incarnation: 9}, recovery.Stale},
+		"other version": {&control.Header{Version: control.Version + 1, Epoch: 5, Worker: "w0", Incarnation: 1}, recovery.Unsupported},
 	} {
 		a, err := ask(c.h)
 		if err != nil {

@@ -263,7 +263,7 @@ func (w *worker) dispatch(c actor.Context, m message) error {
 	case *control.Place:
 		w.place(c, j, m)
 	case *control.LoadChunk:
-		w.load(c, j, m)
+		return w.load(c, j, m)
 	case *control.Revoke:
 		w.revoke(c, j, m)
 	case *control.Seal:

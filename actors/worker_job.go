@@ -27,14 +27,21 @@ type heldJob struct {
 	state    jobState
 	ctx      context.Context // ends when the job is closed; carries its trace
 	cancel   context.CancelFunc
-	work     sync.WaitGroup // goroutines that use the node for this job
-	read     int64          // stored bytes, by the attempts that have ended
-	attempts map[int]uint64 // the highest dispatched, by chunk
-	chunks   map[int]*chunkTask
+	work     sync.WaitGroup   // goroutines that use the node for this job
+	read     int64            // stored bytes, by the attempts that have ended
+	seen     map[attempt]bool // attempts that were asked for, or revoked before they were
+	chunks   map[attempt]*chunkTask
 	shards   map[arena]*shardTask
 	children map[string]*actor.PID // all that run, also those that were told to stop
 	askers   []*actor.PID          // who waits for the job to be closed
 	next     func()                // what to do when it is closed
+}
+
+// attempt names an attempt at a chunk by this worker. There may be several at
+// once: a read, and copies of pieces that are placed.
+type attempt struct {
+	chunk  int
+	number uint64
 }
 
 // arena names one life of a rank's memory.
@@ -110,7 +117,7 @@ func (w *worker) passOn(c actor.Context, j *heldJob, boss *actor.PID, m *control
 		c.Stop(t.pid)
 	}
 	clear(j.chunks)
-	clear(j.attempts)
+	clear(j.seen)
 	spec := j.spec
 	spec.Epoch = m.Header.GetEpoch()
 	if err := w.Node.Open(j.ctx, spec); err != nil { // raises the epoch, and blocks for nothing
@@ -151,7 +158,7 @@ func (w *worker) beginOpen(c actor.Context, ctx context.Context, boss *actor.PID
 			ID: id, Epoch: m.Header.GetEpoch(), URI: m.GetUri(), LimitRate: m.GetLimitRate(),
 			Strategy: m.GetStrategy().Recovery(), Validate: m.GetValidate(), InPlace: m.GetInPlace(),
 		},
-		attempts: map[int]uint64{}, chunks: map[int]*chunkTask{}, shards: map[arena]*shardTask{},
+		seen: map[attempt]bool{}, chunks: map[attempt]*chunkTask{}, shards: map[arena]*shardTask{},
 		children: map[string]*actor.PID{},
 	}
 	w.jobs[id] = j
@@ -274,19 +281,19 @@ func (j *heldJob) held() *control.JobHeld {
 	return h
 }
 
-// load starts an attempt at a chunk. An attempt that is not newer than the
-// last one seen was sent twice, revoked or overtaken, and starts nothing.
-func (w *worker) load(c actor.Context, j *heldJob, m *control.LoadChunk) {
+// load starts an attempt at a chunk. One that was seen before was sent twice or
+// revoked, and starts nothing.
+func (w *worker) load(c actor.Context, j *heldJob, m *control.LoadChunk) error {
 	ref := m.Ref.Job(w.life)
-	if ref.Attempt <= j.attempts[ref.Chunk] {
+	at := attempt{ref.Chunk, ref.Attempt}
+	switch {
+	case m.From != nil && len(m.GetDests()) != 1:
+		return recovery.Errorf(recovery.Usage, "a copy of chunk %d for %d ranks, want one", ref.Chunk, len(m.GetDests()))
+	case j.seen[at]:
 		w.answer(c, &control.Accepted{Header: w.header(j.spec.ID, j.spec.Epoch), Ref: m.Ref})
-		return
+		return nil
 	}
-	j.attempts[ref.Chunk] = ref.Attempt
-	if old := j.chunks[ref.Chunk]; old != nil { // dispatched anew: the old attempt is over
-		delete(j.chunks, ref.Chunk)
-		c.Stop(old.pid)
-	}
+	j.seen[at] = true
 	t := &chunkTask{job: j, ref: ref, started: time.Now(), ctx: contextOf(j.ctx, c)}
 	for _, d := range m.GetDests() {
 		hold := d.GetHold().Job(job.Worker{Name: d.GetWorker(), Incarnation: d.GetIncarnation()})
@@ -299,24 +306,30 @@ func (w *worker) load(c actor.Context, j *heldJob, m *control.LoadChunk) {
 		}
 		t.dests = append(t.dests, dest)
 	}
-	j.chunks[ref.Chunk] = t
+	if m.From != nil {
+		from := m.From.Job(w.life)
+		t.from = &from
+	}
+	j.chunks[at] = t
 	t.pid = w.spawn(c, j, &chunkActor{task: t, worker: w})
+	return nil
 }
 
 // revoke ends an attempt without a report. One that has not arrived yet must
 // not start when it does.
 func (w *worker) revoke(c actor.Context, j *heldJob, m *control.Revoke) {
 	ref := m.Ref.Job(w.life)
-	j.attempts[ref.Chunk] = max(j.attempts[ref.Chunk], ref.Attempt)
-	if t := j.chunks[ref.Chunk]; t != nil && t.ref == ref {
-		delete(j.chunks, ref.Chunk)
+	at := attempt{ref.Chunk, ref.Attempt}
+	j.seen[at] = true
+	if t := j.chunks[at]; t != nil {
+		delete(j.chunks, at)
 		c.Stop(t.pid)
 	}
 }
 
 func (w *worker) chunkRetried(c actor.Context, m chunkRetried) {
 	j := m.task.job
-	if j.state != jobIsOpen || j.chunks[m.task.ref.Chunk] != m.task {
+	if j.state != jobIsOpen || j.chunks[m.task.attempt()] != m.task {
 		return
 	}
 	w.Metrics.Retry(m.task.ctx, string(recovery.ClassOf(m.err)))
@@ -328,10 +341,10 @@ func (w *worker) chunkRetried(c actor.Context, m chunkRetried) {
 
 func (w *worker) chunkEnded(c actor.Context, m chunkEnded) {
 	t, j := m.task, m.task.job
-	if j.state != jobIsOpen || j.chunks[t.ref.Chunk] != t {
+	if j.state != jobIsOpen || j.chunks[t.attempt()] != t {
 		return // revoked
 	}
-	delete(j.chunks, t.ref.Chunk)
+	delete(j.chunks, t.attempt())
 	j.read += t.read
 	w.Metrics.Chunk(t.ctx, t.read, time.Since(t.started), string(recovery.ClassOf(m.err)))
 	head := w.header(j.spec.ID, j.spec.Epoch)

@@ -150,7 +150,7 @@ func (d *driver) load(c job.Load) {
 	}
 	d.work.Go(func() {
 		defer cancel()
-		e := d.attempt(ctx, c.Ref, dests)
+		e := d.attempt(ctx, c, dests)
 		if e == nil {
 			return
 		}
@@ -163,11 +163,12 @@ func (d *driver) load(c job.Load) {
 
 // attempt tries until the chunk is loaded or given up; nil where ctx ended
 // first.
-func (d *driver) attempt(ctx context.Context, ref job.Ref, dests []Dest) job.Event {
+func (d *driver) attempt(ctx context.Context, c job.Load, dests []Dest) job.Event {
+	ref := c.Ref
 	tries := job.Tries{Strategy: d.spec.Strategy}
 	var read int64
 	for {
-		pieces, n, err := d.node.Load(ctx, d.spec.ID, ref, dests)
+		pieces, n, err := d.try(ctx, c, dests)
 		read += n
 		if err == nil {
 			return job.ChunkDone{Ref: ref, BytesRead: read, Pieces: pieces}
@@ -192,6 +193,15 @@ func (d *driver) attempt(ctx context.Context, ref job.Ref, dests []Dest) job.Eve
 			return nil
 		}
 	}
+}
+
+// try makes one try at a load.
+func (d *driver) try(ctx context.Context, c job.Load, dests []Dest) (pieces []job.PieceDone, read int64, err error) {
+	if c.From != nil {
+		pieces, err = d.node.Copy(ctx, d.spec.ID, c.Ref, *c.From, dests[0])
+		return pieces, 0, err
+	}
+	return d.node.Load(ctx, d.spec.ID, c.Ref, dests)
 }
 
 func (d *driver) seal(h job.Hold) job.Event {

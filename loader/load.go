@@ -199,8 +199,13 @@ func (l *chunkLoad) send(ctx context.Context) error {
 }
 
 func (l *chunkLoad) place(d Dest, digest [16]byte) {
-	l.done = append(l.done, job.PieceDone{Rank: d.Hold.Rank, Generation: d.Hold.Generation, Digest: digest,
-		Verified: l.job.covered[l.job.spec.Plan.Chunks[l.ref.Chunk].File]})
+	l.done = append(l.done, l.job.done(l.ref.Chunk, d.Hold, digest))
+}
+
+// done is the report of a piece that its owner has.
+func (j *nodeJob) done(chunk int, h job.Hold, digest [16]byte) job.PieceDone {
+	return job.PieceDone{Rank: h.Rank, Generation: h.Generation, Digest: digest,
+		Verified: j.covered[j.spec.Plan.Chunks[chunk].File]}
 }
 
 // release gives back what the load still holds.

@@ -29,10 +29,16 @@ type rank struct {
 	mu      sync.Mutex
 	closed  bool
 	sealed  *SealReport
-	placed  map[int][16]byte // digests of placed pieces, by chunk
-	tally   dtype.Tally      // values that are not finite, in what placed pieces were made of
-	writers map[int]*writer  // by chunk
-	wanted  int              // pieces in all
+	placed  map[int]placedPiece // by chunk
+	tally   dtype.Tally         // values that are not finite, in what placed pieces were made of
+	writers map[int]*writer     // by chunk
+	wanted  int                 // pieces in all
+}
+
+// placedPiece is what is known of a piece that lies in the arena.
+type placedPiece struct {
+	digest [16]byte
+	stored dtype.Tally // values that are not finite, in what it was made of
 }
 
 // order ranks attempts at a piece: by epoch, then by attempt.
@@ -66,7 +72,7 @@ func newRank(ctx context.Context, jobID string, h job.Hold, plan *shard.Plan, ne
 	if err := a.Prefault(ctx, 0); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
-	r := &rank{job: jobID, hold: h, plan: plan, arena: a, placed: map[int][16]byte{}, writers: map[int]*writer{}}
+	r := &rank{job: jobID, hold: h, plan: plan, arena: a, placed: map[int]placedPiece{}, writers: map[int]*writer{}}
 	for i := range plan.Chunks {
 		if _, err := piece(plan, i, h.Rank); err == nil {
 			r.wanted++
@@ -88,7 +94,7 @@ func (r *rank) begin(ctx context.Context, chunk int, o order) (*writer, [16]byte
 		}
 		if d, ok := r.placed[chunk]; ok {
 			r.mu.Unlock()
-			return nil, d, nil
+			return nil, d.digest, nil
 		}
 		old := r.writers[chunk]
 		if old == nil {
@@ -144,7 +150,7 @@ func (w *writer) commit(digest [16]byte, stored dtype.Tally) error {
 	w.rank.mu.Lock()
 	err := context.Cause(w.ctx)
 	if err == nil {
-		w.rank.placed[w.chunk] = digest
+		w.rank.placed[w.chunk] = placedPiece{digest, stored}
 		w.rank.tally = w.rank.tally.Plus(stored)
 	}
 	w.rank.mu.Unlock()
@@ -175,6 +181,19 @@ func (r *rank) memory(p *shard.Piece) [][]byte {
 	return m
 }
 
+// lend returns a piece that is placed, and keeps the arena from being freed
+// until release is called.
+func (r *rank) lend(chunk int) (p placedPiece, release func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, ok := r.placed[chunk]
+	if r.closed || !ok {
+		return p, nil, recovery.Errorf(recovery.Stale, "chunk %d of rank %d is not placed here", chunk, r.hold.Rank)
+	}
+	r.users.Add(1)
+	return p, r.users.Done, nil
+}
+
 // use keeps the arena from being freed until the returned function is called.
 func (r *rank) use() (release func(), err error) {
 	r.mu.Lock()
@@ -197,7 +216,7 @@ func (r *rank) digest() ([16]byte, error) {
 	h := xxh3.New()
 	for i := range r.plan.Chunks {
 		if d, ok := r.placed[i]; ok {
-			h.Write(d[:])
+			h.Write(d.digest[:])
 		}
 	}
 	return h.Sum128().Bytes(), nil

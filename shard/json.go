@@ -84,6 +84,12 @@ func (p *Plan) Fingerprint(rank int) string {
 	}{p.Version, p.Checkpoint, p.Options.Scheme, layout, r, become})
 }
 
+// InFirstCopy returns the rank of the first copy that holds the same bytes as
+// the given one: itself, where that is of the first copy.
+func (p *Plan) InFirstCopy(rank int) int {
+	return rank % (len(p.Ranks) / max(p.Options.Layout.DP, 1))
+}
+
 // mustDigest returns the xxh3-128 of v's JSON, in hex. v is a plan or a part
 // of one, whose every value JSON can write.
 func mustDigest(v any) string {

@@ -22,26 +22,26 @@ const copyTries = 3
 
 // pair links the pieces of a chunk that replicas have in common into rings.
 func (j *Job) pair(c *chunk) error {
-	each := len(j.ranks) / max(j.plan.Options.Layout.DP, 1) // ranks of one copy
-	last := map[int]int{}
+	c.unread = c.missing
+	for at := c.first; at < c.stop; at++ {
+		j.pieces[at].twin = at
+	}
+	if j.plan.Options.Layout.DP <= 1 {
+		return nil
+	}
+	last := map[int]int{} // piece by rank of the first copy
 	for at := c.first; at < c.stop; at++ {
 		p := &j.pieces[at]
-		p.twin = at
-		if each == len(j.ranks) {
-			c.unread++
-			continue
+		first := j.plan.InFirstCopy(p.rank)
+		if before, ok := last[first]; ok {
+			b := &j.pieces[before]
+			if b.bytes != p.bytes {
+				return fmt.Errorf("ranks %d and %d are copies, and have %d and %d bytes of it", b.rank, p.rank, b.bytes, p.bytes)
+			}
+			p.twin, b.twin = b.twin, at
+			c.unread--
 		}
-		before, ok := last[p.rank%each]
-		last[p.rank%each] = at
-		if !ok {
-			c.unread++
-			continue
-		}
-		b := &j.pieces[before]
-		if b.bytes != p.bytes {
-			return fmt.Errorf("ranks %d and %d are copies, and have %d and %d bytes of it", b.rank, p.rank, b.bytes, p.bytes)
-		}
-		p.twin, b.twin = b.twin, at
+		last[first] = at
 	}
 	return nil
 }

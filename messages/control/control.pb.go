@@ -33,7 +33,7 @@ const (
 // reports the one they come from; either is dropped where it does not match.
 type Header struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`         // of the protocol: 1
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`         // of the protocol: 2
 	Job           string                 `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`                  // "" where the message is about no job
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`             // of the leader: its lease key's revision
 	Worker        string                 `protobuf:"bytes,4,opt,name=worker,proto3" json:"worker,omitempty"`            // a worker's name
@@ -1356,12 +1356,14 @@ func (x *Dest) GetTransfer() string {
 	return ""
 }
 
-// LoadChunk asks for an attempt at a chunk: read it and place its pieces.
+// LoadChunk asks for an attempt at a chunk: read it and place its pieces, or
+// copy them from an arena of the worker that has them.
 type LoadChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	Ref           *Ref                   `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
 	Dests         []*Dest                `protobuf:"bytes,3,rep,name=dests,proto3" json:"dests,omitempty"`
+	From          *Hold                  `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"` // of a copy
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1413,6 +1415,13 @@ func (x *LoadChunk) GetRef() *Ref {
 func (x *LoadChunk) GetDests() []*Dest {
 	if x != nil {
 		return x.Dests
+	}
+	return nil
+}
+
+func (x *LoadChunk) GetFrom() *Hold {
+	if x != nil {
+		return x.From
 	}
 	return nil
 }
@@ -2871,11 +2880,12 @@ const file_control_proto_rawDesc = "" +
 	"\x04hold\x18\x01 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\x12\x16\n" +
 	"\x06worker\x18\x02 \x01(\tR\x06worker\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x1a\n" +
-	"\btransfer\x18\x04 \x01(\tR\btransfer\"\x97\x01\n" +
+	"\btransfer\x18\x04 \x01(\tR\btransfer\"\xc4\x01\n" +
 	"\tLoadChunk\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12(\n" +
 	"\x03ref\x18\x02 \x01(\v2\x16.gantry.control.v1.RefR\x03ref\x12-\n" +
-	"\x05dests\x18\x03 \x03(\v2\x17.gantry.control.v1.DestR\x05dests\"g\n" +
+	"\x05dests\x18\x03 \x03(\v2\x17.gantry.control.v1.DestR\x05dests\x12+\n" +
+	"\x04from\x18\x04 \x01(\v2\x17.gantry.control.v1.HoldR\x04from\"g\n" +
 	"\bAccepted\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12(\n" +
 	"\x03ref\x18\x02 \x01(\v2\x16.gantry.control.v1.RefR\x03ref\"l\n" +
@@ -3065,47 +3075,48 @@ var file_control_proto_depIdxs = []int32{
 	0,  // 24: gantry.control.v1.LoadChunk.header:type_name -> gantry.control.v1.Header
 	2,  // 25: gantry.control.v1.LoadChunk.ref:type_name -> gantry.control.v1.Ref
 	18, // 26: gantry.control.v1.LoadChunk.dests:type_name -> gantry.control.v1.Dest
-	0,  // 27: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
-	2,  // 28: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
-	0,  // 29: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
-	1,  // 30: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
-	0,  // 31: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
-	2,  // 32: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
-	1,  // 33: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
-	0,  // 34: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
-	2,  // 35: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
-	23, // 36: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
-	0,  // 37: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
-	2,  // 38: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
-	1,  // 39: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
-	0,  // 40: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
-	2,  // 41: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
-	0,  // 42: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
-	3,  // 43: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
-	29, // 44: gantry.control.v1.Validation.stored:type_name -> gantry.control.v1.Tally
-	29, // 45: gantry.control.v1.Validation.placed:type_name -> gantry.control.v1.Tally
-	0,  // 46: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
-	3,  // 47: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
-	28, // 48: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
-	1,  // 49: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
-	0,  // 50: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
-	3,  // 51: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
-	0,  // 52: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
-	0,  // 53: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
-	1,  // 54: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
-	0,  // 55: gantry.control.v1.DumpRank.header:type_name -> gantry.control.v1.Header
-	0,  // 56: gantry.control.v1.RankDumped.header:type_name -> gantry.control.v1.Header
-	1,  // 57: gantry.control.v1.RankDumped.error:type_name -> gantry.control.v1.Error
-	0,  // 58: gantry.control.v1.ExportModel.header:type_name -> gantry.control.v1.Header
-	36, // 59: gantry.control.v1.ExportModel.dumps:type_name -> gantry.control.v1.DumpedRank
-	0,  // 60: gantry.control.v1.ModelExported.header:type_name -> gantry.control.v1.Header
-	1,  // 61: gantry.control.v1.ModelExported.error:type_name -> gantry.control.v1.Error
-	0,  // 62: gantry.control.v1.EndExport.header:type_name -> gantry.control.v1.Header
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	3,  // 27: gantry.control.v1.LoadChunk.from:type_name -> gantry.control.v1.Hold
+	0,  // 28: gantry.control.v1.Accepted.header:type_name -> gantry.control.v1.Header
+	2,  // 29: gantry.control.v1.Accepted.ref:type_name -> gantry.control.v1.Ref
+	0,  // 30: gantry.control.v1.Refused.header:type_name -> gantry.control.v1.Header
+	1,  // 31: gantry.control.v1.Refused.error:type_name -> gantry.control.v1.Error
+	0,  // 32: gantry.control.v1.ChunkRetried.header:type_name -> gantry.control.v1.Header
+	2,  // 33: gantry.control.v1.ChunkRetried.ref:type_name -> gantry.control.v1.Ref
+	1,  // 34: gantry.control.v1.ChunkRetried.error:type_name -> gantry.control.v1.Error
+	0,  // 35: gantry.control.v1.ChunkDone.header:type_name -> gantry.control.v1.Header
+	2,  // 36: gantry.control.v1.ChunkDone.ref:type_name -> gantry.control.v1.Ref
+	23, // 37: gantry.control.v1.ChunkDone.pieces:type_name -> gantry.control.v1.PieceDone
+	0,  // 38: gantry.control.v1.ChunkFailed.header:type_name -> gantry.control.v1.Header
+	2,  // 39: gantry.control.v1.ChunkFailed.ref:type_name -> gantry.control.v1.Ref
+	1,  // 40: gantry.control.v1.ChunkFailed.error:type_name -> gantry.control.v1.Error
+	0,  // 41: gantry.control.v1.Revoke.header:type_name -> gantry.control.v1.Header
+	2,  // 42: gantry.control.v1.Revoke.ref:type_name -> gantry.control.v1.Ref
+	0,  // 43: gantry.control.v1.Seal.header:type_name -> gantry.control.v1.Header
+	3,  // 44: gantry.control.v1.Seal.hold:type_name -> gantry.control.v1.Hold
+	29, // 45: gantry.control.v1.Validation.stored:type_name -> gantry.control.v1.Tally
+	29, // 46: gantry.control.v1.Validation.placed:type_name -> gantry.control.v1.Tally
+	0,  // 47: gantry.control.v1.Sealed.header:type_name -> gantry.control.v1.Header
+	3,  // 48: gantry.control.v1.Sealed.hold:type_name -> gantry.control.v1.Hold
+	28, // 49: gantry.control.v1.Sealed.validation:type_name -> gantry.control.v1.Validation
+	1,  // 50: gantry.control.v1.Sealed.error:type_name -> gantry.control.v1.Error
+	0,  // 51: gantry.control.v1.Free.header:type_name -> gantry.control.v1.Header
+	3,  // 52: gantry.control.v1.Free.hold:type_name -> gantry.control.v1.Hold
+	0,  // 53: gantry.control.v1.CloseJob.header:type_name -> gantry.control.v1.Header
+	0,  // 54: gantry.control.v1.JobClosed.header:type_name -> gantry.control.v1.Header
+	1,  // 55: gantry.control.v1.JobClosed.error:type_name -> gantry.control.v1.Error
+	0,  // 56: gantry.control.v1.DumpRank.header:type_name -> gantry.control.v1.Header
+	0,  // 57: gantry.control.v1.RankDumped.header:type_name -> gantry.control.v1.Header
+	1,  // 58: gantry.control.v1.RankDumped.error:type_name -> gantry.control.v1.Error
+	0,  // 59: gantry.control.v1.ExportModel.header:type_name -> gantry.control.v1.Header
+	36, // 60: gantry.control.v1.ExportModel.dumps:type_name -> gantry.control.v1.DumpedRank
+	0,  // 61: gantry.control.v1.ModelExported.header:type_name -> gantry.control.v1.Header
+	1,  // 62: gantry.control.v1.ModelExported.error:type_name -> gantry.control.v1.Error
+	0,  // 63: gantry.control.v1.EndExport.header:type_name -> gantry.control.v1.Header
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }

@@ -11,7 +11,7 @@ import (
 )
 
 // Version is the protocol version of this package's messages.
-const Version = 1
+const Version = 2
 
 // MaxBytes is how large a control message may be. Larger ones are refused by
 // the sender: remote packs many messages into one frame, and a frame over the
