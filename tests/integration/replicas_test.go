@@ -1,0 +1,168 @@
+package integration
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/time/rate"
+
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/shard"
+)
+
+// limitedSource serves the trained model at so many bytes per second in all,
+// whoever asks, and counts them.
+func limitedSource(t *testing.T, bytesPerSecond int) (uri string, served *atomic.Int64) {
+	t.Helper()
+	served = new(atomic.Int64)
+	files := http.FileServer(http.Dir(filepath.Join(Testdata(t), "stories260K", "hf-f32")))
+	limit := rate.NewLimiter(rate.Limit(bytesPerSecond), 16<<10)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		files.ServeHTTP(&slowWriter{w, r.Context(), limit, served}, r)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL + "/", served
+}
+
+// slowWriter is a response whose body waits for its share of a rate.
+type slowWriter struct {
+	http.ResponseWriter
+	ctx    context.Context
+	limit  *rate.Limiter
+	served *atomic.Int64
+}
+
+func (w *slowWriter) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		part := p[:min(len(p), w.limit.Burst())]
+		if err = w.limit.WaitN(w.ctx, len(part)); err != nil {
+			return n, err
+		}
+		var m int
+		m, err = w.ResponseWriter.Write(part)
+		w.served.Add(int64(m))
+		n, p = n+m, p[m:]
+	}
+	return n, err
+}
+
+// replicated is a load of whole copies, in small chunks.
+func replicated(id, uri string, dp int) messages.LoadRequest {
+	return messages.LoadRequest{Job: id, Name: "m-" + id, URI: uri,
+		Options: shard.Options{Layout: shard.Layout{DP: dp}, ChunkBytes: 64 << 10}}
+}
+
+// sameRanks fails the test where the copies of a model differ.
+func sameRanks(t *testing.T, j messages.Job, digest string) {
+	t.Helper()
+	if j.State != messages.StateReady {
+		t.Fatalf("%s: %s", j.State, j.Why)
+	}
+	for _, r := range j.Ranks {
+		if r.Digest != digest {
+			t.Errorf("rank %d at %s has digest %s, want %s", r.Rank, r.Worker, r.Digest, digest)
+		}
+	}
+}
+
+// TestFourCopies: the source gives each byte once, however many copies are
+// made, and they take about as long as one.
+func TestFourCopies(t *testing.T) {
+	uri, served := limitedSource(t, 512<<10)
+	c := StartCluster(t, bin, 4, "--allow-host", "127.0.0.1")
+	one := c.Load(replicated("one", uri, 1))
+	sameRanks(t, one, one.Ranks[0].Digest)
+	before := served.Swap(0)
+	four := c.Load(replicated("four", uri, 4))
+	sameRanks(t, four, one.Ranks[0].Digest)
+	if four.BytesRead != one.BytesRead || four.ReadAmplification != 1 {
+		t.Errorf("%d bytes read, %d for one copy; amplification %g", four.BytesRead, one.BytesRead, four.ReadAmplification)
+	}
+	// Beside the tensors each worker may look at the files' headers.
+	if extra := served.Load() - before; extra > before/100 {
+		t.Errorf("the source served %d bytes more than for one copy (%d)", extra, before)
+	}
+	if four.Seconds > 1.3*one.Seconds {
+		t.Errorf("four copies took %.2f s, one %.2f s", four.Seconds, one.Seconds)
+	}
+	at := map[string]bool{}
+	for _, r := range four.Ranks {
+		at[r.Worker] = true
+	}
+	if len(at) != 4 {
+		t.Errorf("four copies lie at %v", at)
+	}
+	t.Logf("one copy %.2f s, four %.2f s; served %d and %d bytes", one.Seconds, four.Seconds, before, served.Load())
+}
+
+// killed submits a load of two copies and kills the worker of one of them when
+// so many chunks are placed in both. It returns who was killed.
+func killed(t *testing.T, c *Cluster, q messages.LoadRequest, chunks int) (victim string) {
+	t.Helper()
+	j := c.Submit(q)
+	c.Until("chunks are placed", func() bool {
+		s := c.Status(j.Job)
+		if s.State.Final() {
+			t.Fatalf("the load ended before a worker could be killed: %s %s", s.State, s.Why)
+		}
+		if s.Counters.ChunksDone < chunks {
+			return false
+		}
+		victim = s.Ranks[1].Worker
+		return true
+	})
+	c.Workers[victim].Kill()
+	return victim
+}
+
+// TestLostCopyIsRefilled: what a killed worker held is copied from the replica
+// that is left; the source is asked again only for what was on its way.
+func TestLostCopyIsRefilled(t *testing.T) {
+	uri, served := limitedSource(t, 512<<10)
+	c := StartCluster(t, bin, 3, "--allow-host", "127.0.0.1")
+	want := c.Load(replicated("want", uri, 1))
+	whole := served.Swap(0)
+	q := replicated("lost", uri, 2)
+	victim := killed(t, c, q, want.Counters.ChunksTotal/2)
+	end := c.Await(q.Job)
+	sameRanks(t, end, want.Ranks[0].Digest)
+	for _, r := range end.Ranks {
+		if r.Worker == victim {
+			t.Errorf("rank %d is at the killed worker", r.Rank)
+		}
+	}
+	// What the victim had read and not passed on, and what it was reading.
+	if extra := served.Load() - whole; extra > whole/4 {
+		t.Errorf("the source served %d bytes more than the model's %d", extra, whole)
+	}
+	t.Logf("served %d bytes of %d", served.Load(), whole)
+}
+
+// TestLateWorkerIsFilledByPeers: a worker that joins when all but one copy is
+// there costs the source nothing.
+func TestLateWorkerIsFilledByPeers(t *testing.T) {
+	uri, served := limitedSource(t, 512<<10)
+	c := StartCluster(t, bin, 2, "--allow-host", "127.0.0.1", "--cpu-ranks", "1")
+	want := c.Load(replicated("want", uri, 1))
+	if _, err := c.Client.Unload(t.Context(), want.Model); err != nil {
+		t.Fatal(err)
+	}
+	q := replicated("late", uri, 2)
+	killed(t, c, q, want.Counters.ChunksTotal/2)
+	c.Until("the copy that is left is whole", func() bool { return c.Status(q.Job).Ranks[0].Digest != "" })
+	before := served.Load()
+	c.StartWorker("late", "--allow-host", "127.0.0.1", "--cpu-ranks", "1")
+	end := c.Await(q.Job)
+	sameRanks(t, end, want.Ranks[0].Digest)
+	// It may look at the files' headers.
+	if extra := served.Load() - before; extra > 64<<10 {
+		t.Errorf("the source served %d bytes for the late worker", extra)
+	}
+	if end.Ranks[1].Worker != "late" {
+		t.Errorf("rank 1 is at %s", end.Ranks[1].Worker)
+	}
+}
