@@ -47,7 +47,7 @@ type CPUInfo struct {
 	ShmTotal int64 `json:"shm_total"`
 	ShmFree  int64 `json:"shm_free"`
 	// LockedLimit is how much memory this process may lock, bytes; -1 is no
-	// limit.
+	// limit, or the capability to lock more.
 	LockedLimit int64 `json:"locked_memory_limit"`
 }
 
@@ -142,6 +142,14 @@ func chosen(root fs.FS, name string) string {
 }
 
 func lockedLimit() (int64, error) {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&head, &caps[0]); err != nil {
+		return 0, os.NewSyscallError("capget", err)
+	}
+	if caps[0].Effective&(1<<unix.CAP_IPC_LOCK) != 0 {
+		return -1, nil
+	}
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
 		return 0, os.NewSyscallError("getrlimit RLIMIT_MEMLOCK", err)

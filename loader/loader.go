@@ -124,7 +124,7 @@ func (l *Loader) place(ctx context.Context, uri, name string, started time.Time,
 	if err != nil {
 		return nil, err
 	}
-	node := NewNode(NodeOptions{Staging: l.opts.staging, Open: l.opts.source})
+	node := NewNode(NodeOptions{Staging: l.opts.staging, Mlock: l.opts.mlock, Open: l.opts.source})
 	spec := JobSpec{ID: jobID, Epoch: 1, URI: uri, Plan: plan, LimitRate: l.opts.limitRate, Strategy: l.opts.strategy, Validate: l.opts.validate, InPlace: l.opts.quant.InPlace}
 	if err := node.Open(ctx, spec); err != nil {
 		return nil, err

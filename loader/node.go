@@ -26,6 +26,8 @@ type NodeOptions struct {
 	// ExportRoots are folders that models may be written to; without any none
 	// is written.
 	ExportRoots []string
+	// Mlock keeps arenas from being swapped out (device.Lock).
+	Mlock bool
 	// NewArena makes arenas; nil is device.NewArena.
 	NewArena func(id string, bytes int64) (device.Arena, error)
 }
@@ -158,7 +160,7 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 			return err
 		}
 	}
-	return j.place(ctx, h, n.opts.NewArena)
+	return j.place(ctx, h, n.opts)
 }
 
 // likely is how much staging memory a load will use at the least: what each

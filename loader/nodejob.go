@@ -131,7 +131,7 @@ func (j *nodeJob) currentEpoch() uint64 {
 }
 
 // place makes the arena of a hold.
-func (j *nodeJob) place(ctx context.Context, h job.Hold, newArena func(string, int64) (device.Arena, error)) error {
+func (j *nodeJob) place(ctx context.Context, h job.Hold, o NodeOptions) error {
 	if h.Rank < 0 || h.Rank >= len(j.spec.Plan.Ranks) {
 		return recovery.Errorf(recovery.Usage, "job %q has no rank %d", j.spec.ID, h.Rank)
 	}
@@ -147,7 +147,7 @@ func (j *nodeJob) place(ctx context.Context, h job.Hold, newArena func(string, i
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	r, err := newRank(ctx, j.spec.ID, h, j.spec.Plan, newArena)
+	r, err := newRank(ctx, j.spec.ID, h, j.spec.Plan, o)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ type options struct {
 	name      string
 	device    device.Selection
 	mmap      bool
+	mlock     bool
 	strategy  recovery.Strategy
 	quant     quant.Config
 	dtype     dtype.Type
@@ -54,6 +55,10 @@ func WithDevice(s device.Selection) Option { return func(o *options) { o.device 
 // WithMmap reads local files through mappings instead of pread, where the file
 // system can be trusted to notice a change.
 func WithMmap(on bool) Option { return func(o *options) { o.mmap = on } }
+
+// WithMlock keeps what is placed in host memory from being swapped out. Load
+// fails with class out_of_capacity where the process may not lock so much.
+func WithMlock(on bool) Option { return func(o *options) { o.mlock = on } }
 
 // WithRecovery says what happens when a chunk cannot be loaded. The default is
 // recovery.Recover().

@@ -1,6 +1,8 @@
 package loader
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,4 +30,35 @@ func TestPlacement(t *testing.T) {
 			t.Errorf("%+v: %v, want class %s and %q", c.pin, err, c.class, c.says)
 		}
 	}
+}
+
+// TestMlock: what is placed is locked, and no longer when the model is closed.
+func TestMlock(t *testing.T) {
+	m, err := New(WithMlock(true)).Load(t.Context(), filepath.Join(testdata(t, "stories260K"), "hf-f32"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := lockedKiB(t); n < m.Plan().PlacedBytes>>10 {
+		t.Errorf("%d KiB are locked, of %d bytes placed", n, m.Plan().PlacedBytes)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := lockedKiB(t); n != 0 {
+		t.Errorf("%d KiB are locked after Close", n)
+	}
+}
+
+// lockedKiB is how much memory this process has locked.
+func lockedKiB(t *testing.T) (n int64) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmLck:")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -60,8 +60,8 @@ type writer struct {
 }
 
 // newRank makes and prefaults the arena of a hold.
-func newRank(ctx context.Context, jobID string, h job.Hold, plan *shard.Plan, newArena func(string, int64) (device.Arena, error)) (*rank, error) {
-	a, err := newArena(h.Device, plan.Ranks[h.Rank].ArenaBytes)
+func newRank(ctx context.Context, jobID string, h job.Hold, plan *shard.Plan, o NodeOptions) (*rank, error) {
+	a, err := o.NewArena(h.Device, plan.Ranks[h.Rank].ArenaBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,11 @@ func newRank(ctx context.Context, jobID string, h job.Hold, plan *shard.Plan, ne
 		err := recovery.Errorf(recovery.Unsupported, "rank %d: arenas on %s cannot be written by the CPU yet: use cpu", h.Rank, h.Device)
 		return nil, errors.Join(err, a.Close())
 	}
-	if err := a.Prefault(ctx, 0); err != nil {
+	err = a.Prefault(ctx, 0)
+	if err == nil && o.Mlock {
+		err = device.Lock(a)
+	}
+	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	r := &rank{job: jobID, hold: h, plan: plan, arena: a, placed: map[int]placedPiece{}, writers: map[int]*writer{}}

@@ -37,6 +37,10 @@ type kernels struct {
 // kernel is the fastest twin of this machine, chosen once.
 var kernel = twins()[len(twins())-1]
 
+// Kernels names the kernels that quantize on this machine: "avx512", "avx2" or
+// "portable".
+func Kernels() string { return kernel.name }
+
 var portable = kernels{
 	name:   "portable",
 	cast:   castPortable,

@@ -32,6 +32,7 @@ type loadFlags struct {
 	require   requireFlags
 	limitRate size.Bytes
 	staging   size.Bytes
+	mlock     bool
 	workers   int
 	wait      waitFlag
 	deadline  time.Duration
@@ -81,6 +82,7 @@ is gone when the command ends.`,
 	flags.Var(&f.wait, "wait-for-workers", "wait for so many workers, for so long, or both (3,2m), before a load that does not fit fails (with --server)")
 	flags.DurationVar(&f.deadline, "deadline", 0, "fail a load that is not ready after so long, such as 10m")
 	flags.IntVar(&f.request.RetryBudget, "retry-budget", 0, "failed tries at the source that the whole load may have, beyond those that successes make up for (default: 64)")
+	flags.BoolVar(&f.mlock, "mlock", false, "keep what is placed from being swapped out (without --server); the locked-memory limit must allow it")
 	flags.StringVar(&f.read, "read", "auto", "how local files are read (without --server): auto, mmap, pread, direct")
 	flags.StringVar(&f.cache, "cache", "", "folder that keeps what is read of a remote model (without --server)")
 	flags.BoolVar(&f.detach, "detach", false, "print the job's id and return (with --server)")
@@ -106,8 +108,8 @@ func (f *loadFlags) check(server bool) error {
 		return usagef("--wait-for-workers needs --server: no others join the workers of this process")
 	case f.deadline < 0:
 		return usagef("--deadline %s: want a time such as 10m", f.deadline)
-	case server && (f.read != "auto" || f.cache != ""):
-		return usagef("--read and --cache are for loads in this process: give them to the workers of a cluster")
+	case server && (f.read != "auto" || f.cache != "" || f.mlock):
+		return usagef("--read, --cache and --mlock are for loads in this process: give them to the workers of a cluster")
 	case server && (f.workers != 1 || len(f.inject) > 0):
 		return usagef("--workers and --inject are for loads in this process, not with --server")
 	}

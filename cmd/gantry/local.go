@@ -46,7 +46,7 @@ func (f loadFlags) local() (node.LocalConfig, error) {
 	if err != nil {
 		return node.LocalConfig{}, err
 	}
-	cfg := node.LocalConfig{Workers: f.workers, Resources: node.Resources{Devices: devices, Staging: int64(f.staging), Read: source.Mode(f.read), Cache: f.cache}}
+	cfg := node.LocalConfig{Workers: f.workers, Resources: node.Resources{Devices: devices, Staging: int64(f.staging), Mlock: f.mlock, Read: source.Mode(f.read), Cache: f.cache}}
 	cfg.WriteRoots = []string{"/"} // nobody else can ask this process to write
 	for _, rule := range f.inject {
 		if cfg.Inject, err = source.ParseFaults(rule); err != nil {

@@ -56,6 +56,7 @@ and a worker. It prints one line when it is ready and ends on SIGINT. Without
 	flags.StringVar(&devices, "devices", "auto", "devices to place on: auto, cpu, or a list")
 	flags.StringArrayVar(&cfg.WriteRoots, "export-root", nil, "folder that models may be exported to; may be given several times (default: none)")
 	flags.Var(&memory, "memory", "memory for arenas (default: what is free)")
+	flags.BoolVar(&cfg.Mlock, "mlock", false, "keep arenas from being swapped out; the locked-memory limit (ulimit -l) must allow it")
 	flags.Var(&staging, "staging", "staging memory of each worker")
 	return cmd
 }

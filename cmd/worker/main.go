@@ -35,6 +35,7 @@ func flags(f *pflag.FlagSet) {
 	f.String("devices", "auto", "devices to place on: auto, cpu, or a list such as cuda:0,cuda:1")
 	f.Int("cpu-ranks", 0, "at most so many ranks on the CPU (default: as many as fit)")
 	f.String("memory", "", "memory for arenas on the CPU, such as 8GiB (default: what is free)")
+	f.Bool("mlock", false, "keep arenas from being swapped out; the locked-memory limit (ulimit -l) must allow it")
 	f.String("staging", "256MiB", "budget for staging memory")
 	f.StringArray("model-root", nil, "folder that models may be read from; may be given several times (default: any)")
 	f.StringArray("export-root", nil, "folder that models may be exported to; may be given several times (default: none)")
@@ -57,7 +58,7 @@ func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daem
 	cfg := node.WorkerConfig{
 		Name: s.String("name"), NATS: s.String("nats"), Listen: s.String("listen"), HTTP: s.String("http"),
 		PeerStream: s.Bool("peer-stream"),
-		Resources:  node.Resources{Parallel: cores, CPURanks: s.Int("cpu-ranks"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host"), WriteRoots: s.Strings("export-root")},
+		Resources:  node.Resources{Parallel: cores, CPURanks: s.Int("cpu-ranks"), Mlock: s.Bool("mlock"), ModelRoots: s.Strings("model-root"), AllowHosts: s.Strings("allow-host"), WriteRoots: s.Strings("export-root")},
 		Security:   s.Security(), Telemetry: t,
 	}
 	if cfg.NATS == "" {

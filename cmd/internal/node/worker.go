@@ -27,6 +27,7 @@ import (
 type Resources struct {
 	Devices    device.Selection // the zero value chooses
 	CPURanks   int              // at most so many ranks on the CPU; 0 is as many as fit
+	Mlock      bool             // arenas are kept from being swapped out
 	Memory     int64            // for arenas on the CPU, bytes; 0 is what is free
 	Parallel   int              // chunks transformed at once; 0 is GOMAXPROCS
 	Staging    int64            // budget for staging memory, bytes; 0 is loader.DefaultStaging
@@ -185,7 +186,7 @@ func (r Resources) describe(name string, n int) (messages.Worker, error) {
 }
 
 func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
-	return loader.NodeOptions{Parallel: r.Parallel, Staging: r.Staging, Sender: sender, Open: r.open, ExportRoots: r.WriteRoots}
+	return loader.NodeOptions{Parallel: r.Parallel, Staging: r.Staging, Mlock: r.Mlock, Sender: sender, Open: r.open, ExportRoots: r.WriteRoots}
 }
 
 // open opens a source that this worker may read.
