@@ -33,6 +33,7 @@ type runReport struct {
 	Device      string `json:"device"`
 	BytesRead   int64  `json:"bytes_read"`
 	BytesPlaced int64  `json:"bytes_placed"`
+	PeakStaging int64  `json:"peak_staging_bytes"`
 	// WeightsInPlace are used where they lie in the arena, WeightsInGraph are
 	// copied into the graph; bytes.
 	WeightsInPlace int64 `json:"weights_in_place_bytes"`
@@ -63,7 +64,7 @@ type runTensor struct {
 func newRunReport(m *model.Model, lib *ort.Runtime) *runReport {
 	rep := m.Report()
 	r := &runReport{Model: m.Metadata().Name, URI: rep.URI, Runtime: "onnxruntime " + lib.Version(), Device: m.Ranks()[0].Device,
-		BytesRead: rep.BytesRead, BytesPlaced: rep.BytesPlaced, Inputs: []runTensor{}, Outputs: []runTensor{}}
+		BytesRead: rep.BytesRead, BytesPlaced: rep.BytesPlaced, PeakStaging: rep.PeakStaging, Inputs: []runTensor{}, Outputs: []runTensor{}}
 	r.Seconds.Load = rep.Seconds
 	return r
 }

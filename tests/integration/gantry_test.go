@@ -3,11 +3,8 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,7 +14,6 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint/synth"
 	"github.com/gantry-ml/gantry/internal/cluster"
-	"github.com/gantry-ml/gantry/internal/invariants"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
 )
@@ -139,84 +135,4 @@ func TestInterruptCancels(t *testing.T) {
 	if err != nil || len(jobs) != 1 || jobs[0].State != messages.StateCancelled {
 		t.Errorf("jobs after the interrupt: %+v, %v", jobs, err)
 	}
-}
-
-// TestMemoryStaysBounded samples a load's anonymous and shared memory from
-// outside the process: placed bytes, staging, and at most 96 MiB more.
-func TestMemoryStaysBounded(t *testing.T) {
-	const size, slack = 512 << 20, 96 << 20
-	model := filepath.Join(t.TempDir(), "model")
-	if _, err := synth.Write(t.Context(), model, synth.Options{Bytes: size, Shards: 2}); err != nil {
-		t.Fatal(err)
-	}
-	plain := bin // the race detector's own memory is no measure
-	if invariants.Enabled {
-		plain = t.TempDir()
-		if err := build(plain, false, "gantry"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, scheme := range []string{"none", "q8_0"} {
-		t.Run(scheme, func(t *testing.T) {
-			cmd := exec.Command(filepath.Join(plain, "gantry"), "load", model, "--once", "--tp", "2", "--quant", scheme, "--json")
-			var out, errs bytes.Buffer
-			cmd.Stdout, cmd.Stderr = &out, &errs
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			peak, samples := int64(0), 0
-			ended := make(chan error, 1)
-			go func() { ended <- cmd.Wait() }()
-			tick := time.NewTicker(2 * time.Millisecond)
-			defer tick.Stop()
-			for running := true; running; {
-				select {
-				case err := <-ended:
-					if err != nil {
-						t.Fatalf("%v: %s", err, errs.String())
-					}
-					running = false
-				case <-tick.C:
-					if n := residentMemory(cmd.Process.Pid); n > 0 {
-						peak, samples = max(peak, n), samples+1
-					}
-				}
-			}
-			var j messages.Job
-			if err := json.Unmarshal(out.Bytes(), &j); err != nil {
-				t.Fatal(err)
-			}
-			if j.ReadAmplification != 1 || j.PeakStagingBytes <= 0 || j.PeakStagingBytes > 256<<20 || j.Validation.State != "passed" {
-				t.Errorf("report %s", out.Bytes())
-			}
-			limit := j.BytesPlaced + j.PeakStagingBytes + slack
-			t.Logf("peak %d MiB in %d samples, placed %d MiB, staging %d MiB: %d MiB of the %d MiB of slack are used",
-				peak>>20, samples, j.BytesPlaced>>20, j.PeakStagingBytes>>20, (peak-j.BytesPlaced-j.PeakStagingBytes)>>20, slack>>20)
-			if samples < 20 || peak < j.BytesPlaced/2 {
-				t.Errorf("%d samples with a peak of %d bytes are no measurement", samples, peak)
-			}
-			if peak > limit {
-				t.Errorf("peak of anonymous and shared memory %d bytes, over %d", peak, limit)
-			}
-		})
-	}
-}
-
-// residentMemory returns a process's resident anonymous and shared memory in
-// bytes, 0 when it is gone.
-func residentMemory(pid int) (n int64) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) == 3 && (f[0] == "RssAnon:" || f[0] == "RssShmem:") {
-			kib, err := strconv.ParseInt(f[1], 10, 64)
-			if err != nil {
-				return 0
-			}
-			n += kib << 10
-		}
-	}
-	return n
 }
