@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort gateway demo test test-llama race chaos purego vet lint generate generated-clean fuzz bench-index bench-quant clean
+.PHONY: all build ort gateway demo test memory test-llama race chaos purego vet lint generate generated-clean fuzz bench-index bench-quant clean
 
 all: build
 
@@ -32,6 +32,11 @@ gateway:
 
 test: ort gateway
 	$(GO) test -timeout 6m ./...
+
+# The memory of loads and sessions of MIB MiB; `make test` measures 512.
+MIB ?= 1024
+memory: ort
+	GANTRY_MEMORY_MIB=$(MIB) $(GO) test ./tests/integration -run Memory -v -count 1
 
 # Written GGUF files run in llama.cpp, whose libraries lie in $(GGML_LIB).
 test-llama:

@@ -183,3 +183,20 @@ func TestLoadTransposed(t *testing.T) {
 		}
 	}
 }
+
+// TestConvolutionsAreChecked: a model without a product is multiplied too.
+func TestConvolutionsAreChecked(t *testing.T) {
+	raw := make([]byte, 4*8*3*5*5)
+	for i := range len(raw) / 4 {
+		binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(float32(i%17)-8))
+	}
+	dir := t.TempDir()
+	graph := onnxtest.Graph([]onnxtest.Message{onnxtest.Tensor("kernel", 1, 8, 3, 5, 5).Raw(raw), onnxtest.Tensor("bias", 1, 8).Raw(make([]byte, 32))},
+		onnxtest.Node("Conv", "y", "x", "kernel", "bias"))
+	if err := os.WriteFile(filepath.Join(dir, "model.onnx"), onnxtest.Model(graph), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if v := load(t, dir).Report().Ranks[0].Validation; !v.Ran || v.Tensor != "kernel" || v.Method != "wrapped" || v.Rows != 8 || v.MaxError > 1e-6 {
+		t.Errorf("%+v", v)
+	}
+}

@@ -82,7 +82,8 @@ func (c *checker) validate(ctx context.Context) (Validation, error) {
 }
 
 // largest returns the rank's largest matrix of numbers, of those that a scheme
-// changed where there are such; nil without one.
+// changed where there are such; nil without one. The weight of a convolution is
+// a matrix of its outputs.
 func (c *checker) largest() *shard.Slice {
 	var best *shard.Slice
 	var size int64
@@ -92,7 +93,7 @@ func (c *checker) largest() *shard.Slice {
 		s := &slices[i]
 		t := c.encoded[s.Tensor].tensor
 		n, changes := s.Rows.Len()*s.Held.Len(), t.Scheme != "none"
-		if len(t.Shape) != 2 || !quant.Decodes(t.From) || n == 0 {
+		if len(t.Shape) < 2 || !quant.Decodes(t.From) || n == 0 {
 			continue
 		}
 		if best == nil || changes && !changed || changes == changed && n > size {
