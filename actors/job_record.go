@@ -119,9 +119,10 @@ func (a *jobActor) refresh() {
 	}
 	r.Ranks = r.Ranks[:0:0]
 	for i, s := range a.machine.Ranks() {
+		p := &a.rec.plan.Ranks[i]
 		rank := messages.Rank{
-			Rank: i, Worker: s.Hold.Worker.Name, Device: s.Hold.Device,
-			Bytes: a.rec.plan.Ranks[i].ArenaBytes, BytesDone: s.BytesDone, BytesTotal: s.BytesTotal,
+			Rank: i, DP: p.DP, PP: p.PP, EP: p.EP, TP: p.TP, Worker: s.Hold.Worker.Name, Device: s.Hold.Device,
+			Bytes: p.ArenaBytes, BytesDone: s.BytesDone, BytesTotal: s.BytesTotal,
 		}
 		if s.Sealed {
 			rank.Digest = hexDigest(s.Digest)

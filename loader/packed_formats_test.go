@@ -24,11 +24,13 @@ type packedFolder struct {
 	tensors map[string]safetensors.Tensor
 	data    map[string][]byte
 	want    map[string][]float32
+	weights map[string][2]int // rows and columns
+	model   string            // model_type
 	r       *rand.Rand
 }
 
 func newPackedFolder(seed uint64) *packedFolder {
-	f := &packedFolder{tensors: map[string]safetensors.Tensor{}, data: map[string][]byte{}, want: map[string][]float32{}, r: rand.New(rand.NewPCG(seed, 7))}
+	f := &packedFolder{weights: packedWeights, model: "llama", tensors: map[string]safetensors.Tensor{}, data: map[string][]byte{}, want: map[string][]float32{}, r: rand.New(rand.NewPCG(seed, 7))}
 	f.f32("model.embed_tokens.weight", f.floats(64*hidden, 1), 64, hidden)
 	f.want["model.embed_tokens.weight"] = f.floatsOf("model.embed_tokens.weight")
 	return f
@@ -120,8 +122,8 @@ func (f *packedFolder) write(t testing.TB, config string) string {
 	if err := w.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	c := fmt.Sprintf(`{"model_type":"llama","hidden_size":%d,"intermediate_size":%d,"num_hidden_layers":1,"num_attention_heads":8,
-		"num_key_value_heads":4,"vocab_size":64,"quantization_config":%s}`, hidden, intermediate, config)
+	c := fmt.Sprintf(`{"model_type":%q,"hidden_size":%d,"intermediate_size":%d,"num_hidden_layers":1,"num_attention_heads":8,
+		"num_key_value_heads":4,"vocab_size":64,"quantization_config":%s}`, f.model, hidden, intermediate, config)
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(c), 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -129,14 +131,14 @@ func (f *packedFolder) write(t testing.TB, config string) string {
 }
 
 // each calls f for the weights in one order.
-func eachWeight(f func(base string, out, in int)) {
+func (p *packedFolder) eachWeight(f func(base string, out, in int)) {
 	var names []string
-	for n := range packedWeights {
+	for n := range p.weights {
 		names = append(names, n)
 	}
 	slices.Sort(names)
 	for _, n := range names {
-		f(n, packedWeights[n][0], packedWeights[n][1])
+		f(n, p.weights[n][0], p.weights[n][1])
 	}
 }
 
@@ -144,7 +146,7 @@ func eachWeight(f func(base string, out, in int)) {
 var packedFormats = map[string]func(f *packedFolder) (config string){
 	// A scale for each row, by its largest magnitude: x = q × scale.
 	"int-quantized": func(f *packedFolder) string {
-		eachWeight(func(base string, out, in int) {
+		f.eachWeight(func(base string, out, in int) {
 			q, scale := make([]byte, out*in), f.f16(base+".weight_scale", f.floats(out, 0.01), int64(out), 1)
 			x := make([]float32, out*in)
 			for i := range q {
@@ -158,7 +160,7 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	},
 	// One F32 for the tensor: x = q × scale.
 	"float-quantized": func(f *packedFolder) string {
-		eachWeight(func(base string, out, in int) {
+		f.eachWeight(func(base string, out, in int) {
 			q, scale := make([]byte, out*in), f.floats(1, 0.01)
 			f.f32(base+".weight_scale", scale, 1)
 			x := make([]float32, out*in)
@@ -177,7 +179,7 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	"pack-quantized, by rows": func(f *packedFolder) string { return words(f, hidden, 0) },
 	// Two E2M1 in a byte, the first lower; E4M3 for each 16; one F32 divides.
 	"nvfp4": func(f *packedFolder) string {
-		eachWeight(func(base string, out, in int) {
+		f.eachWeight(func(base string, out, in int) {
 			q, scale, global := f.ints(out*in, 16), make([]byte, out*in/16), []float32{448 * 6 / 3.5}
 			packed, x := make([]byte, out*in/2), make([]float32, out*in)
 			for i := range scale {
@@ -197,7 +199,7 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	},
 	// A scale for each 128 × 128.
 	"fp8 blocks": func(f *packedFolder) string {
-		eachWeight(func(base string, out, in int) {
+		f.eachWeight(func(base string, out, in int) {
 			q, scale := make([]byte, out*in), f.floats((out/128)*(in/128), 0.01)
 			f.f32(base+".weight_scale_inv", scale, int64(out/128), int64(in/128))
 			x := make([]float32, out*in)
@@ -212,7 +214,7 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	},
 	// The row's largest magnitude: x = q × SCB / 127.
 	"bitsandbytes int8": func(f *packedFolder) string {
-		eachWeight(func(base string, out, in int) {
+		f.eachWeight(func(base string, out, in int) {
 			q, scb := make([]byte, out*in), f.floats(out, 2)
 			f.f32(base+".SCB", scb, int64(out))
 			f.put(base+".weight_format", dtype.U8, []byte{0})
@@ -235,7 +237,7 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	"awq": func(f *packedFolder) string {
 		const group = 64
 		order := [8]int{0, 2, 4, 6, 1, 3, 5, 7}
-		eachWeight(func(base string, out, in int) {
+		f.eachWeight(func(base string, out, in int) {
 			q, zeros := f.ints(out*in, 16), f.ints(out*in/group, 16) // [in, out], [in/group, out]
 			pack := func(x []int, rows int) []uint32 {
 				words := make([]uint32, rows*out/8)
@@ -278,7 +280,7 @@ func e2m1(b int) float32 {
 
 func nf4(f *packedFolder, nested bool) string {
 	const block, nestedBlock = 64, 256
-	eachWeight(func(base string, out, in int) {
+	f.eachWeight(func(base string, out, in int) {
 		name, n := base+".weight", out*in
 		q, table := f.ints(n, 16), f.floats(16, 1)
 		packed, x := make([]byte, n/2), make([]float32, n)
@@ -317,7 +319,7 @@ func nf4(f *packedFolder, nested bool) string {
 
 func gptq(f *packedFolder, order bool) string {
 	const group = 32
-	eachWeight(func(base string, out, in int) {
+	f.eachWeight(func(base string, out, in int) {
 		q, zeros := f.ints(in*out, 16), f.ints(in/group*out, 16) // [in, out]; zeros are 1 to 16
 		words, zeroWords := make([]uint32, in/8*out), make([]uint32, in/group*out/8)
 		for i, v := range q {
@@ -355,7 +357,7 @@ func gptq(f *packedFolder, order bool) string {
 // words is pack-quantized with a scale for each group; said is what config.json
 // says of the group.
 func words(f *packedFolder, group, said int) string {
-	eachWeight(func(base string, out, in int) {
+	f.eachWeight(func(base string, out, in int) {
 		q, zeros := f.ints(out*in, 16), f.ints(out*in/group, 16)
 		scale := f.f16(base+".weight_scale", f.floats(out*in/group, 0.1), int64(out), int64(in/group))
 		words, zeroWords := make([]uint32, out*in/8), make([]uint32, out*in/group/8)

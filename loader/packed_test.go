@@ -102,22 +102,34 @@ func TestPackedExperts(t *testing.T) {
 	f.put(name+"_scales", dtype.U8, scale, experts, out, in/32)
 	f.want[name] = x
 	dir := f.write(t, `{"quant_method":"mxfp4"}`)
-	for _, tp := range []int{1, 2} {
-		m := load(t, dir, WithLayout(shard.Layout{TP: tp}), WithQuantization(quant.Config{Scheme: "f32"}))
+	for _, l := range []shard.Layout{{TP: 1}, {TP: 2}, {EP: 3}, {TP: 2, EP: 3}} {
+		m := load(t, dir, WithLayout(l), WithQuantization(quant.Config{Scheme: "f32"}))
 		same(t, "experts", all(t, m), f.want)
 		w, err := m.Vars().Tensor(name)
 		if err != nil || !slices.Equal(w.Shape(), []int64{experts, out, in}) {
 			t.Errorf("%v: shape %v", err, w.Shape())
 		}
 	}
-	m := load(t, dir, WithLayout(shard.Layout{TP: 2}))
-	for _, n := range []string{name + "_blocks", name + "_scales"} {
-		w, err := m.Vars().Tensor(n)
-		if err != nil {
-			t.Fatal(err)
+	for _, l := range []shard.Layout{{TP: 2}, {EP: 3}} {
+		m := load(t, dir, WithLayout(l))
+		for _, n := range []string{name + "_blocks", name + "_scales"} {
+			w, err := m.Vars().Tensor(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := w.Bytes(); err != nil || !bytes.Equal(b, f.data[n]) {
+				t.Errorf("%s, %s is not what is stored: %v", l, n, err)
+			}
 		}
-		if b, err := w.Bytes(); err != nil || !bytes.Equal(b, f.data[n]) {
-			t.Errorf("%s is not what is stored: %v", n, err)
+	}
+	_, ix := open(t, dir)
+	for _, scheme := range []string{"none", "f32"} { // each rank has one expert's third
+		p := build(t, ix, shard.Options{Layout: shard.Layout{EP: 3}, Scheme: scheme})
+		for i := range p.Tensors {
+			own := p.Ranks[1].SlicesOf(i)
+			if x := &p.Tensors[i]; x.Experts > 0 && (len(own) != 1 || own[0].Rows != shard.Span{Start: x.Rows / 3, Stop: x.Rows / 3 * 2}) {
+				t.Errorf("%s: rank 1 holds %+v of %s", scheme, own, x.Name)
+			}
 		}
 	}
 }

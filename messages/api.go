@@ -111,6 +111,10 @@ type Job struct {
 // Rank is one rank of a job.
 type Rank struct {
 	Rank       int    `json:"rank"`
+	DP         int    `json:"dp"` // its position in the layout
+	PP         int    `json:"pp"`
+	EP         int    `json:"ep"`
+	TP         int    `json:"tp"`
 	Worker     string `json:"worker"`
 	Device     string `json:"device"`
 	Bytes      int64  `json:"bytes"` // of its arena
