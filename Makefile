@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort gateway demo test memory test-llama race chaos purego vet lint generate generated-clean fuzz bench-index bench-quant clean
+.PHONY: all build ort gateway demo test memory test-llama race chaos test-cluster purego vet lint generate generated-clean fuzz bench-index bench-quant clean
 
 all: build
 
@@ -53,6 +53,10 @@ LOADS ?= 100
 chaos: ort
 	GANTRY_CHAOS_SEED=$(SEED) GANTRY_CHAOS_FIRST=$(FIRST) GANTRY_CHAOS_LOADS=$(LOADS) \
 		$(GO) test -count 1 -timeout 60m -v -run '^TestChaos$$' ./tests/integration
+
+# Each kind of fault at each point of a load, on real processes.
+test-cluster: ort
+	GANTRY_MATRIX=1 $(GO) test -count 1 -timeout 15m -v -run '^TestMatrix$$' ./tests/integration
 
 # Without assembly the portable kernels are all there is.
 purego:

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -69,27 +68,36 @@ type trial struct {
 	seed    uint64 // of the source's faults
 }
 
-// fault is something that happens once a share of the chunks is done.
+// fault is something that happens once a share of the chunks is done: at 1
+// the ranks are being sealed.
 type fault struct {
 	at     float64
 	what   what
-	victim int // numbers workers
+	victim int // numbers workers; holder is who holds the first rank
 	length time.Duration
 }
+
+const holder = -1
 
 type what string
 
 const (
-	kill    what = "kill"
-	freeze  what = "freeze"
-	restart what = "restart coordinator"
+	kill        what = "kill"
+	freeze      what = "freeze"
+	restart     what = "kill the coordinator"
+	freezeChief what = "freeze the coordinator"
 )
 
 func (f fault) String() string {
-	if f.what == restart {
-		return fmt.Sprintf("%s at %.0f %%", f.what, 100*f.at)
+	who := ""
+	switch {
+	case f.what == restart, f.what == freezeChief:
+	case f.victim == holder:
+		who = " a holder"
+	default:
+		who = fmt.Sprintf(" w%d", f.victim+1)
 	}
-	return fmt.Sprintf("%s w%d at %.0f %% for %s", f.what, f.victim+1, 100*f.at, f.length)
+	return fmt.Sprintf("%s%s at %.0f %% for %s", f.what, who, 100*f.at, f.length)
 }
 
 func (x trial) String() string {
@@ -116,7 +124,7 @@ func draw(seed, n uint64) trial {
 	for range r.IntN(3) {
 		x.faults = append(x.faults, fault{
 			at:     float64(r.IntN(20)) / 20,
-			what:   pick(r, kill, kill, freeze, restart),
+			what:   pick(r, kill, kill, freeze, restart, freezeChief),
 			victim: r.IntN(chaosWorkers),
 			length: pick(r, 0, 500*time.Millisecond, 4*time.Second), // the lease is 2 s
 		})
@@ -180,33 +188,32 @@ func (s *storm) reference(q messages.LoadRequest) messages.Job {
 	return s.calm[key]
 }
 
-// strike waits until enough is done, and lets a fault happen. What is not back
-// when the load has ended is brought back by calmDown.
+// strike waits until enough is done, and lets a fault happen.
 func (s *storm) strike(id string, f fault) {
 	s.t.Helper()
+	var j messages.Job
 	s.Until("it is time to "+f.String(), func() bool {
-		j := s.Status(id)
+		j = s.Status(id)
 		return j.State.Final() || float64(j.Counters.ChunksDone) >= f.at*float64(max(j.Counters.ChunksTotal, 1))
 	})
 	name := fmt.Sprintf("w%d", f.victim+1)
-	p := s.Workers[name].cmd.Process
+	if f.victim == holder {
+		name = j.Ranks[0].Worker
+	}
 	switch f.what {
 	case kill:
 		s.Workers[name].Kill()
 		time.Sleep(f.length)
 		s.StartWorker(name, "--allow-host", "127.0.0.1")
-	case freeze:
-		if err := p.Signal(syscall.SIGSTOP); err != nil {
-			s.t.Fatal(err)
-		}
-		time.Sleep(f.length)
-		if err := p.Signal(syscall.SIGCONT); err != nil {
-			s.t.Fatal(err)
-		}
 	case restart:
 		s.Coordinator.Kill()
 		s.Conn.Close()
+		time.Sleep(f.length)
 		s.Restart()
+	case freeze:
+		s.Workers[name].Freeze(f.length)
+	case freezeChief:
+		s.Coordinator.Freeze(f.length)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/internal/invariants"
 	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // How long the harness waits.
@@ -191,6 +192,18 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Freeze stops the process for a while, as a machine that hangs does.
+func (p *Process) Freeze(d time.Duration) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		p.t.Fatalf("freeze %s: %v", p.Name, err)
+	}
+	time.Sleep(d)
+	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		p.t.Fatalf("thaw %s: %v", p.Name, err)
+	}
+}
+
 // Stop ends the process with SIGTERM and returns its exit code.
 func (p *Process) Stop() int {
 	p.t.Helper()
@@ -297,13 +310,7 @@ func (c *Cluster) StartWorker(name string, args ...string) *Process {
 // MustWorkers lists the workers.
 func (c *Cluster) MustWorkers() []messages.Worker {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
-	defer cancel()
-	w, err := c.Client.Workers(ctx)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return w
+	return ask(c, c.Client.Workers)
 }
 
 // Until polls for a state.
@@ -319,25 +326,30 @@ func (c *Cluster) Until(what string, is func() bool) {
 // Submit submits a load.
 func (c *Cluster) Submit(q messages.LoadRequest) messages.Job {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
-	defer cancel()
-	j, err := c.Client.Load(ctx, q)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return j
+	return ask(c, func(ctx context.Context) (messages.Job, error) { return c.Client.Load(ctx, q) })
 }
 
 // Status returns a job as it is now.
 func (c *Cluster) Status(id string) messages.Job {
 	c.t.Helper()
+	return ask(c, func(ctx context.Context) (messages.Job, error) { return c.Client.Status(ctx, id) })
+}
+
+// ask asks the cluster. Where nobody leads it waits for somebody.
+func ask[T any](c *Cluster, question func(context.Context) (T, error)) T {
+	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
 	defer cancel()
-	j, err := c.Client.Status(ctx, id)
-	if err != nil {
-		c.t.Fatal(err)
+	for {
+		answer, err := question(ctx)
+		if err == nil {
+			return answer
+		}
+		if recovery.ClassOf(err) != recovery.ClusterLost || ctx.Err() != nil {
+			c.t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return j
 }
 
 // Await waits until a job has ended.
