@@ -2,7 +2,9 @@ package session_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -202,5 +204,86 @@ func TestCheckInputs(t *testing.T) {
 		if recovery.ClassOf(err) != recovery.Usage || !slices.Contains([]bool{name == "twice", bytes.Contains([]byte(err.Error()), []byte("x F32 ["))}, true) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestInPlace: what changes in the arena changes what comes out: no weight was
+// copied.
+func TestInPlace(t *testing.T) {
+	m := load(t, stories(t, "onnx-external"))
+	s := open(t, m)
+	in := hidden(2)
+	if _, err := s.Run(t.Context(), []ort.Tensor{in}); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range s.Graph().Weights {
+		x, err := m.Vars().Tensor(w.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := x.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(b)
+	}
+	out, err := s.Run(t.Context(), []ort.Tensor{in})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(out[0].Data, make([]byte, len(out[0].Data))) {
+		t.Error("the product with a matrix of zeros is not zero")
+	}
+}
+
+// TestNBits: a graph of ONNX Runtime's 4-bit products runs with its kernels'
+// packing, as it does in ONNX Runtime alone.
+func TestNBits(t *testing.T) {
+	const rows, cols, block = 64, 64, 32
+	codes, scales := make([]byte, rows*cols/2), []byte(nil)
+	for i := range codes {
+		codes[i] = byte(i * 37)
+	}
+	for i := range rows * cols / block {
+		scales = binary.LittleEndian.AppendUint32(scales, math.Float32bits(float32(i%7+1)/64))
+	}
+	value := func(name string, width int64) onnxtest.Message {
+		shape := onnxtest.Message{}.Bytes(1, onnxtest.Message{}.Text(2, "n")).Bytes(1, onnxtest.Message{}.Int(1, width))
+		return onnxtest.Message{}.Text(1, name).Bytes(2, onnxtest.Message{}.Bytes(1, onnxtest.Message{}.Int(1, 1).Bytes(2, shape)))
+	}
+	product := onnxtest.Node("MatMulNBits", "y", "x", "codes", "scales").Text(7, "com.microsoft")
+	for name, v := range map[string]int64{"K": cols, "N": rows, "bits": 4, "block_size": block} {
+		product = product.Bytes(5, onnxtest.Message{}.Text(1, name).Int(3, v).Int(20, 2))
+	}
+	graph := onnxtest.Graph([]onnxtest.Message{
+		onnxtest.Tensor("codes", 2, rows, cols/block, block/2).Raw(codes),
+		onnxtest.Tensor("scales", 1, rows*cols/block).Raw(scales),
+	}, product).Bytes(11, value("x", cols)).Bytes(12, value("y", rows))
+	path := filepath.Join(t.TempDir(), "model.onnx")
+	model := onnxtest.Model(graph).Bytes(8, onnxtest.Message{}.Text(1, "com.microsoft").Int(2, 1))
+	if err := os.WriteFile(path, model, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, load(t, path))
+	in := hidden(3)
+	out, err := s.Run(t.Context(), []ort.Tensor{in})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Graph().NBits || !bytes.Equal(out[0].Data, plain(t, path, in, "y")) {
+		t.Errorf("NBits %v, %+v", s.Graph().NBits, out)
+	}
+}
+
+// TestRunEnds: a run ends with its context.
+func TestRunEnds(t *testing.T) {
+	s := open(t, load(t, stories(t, "onnx-external")))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(os.ErrDeadlineExceeded)
+	if out, err := s.Run(ctx, []ort.Tensor{hidden(1)}); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if _, err := s.Run(t.Context(), []ort.Tensor{hidden(1)}); err != nil {
+		t.Errorf("the next run: %v", err)
 	}
 }
