@@ -120,7 +120,11 @@ func drawn(v onnx.Value, kind, seed string, shape []int64) (ort.Tensor, error) {
 	if err != nil || kind == "zeros" {
 		return t, err
 	}
-	number := func() string { return "1" }
+	one, err := bitsOf(t.Type, "1")
+	if err != nil {
+		return t, usagef("--input %s=%s: %w", v.Name, kind, err)
+	}
+	next := func() uint64 { return one }
 	if kind == "random" {
 		n := uint64(0)
 		if seed != "" {
@@ -129,29 +133,28 @@ func drawn(v onnx.Value, kind, seed string, shape []int64) (ort.Tensor, error) {
 			}
 		}
 		r := rand.New(rand.NewPCG(n, 0))
-		number = func() string { return draw(v.DType, r) }
+		next = func() uint64 { return draw(t.Type, r) }
 	}
 	count, err := dtype.Elements(shape)
 	if err != nil {
 		return t, err
 	}
 	for i := range int(count) {
-		if err := put(t.Type, t.Data, i, number()); err != nil {
-			return t, usagef("--input %s=%s: %w", v.Name, kind, err)
-		}
+		putBits(t.Data, i, t.Type.Bits(), next())
 	}
 	return t, nil
 }
 
-func draw(t dtype.Type, r *rand.Rand) string {
-	if _, ok := floatBits(t, 0); ok {
-		return strconv.FormatFloat(float64(r.Int32N(1<<24))/(1<<23)-1, 'g', -1, 64)
+// draw returns the bits of a number.
+func draw(t dtype.Type, r *rand.Rand) uint64 {
+	if bits, ok := floatBits(t, float64(r.Int32N(1<<24))/(1<<23)-1); ok {
+		return bits
 	}
 	switch t {
 	case dtype.Bool:
-		return strconv.Itoa(r.IntN(2))
+		return r.Uint64N(2)
 	case dtype.I4, dtype.U4:
-		return strconv.Itoa(r.IntN(8))
+		return r.Uint64N(8)
 	}
-	return strconv.Itoa(r.IntN(10))
+	return r.Uint64N(10)
 }
