@@ -23,7 +23,7 @@ type routines struct {
 
 // blocksTile is the number of blocks that one turn of a blocksLoop or a
 // scaledLoop takes.
-const blocksTile = 32
+const blocksTile = 8
 
 // absmaxStep is the bytes of src that one turn of absmax takes.
 const absmaxStep = 4 * 32

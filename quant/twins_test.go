@@ -69,6 +69,8 @@ func adversaries(seed uint64, d dtype.Type, n int) map[string][]byte {
 		"zeros":       {0, math.Copysign(0, -1)},
 		"minimum":     {0, math.Copysign(0, -1), 1},
 		"nonnegative": {0, 1, 2, 3},
+		"negative":    {-1, -2, -3},
+		"nonpositive": {math.Copysign(0, -1), 0, -1, -2},
 		"tiny":        {0x1p-149, -0x1p-149, 0x1p-130, 0x1.8p-128, -0x1p-24},
 		"huge":        {0x1p127, -0x1p127, math.MaxFloat32, -math.MaxFloat32, 65504},
 	} {

@@ -11,89 +11,181 @@ import (
 // encoder turns blocks into d, minimum and q.
 type encoder struct {
 	block
-	format    format
-	one       reg.VecVirtual // of a ranged format
-	middle    reg.VecVirtual // what is added before q is cut off
-	magnitude reg.VecVirtual // of a signed format: clears the source's signs
-	low       reg.VecVirtual // 15 in each lane, which is a byte unless q is joined wide
-	steps     reg.VecVirtual // the largest q, in each byte
+	format format
+	one    reg.VecVirtual // of a ranged format
+	middle reg.VecVirtual // what is added before q is cut off
+	low    reg.VecVirtual // 15 in each byte, or where the first of two q is
+	steps  reg.VecVirtual // AVX2: the largest q, in each byte
+	cut    []cut          // AVX-512
+}
+
+// cut turns F32 q into integers by adding a power of two, so large that a
+// fraction is cut off below bit shift, where q begins.
+type cut struct {
+	power reg.VecVirtual
+	most  reg.VecVirtual // of a signed format: the bits of the largest q
+}
+
+func (v isa) newCut(shift int, f format) cut {
+	power := math.Float32bits(float32(int(1) << (23 - shift)))
+	c := cut{power: v.all(power)}
+	if !f.ranged {
+		c.most = v.all(power | (f.steps+1)<<shift - 1)
+	}
+	return c
+}
+
+func (c cut) off(x reg.VecVirtual) {
+	VADDPS_RZ_SAE(c.power, x, x)
+	if c.most != nil {
+		VPMINUD(c.most, x, x)
+	}
 }
 
 func newEncoder(v isa, f format, from element) encoder {
-	e := encoder{block: v.newBlock(from), format: f, low: YMM(), steps: YMM()}
+	e := encoder{block: v.newBlock(from), format: f}
 	if f.ranged {
 		e.middle, e.one = v.all(math.Float32bits(0.5)), v.all(math.Float32bits(1))
 	} else {
-		e.middle, e.magnitude = v.all(math.Float32bits(float32(f.steps+1)/2+0.5)), v.all(magnitude(from))
-		VPBROADCASTB(constant(f.steps), e.steps)
+		e.middle = v.all(math.Float32bits(float32(f.steps+1)/2 + 0.5))
 	}
-	if e.wide() {
-		e.low = v.all(15)
-	} else {
-		VPBROADCASTB(constant(15), e.low)
+	switch {
+	case v == avx2:
+		e.low, e.steps = avx2.all(0x0f0f0f0f), avx2.all(f.steps*0x01010101)
+	case from == bf16:
+		e.cut, e.low = []cut{v.newCut(0, f), v.newCut(16, f)}, v.all(0xffff)
+	default:
+		e.cut, e.low = []cut{v.newCut(0, f), v.newCut(4, f)}, v.all(15)
 	}
 	return e
 }
 
-// wide reports whether q is joined while it is 32 bits wide, which is faster
-// where the two halves of a block have a register each and q needs no clamp.
-func (e encoder) wide() bool { return e.isa == avx512 && e.from != bf16 && e.format.ranged }
-
-// encode writes the block at src.
-func (e encoder) encode(t tile, src, dst reg.GPVirtual) {
-	at, out := Mem{Base: src}, Mem{Base: dst}
-	var factor, least reg.VecVirtual
-	if e.format.ranged {
-		head := GP32()
-		MOVL(t.head(), head)
-		MOVL(head, out)
-		factor, least = e.vec(), e.vec()
-		VBROADCASTSS(t.inverse(), factor)
-		VBROADCASTSS(t.other(), least)
-	} else {
-		factor = e.signedFactor(t, at, out)
-	}
-	x := e.load(at)
-	for _, x := range x {
-		if e.format.ranged {
-			VFNMADD231PS(e.one, least, x) // x - least, in the units that multiply
-		}
-		VMULPS(factor, x, x)
-		VADDPS(e.middle, x, x)
-		VCVTTPS2DQ(x, x)
-	}
-	if e.wide() {
-		e.joinWide(x, out)
-	} else {
-		e.join(x, out)
-	}
-}
-
-// signedFactor writes d, and returns 1/d in each lane: the tile's, which are
-// negative, unless the first value of the largest magnitude is.
-func (e encoder) signedFactor(t tile, at, out Mem) reg.VecVirtual {
-	negative, inverse, head, factor := e.firstIsNegative(at, t.other()), GP32(), GP32(), e.vec()
-	MOVL(negative, inverse)
-	SHLL(U8(31), inverse)
-	XORL(t.inverse(), inverse)
-	SHLL(U8(15), negative)
-	MOVL(t.head(), head)
-	XORL(negative, head)
-	MOVW(head.As16(), out)
+// width is the number of blocks that encode takes: as many as there are
+// registers for. Each step is done for all of them before the next one, so that
+// few wait for the one before.
+func (e encoder) width() int {
 	if e.isa == avx512 {
-		VPBROADCASTD(inverse, factor)
-	} else {
-		VMOVD(inverse, factor.AsX())
-		VPBROADCASTD(factor.AsX(), factor)
+		return 4
 	}
-	return factor
+	return 1
 }
 
-// join writes the bits of 32 q, after packing them into bytes.
-func (e encoder) join(x []reg.VecVirtual, out Mem) {
-	q, upper := e.pack(x), XMM()
-	if !e.format.ranged {
-		VPMINSB(e.steps, q, q)
+// encode writes width blocks of a group, from block i on.
+func (e encoder) encode(t needs, i int, src, dst reg.GPVirtual) {
+	blocks := make([]blockInWork, e.width())
+	for k := range blocks {
+		b := &blocks[k]
+		b.Mem = Mem{Base: dst, Disp: (i + k) * e.format.bytes()}
+		b.x = e.load(Mem{Base: src, Disp: (i + k) * blockSize * e.from.bytes})
+		e.head(t, i+k, b.Mem)
+		b.inverse = e.spread(t.inverse(i + k))
+		if e.format.ranged {
+			b.least = e.spread(t.least(i + k))
+		}
+	}
+	each := func(step func(b *blockInWork, i int)) {
+		for k := range blocks {
+			for i := range blocks[k].x {
+				step(&blocks[k], i)
+			}
+		}
+	}
+	if e.format.ranged {
+		each(func(b *blockInWork, i int) { e.subtract(b.least, b.x[i]) })
+	}
+	each(func(b *blockInWork, i int) { e.multiply(b.inverse, b.x[i]) })
+	each(func(b *blockInWork, i int) { VADDPS(e.middle, b.x[i], b.x[i]) })
+	each(func(b *blockInWork, i int) {
+		if e.cut == nil {
+			VCVTTPS2DQ(b.x[i], b.x[i])
+		} else {
+			e.cut[i].off(b.x[i])
+		}
+	})
+	for _, b := range blocks {
+		e.finish(b)
+	}
+}
+
+// head writes d and the minimum.
+func (e encoder) head(t needs, i int, dst Mem) {
+	head := GP32()
+	if e.format.ranged {
+		MOVL(t.head(e.format, i), head)
+		MOVL(head, dst)
+	} else {
+		MOVWLZX(t.head(e.format, i), head)
+		MOVW(head.As16(), dst)
+	}
+}
+
+// blockInWork is where a block goes and what becomes of its values.
+type blockInWork struct {
+	Mem
+	x              []reg.VecVirtual
+	inverse, least Op
+}
+
+// spread returns the F32 at m in each lane: as an operand in memory where
+// there is one, since a broadcast to a register of 512 bits takes an
+// arithmetic unit too.
+func (e encoder) spread(m Mem) Op {
+	if e.isa == avx512 {
+		return m
+	}
+	x := YMM()
+	VBROADCASTSS(m, x)
+	return x
+}
+
+// subtract takes y from x, in the units that multiply.
+func (e encoder) subtract(y Op, x reg.VecVirtual) {
+	if e.isa == avx512 {
+		VFNMADD231PS_BCST(y, e.one, x)
+		return
+	}
+	VFNMADD231PS(y, e.one, x)
+}
+
+func (e encoder) multiply(y Op, x reg.VecVirtual) {
+	if e.isa == avx512 {
+		VMULPS_BCST(y, x, x)
+		return
+	}
+	VMULPS(y, x, x)
+}
+
+// finish writes a block's q.
+func (e encoder) finish(b blockInWork) {
+	x, dst := b.x, b.Mem
+	switch {
+	case e.isa == avx2:
+		q := e.pack(x)
+		if !e.format.ranged {
+			VPMINSB(e.steps, q, q)
+		}
+		e.join(q, dst)
+	case e.from == bf16:
+		q := YMM()
+		e.choose(x)
+		VPMOVWB(x[0], q)
+		e.join(q, dst)
+	default:
+		e.joinWide(x, dst)
+	}
+}
+
+// choose leaves in x[0] its own bits where low has any and x[1]'s elsewhere.
+func (e encoder) choose(x []reg.VecVirtual) {
+	const ifThenElse = 0xe4
+	VPTERNLOGD(U8(ifThenElse), e.low, x[1], x[0])
+}
+
+// join writes the bits of 32 q, a byte each.
+func (e encoder) join(q reg.VecVirtual, out Mem) {
+	low, upper := e.low, XMM()
+	if e.isa == avx512 {
+		low = avx2.all(0x0f0f0f0f)
 	}
 	if e.format.fifth() {
 		fifth, bits := YMM(), GP32()
@@ -101,27 +193,25 @@ func (e encoder) join(x []reg.VecVirtual, out Mem) {
 		VPMOVMSKB(fifth, bits)
 		MOVL(bits, out.Offset(e.format.head()))
 	}
-	VPAND(e.low, q, q)
+	VPAND(low, q, q)
 	VEXTRACTI128(U8(1), q, upper)
 	VPSLLW(U8(4), upper, upper)
 	VPOR(upper, q.AsX(), upper)
 	VMOVDQU(upper, out.Offset(e.format.low()))
 }
 
-// joinWide is join before packing.
+// joinWide is join for q of 32 bits, the second 16 of which begin at bit 4.
 func (e encoder) joinWide(x []reg.VecVirtual, out Mem) {
 	if e.format.fifth() {
-		bit, lower, upper, bits := e.all(16), K(), K(), GP32()
-		VPTESTMD(bit, x[0], lower)
-		VPTESTMD(bit, x[1], upper)
+		lower, upper, bits := K(), K(), GP32()
+		VPTESTMD(e.all(1<<4), x[0], lower)
+		VPTESTMD(e.all(1<<8), x[1], upper)
 		KUNPCKWD(lower, upper, lower)
 		KMOVD(lower, bits)
 		MOVL(bits, out.Offset(e.format.head()))
-		VPANDD(e.low, x[0], x[0])
 	}
 	q := XMM()
-	VPSLLD(U8(4), x[1], x[1])
-	VPORD(x[1], x[0], x[0])
+	e.choose(x)
 	VPMOVDB(x[0], q)
 	VMOVDQU(q, out.Offset(e.format.low()))
 }

@@ -134,3 +134,43 @@ func (e nbitsEncoder) encode(inverse, src, dst Mem) {
 	VPMINSB(e.most, q, q)
 	VMOVDQU(e.pairs.join(q), dst)
 }
+
+// boundsOfEight returns the least and the largest values of the 8 blocks at
+// src, one to a lane, and makes a lane of bad NaN if a value is not finite.
+func boundsOfEight(b block, src reg.GPVirtual, zero, bad reg.VecVirtual) []reg.VecVirtual {
+	least := func(a, b, dst Op) { VMINPS(a, b, dst) }
+	most := func(a, b, dst Op) { VMAXPS(a, b, dst) }
+	return folds{least, most}.eight(func(i int) []reg.VecVirtual {
+		x := b.load(Mem{Base: src, Disp: i * blockSize * b.from.bytes})
+		low, high, none := YMM(), YMM(), YMM()
+		VMINPS(x[0], x[1], low)
+		VMAXPS(x[0], x[1], high)
+		VMULPS(x[0], zero, none)
+		VFMADD231PS(x[1], zero, none)
+		for _, x := range x[2:] {
+			VMINPS(x, low, low)
+			VMAXPS(x, high, high)
+			VFMADD231PS(x, zero, none)
+		}
+		VORPS(none, bad, bad) // NaN if a value was not finite
+		return []reg.VecVirtual{low, high}
+	})
+}
+
+// jumpIfNegative goes to label if any sign is set in the tile that ends at end.
+func jumpIfNegative(from element, end reg.GPVirtual, label string) {
+	all, bits, left := YMM(), GP32(), GP64()
+	VPXOR(all, all, all)
+	MOVQ(I32(-tileBlocks*blockSize*from.bytes), left)
+	Label("signs")
+	VPOR(Mem{Base: end, Index: left, Scale: 1}, all, all)
+	ADDQ(U8(32), left)
+	JNZ(LabelRef("signs"))
+	signs := uint32(0x88888888) // of the bytes of F32
+	if from != f32 {
+		signs = 0xaaaaaaaa
+	}
+	VPMOVMSKB(all, bits)
+	TESTL(U32(signs), bits)
+	JNZ(LabelRef(label))
+}

@@ -8,115 +8,233 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// tile is what the blocks of a tile need, three arrays of 32 bits a block, from
-// where they come back as scalars and broadcasts without a shuffle.
-type tile struct{ base reg.GPVirtual }
+// tileGroups is the number of groups of 8 blocks that are scanned before the
+// first of them is encoded: 4 KiB of F32, which is still in the first cache
+// when it is read again.
+const tileGroups = 4
 
-// inverse is the F32 by which a value is multiplied: 1/d, or 0 for d = 0.
-func (t tile) inverse() Mem { return Mem{Base: t.base} }
+// needs are what the 8 blocks of a group need to be encoded, in memory, from
+// where it comes back as scalars and broadcasts without a shuffle.
+type needs struct{ base reg.GPVirtual }
 
-// other is a ranged block's minimum, F32. Of the other blocks it is the largest
-// magnitude in the source's own bits, or all ones instead of 0.
-func (t tile) other() Mem { return Mem{Base: t.base, Disp: 4 * tileBlocks} }
+const needsBytes = 4 * 32
 
-// head is d as F16 and, above it, the minimum.
-func (t tile) head() Mem { return Mem{Base: t.base, Disp: 2 * 4 * tileBlocks} }
+// newTile returns memory for groups needs, none of which lies across more
+// cache lines than it must.
+func newTile(groups int) reg.GPVirtual {
+	const line = 64
+	tile := GP64()
+	LEAQ(AllocLocal(groups*needsBytes+line), tile)
+	ADDQ(U8(line-1), tile)
+	ANDQ(I8(-line), tile)
+	return tile
+}
 
-// computeSigned fills the tile for types whose d has the sign that the value
-// of the largest magnitude has not; it is written as negative. It moves t and
-// src along, and counts groups down.
-func (t tile) computeSigned(f format, from element, src, groups reg.GPVirtual) {
-	zero, bad := YMM(), YMM()
-	mask, largest := avx2.all(magnitude(from)), avx2.all(infBits-1)
-	step := avx2.all(math.Float32bits(2 / float32(f.steps+1)))
-	sign := avx2.all(1 << 31)
-	VPXOR(zero, zero, zero)
-	VPXOR(bad, bad, bad)
-	Label("group")
-	absmax := groupMax(from, Mem{Base: src}, mask)
-	over, none, d := YMM(), YMM(), YMM()
-	VPCMPGTD(largest, absmax, over)
-	VPOR(over, bad, bad)
-	VPCMPEQD(zero, absmax, none)
-	VMULPS(step, absmax, d) // a power of two: as exact as the quotient
-	inverse := invert(d, zero)
-	VORPS(sign, inverse, inverse)
-	VMOVUPS(inverse, t.inverse())
-	VORPS(sign, d, d)
-	VCVTPS2PH(U8(0), d, d.AsX())
-	VPMOVZXWD(d.AsX(), d)
-	VMOVDQU(d, t.head())
-	switch from {
-	case f16:
-		VCVTPS2PH(U8(0), absmax, absmax.AsX())
-		VPMOVZXWD(absmax.AsX(), absmax)
-	case bf16:
-		VPSRLD(U8(16), absmax, absmax)
+func (n needs) at(row, i, size int) Mem { return Mem{Base: n.base, Disp: 32*row + size*i} }
+
+// inverse is the F32 by which the values of block i are multiplied: 1/d, or 0
+// for d = 0.
+func (n needs) inverse(i int) Mem { return n.at(0, i, 4) }
+
+// least is a ranged block's minimum, F32.
+func (n needs) least(i int) Mem { return n.at(1, i, 4) }
+
+// head is d as F16 and, above it, a ranged block's minimum.
+func (n needs) head(f format, i int) Mem { return n.at(2, i, f.head()) }
+
+// scan finds what the blocks of a group need.
+type scan struct {
+	format
+	from element
+	needs
+	src reg.GPVirtual // the group's first block
+}
+
+// usual stores what the group needs, or goes to the label rare where that
+// takes more than the two bounds, or care.
+func (s scan) usual() {
+	if s.ranged {
+		s.usualRanged()
+	} else {
+		s.usualSigned()
 	}
-	VPOR(none, absmax, absmax)
-	VMOVDQU(absmax, t.other())
-	t.nextGroup(from, src, groups)
-	jumpIfAny(bad, "done")
 }
 
-// computeRanged is computeSigned for types that store the minimum.
-func (t tile) computeRanged(f format, from element, src, groups reg.GPVirtual) {
-	b := avx2.newBlock(from)
-	zero, bad, flat := YMM(), YMM(), YMM()
+// rarely is usual for the groups that it gives up; it goes to the label
+// portable where a block is for the portable kernel.
+func (s scan) rarely() {
+	if s.ranged {
+		s.rareRanged()
+	} else {
+		s.rareSigned()
+	}
+}
+
+// usualRanged takes blocks of finite values of both signs.
+func (s scan) usualRanged() {
+	least, most := s.bounds()
+	sign, largest, over := avx2.all(1<<31), avx2.all(infBits-2), YMM()
+	VPXOR(sign, least, over)
+	VPADDD(avx2.all(0xffffffff), over, over) // above all numbers without a negative value but -0
+	VPMAXUD(most, over, over)
+	VPMAXUD(largest, over, over)
+	VPCMPEQD(largest, over, over)
+	jumpUnlessAll(over, "rare")
+	s.storeRanged(least, most)
+}
+
+// rareRanged takes all blocks of finite values but those whose least value is
+// -0: whether a 0 comes before it decides.
+func (s scan) rareRanged() {
+	least, most := s.bounds()
+	same := folds{unsignedLeast(s.from)}.ofEight(s.from, s.src)[0]
+	bad, low, high := YMM(), YMM(), YMM()
+	VPCMPEQD(avx2.all(1<<31), least, bad)
+	VBLENDVPS(most, same, most, most)
+	VBLENDVPS(least, least, same, least)
+	magnitude := avx2.all(1<<31 - 1)
+	VPAND(magnitude, least, low)
+	VPAND(magnitude, most, high)
+	VPMAXUD(low, high, high)
+	VPCMPGTD(avx2.all(infBits-1), high, high)
+	VPOR(high, bad, bad)
+	jumpIfAny(bad, "portable")
+	s.storeRanged(least, most)
+}
+
+func (s scan) storeRanged(least, most reg.VecVirtual) {
+	zero, d, x := YMM(), YMM(), XMM()
 	VPXOR(zero, zero, zero)
-	VPXOR(bad, bad, bad)
-	VPXOR(flat, flat, flat)
-	Label("group")
-	bounds := boundsOfEight(b, src, zero, bad)
-	m, d, none := bounds[0], bounds[1], YMM()
-	VMOVUPS(m, t.other())
-	VCMPPS(U8(equal), zero, m, none)
-	VPOR(none, flat, flat)
-	VSUBPS(m, d, d)
-	VDIVPS(avx2.all(math.Float32bits(float32(f.steps))), d, d)
-	VMOVUPS(invert(d, zero), t.inverse())
-	x, y := XMM(), XMM()
+	VMOVUPS(least, s.least(0))
+	VSUBPS(least, most, d)
+	VDIVPS(avx2.all(math.Float32bits(float32(s.steps))), d, d)
+	VMOVUPS(invert(d, zero), s.inverse(0))
 	VCVTPS2PH(U8(0), d, d.AsX())
-	VCVTPS2PH(U8(0), m, m.AsX())
-	VPUNPCKLWD(m.AsX(), d.AsX(), x)
-	VPUNPCKHWD(m.AsX(), d.AsX(), y)
-	VMOVDQU(x, t.head())
-	VMOVDQU(y, t.head().Offset(16))
-	t.nextGroup(from, src, groups)
-	VCMPPS(U8(unordered), bad, bad, bad)
-	jumpIfAny(bad, "done")
-	jumpIfAny(flat, "zeros")
-	Label("sound")
+	VCVTPS2PH(U8(0), least, least.AsX())
+	VPUNPCKLWD(least.AsX(), d.AsX(), x)
+	VMOVDQU(x, s.needs.head(s.format, 0))
+	VPUNPCKHWD(least.AsX(), d.AsX(), x)
+	VMOVDQU(x, s.needs.head(s.format, 4))
 }
 
-// boundsOfEight returns the least and the largest values of the 8 blocks at
-// src, one to a lane, and makes a lane of bad NaN if a value is not finite.
-func boundsOfEight(b block, src reg.GPVirtual, zero, bad reg.VecVirtual) []reg.VecVirtual {
-	least := func(a, b, dst Op) { VMINPS(a, b, dst) }
-	most := func(a, b, dst Op) { VMAXPS(a, b, dst) }
-	return folds{least, most}.eight(func(i int) []reg.VecVirtual {
-		x := b.load(Mem{Base: src, Disp: i * blockSize * b.from.bytes})
-		low, high, none := YMM(), YMM(), YMM()
-		VMINPS(x[0], x[1], low)
-		VMAXPS(x[0], x[1], high)
-		VMULPS(x[0], zero, none)
-		VFMADD231PS(x[1], zero, none)
-		for _, x := range x[2:] {
-			VMINPS(x, low, low)
-			VMAXPS(x, high, high)
-			VFMADD231PS(x, zero, none)
-		}
-		VORPS(none, bad, bad) // NaN if a value was not finite
-		return []reg.VecVirtual{low, high}
-	})
+// tiny is far enough above the magnitudes whose inverse overflows.
+const tiny = 0x1p-120
+
+// magnitudes are the bits of the largest one of a block's positive and of its
+// negative values, 0 where there is none, and the larger of both.
+type magnitudes struct{ positive, negative, most reg.VecVirtual }
+
+func (s scan) magnitudes() magnitudes {
+	negative, positive := s.bounds()
+	zero, most := YMM(), YMM()
+	VPXOR(zero, zero, zero)
+	VPXOR(avx2.all(1<<31), negative, negative)
+	VPMAXSD(zero, negative, negative)
+	VPMAXSD(zero, positive, positive)
+	VPMAXSD(negative, positive, most)
+	return magnitudes{positive, negative, most}
 }
 
-// nextGroup goes to the label group until groups is 0.
-func (t tile) nextGroup(from element, src, groups reg.GPVirtual) {
-	ADDQ(U8(4*groupBlocks), t.base)
-	ADDQ(I32(groupBlocks*blockSize*from.bytes), src)
-	DECQ(groups)
-	JNZ(LabelRef("group"))
+// usualSigned takes blocks of finite values whose largest magnitude has one
+// sign and an inverse.
+func (s scan) usualSigned() {
+	m := s.magnitudes()
+	span := uint32(infBits - 1 - math.Float32bits(tiny))
+	over, tie, limit := YMM(), YMM(), avx2.all(span)
+	VPADDD(avx2.all(-math.Float32bits(tiny)), m.most, over)
+	VPMAXUD(limit, over, over)
+	VPCMPEQD(limit, over, over)
+	VPCMPEQD(m.positive, m.negative, tie)
+	VPANDN(over, tie, over)
+	jumpUnlessAll(over, "rare")
+	VMOVUPS(s.storeSigned(m.most, m.signs()), s.inverse(0))
+}
+
+// signs returns the sign of d: that which the largest magnitude has not.
+func (m magnitudes) signs() reg.VecVirtual {
+	signs := YMM()
+	VPCMPGTD(m.positive, m.negative, signs)
+	VPANDN(avx2.all(1<<31), signs, signs)
+	return signs
+}
+
+// storeSigned stores d and returns 1/d.
+func (s scan) storeSigned(most, signs reg.VecVirtual) reg.VecVirtual {
+	d, inverse := YMM(), avx2.all(math.Float32bits(1))
+	VMULPS(avx2.all(math.Float32bits(2/float32(s.steps+1))), most, d) // a power of two: as exact as the quotient
+	VPOR(signs, d, d)
+	VDIVPS(d, inverse, inverse)
+	VCVTPS2PH(U8(0), d, s.needs.head(s.format, 0))
+	return inverse
+}
+
+// rareSigned takes all blocks of finite values but those of tiny ones.
+func (s scan) rareSigned() {
+	m := s.magnitudes()
+	zero, none, bad, small := YMM(), YMM(), YMM(), YMM()
+	VPXOR(zero, zero, zero)
+	VPCMPEQD(zero, m.most, none)
+	VPCMPGTD(avx2.all(infBits-1), m.most, bad)
+	VPCMPGTD(m.most, avx2.all(math.Float32bits(tiny)), small)
+	VPANDN(small, none, small)
+	VPOR(small, bad, bad)
+	jumpIfAny(bad, "portable")
+	signs := m.signs()
+	tie, ties := YMM(), GP32()
+	VPCMPEQD(m.positive, m.negative, tie)
+	VPANDN(tie, none, tie)
+	VMOVMSKPS(tie, ties)
+	s.firstSigns(ties, m.most, signs)
+	inverse := s.storeSigned(m.most, signs)
+	VPANDN(inverse, none, inverse)
+	VMOVUPS(inverse, s.inverse(0))
+}
+
+// firstSigns sets the signs of d of the blocks in ties by the first value of
+// the largest magnitude in each.
+func (s scan) firstSigns(ties reg.GPVirtual, most, signs reg.VecVirtual) {
+	want, found := s.at(0, 0, 4), s.at(3, 0, 4)
+	own := YMM()
+	switch s.from {
+	case f32:
+		VMOVDQA(most, own)
+	case f16:
+		VCVTPS2PH(U8(0), most, own.AsX())
+		VPMOVZXWD(own.AsX(), own)
+	case bf16:
+		VPSRLD(U8(16), most, own)
+	}
+	VMOVDQU(own, want)
+	VMOVDQU(signs, found)
+	lane, value, magnitude, at, rest := GP64(), GP32(), GP32(), GP64(), GP32()
+	Label("tie")
+	TESTL(ties, ties)
+	JZ(LabelRef("tied"))
+	BSFL(ties, lane.As32())
+	LEAL(Mem{Base: ties, Disp: -1}, rest)
+	ANDL(rest, ties)
+	IMUL3Q(I32(blockSize*s.from.bytes), lane, at)
+	ADDQ(s.src, at)
+	Label("search")
+	if s.from == f32 {
+		MOVL(Mem{Base: at}, value)
+	} else {
+		MOVWLZX(Mem{Base: at}, value)
+	}
+	ADDQ(U8(s.from.bytes), at)
+	MOVL(value, magnitude)
+	ANDL(U32(1<<(8*s.from.bytes-1)-1), magnitude)
+	CMPL(magnitude, Mem{Base: want.Base, Disp: want.Disp, Index: lane, Scale: 4})
+	JNE(LabelRef("search"))
+	NOTL(value)
+	if s.from != f32 {
+		SHLL(U8(16), value)
+	}
+	ANDL(U32(1<<31), value)
+	MOVL(value, Mem{Base: found.Base, Disp: found.Disp, Index: lane, Scale: 4})
+	JMP(LabelRef("tie"))
+	Label("tied")
+	VMOVDQU(found, signs)
 }
 
 // The predicates of VCMPPS.
@@ -143,20 +261,10 @@ func jumpIfAny(mask reg.VecVirtual, label string) {
 	JNZ(LabelRef(label))
 }
 
-// jumpIfNegative goes to label if any sign is set in the tile that ends at end.
-func jumpIfNegative(from element, end reg.GPVirtual, label string) {
-	all, bits, left := YMM(), GP32(), GP64()
-	VPXOR(all, all, all)
-	MOVQ(I32(-tileBlocks*blockSize*from.bytes), left)
-	Label("signs")
-	VPOR(Mem{Base: end, Index: left, Scale: 1}, all, all)
-	ADDQ(U8(32), left)
-	JNZ(LabelRef("signs"))
-	signs := uint32(0x88888888) // of the bytes of F32
-	if from != f32 {
-		signs = 0xaaaaaaaa
-	}
-	VPMOVMSKB(all, bits)
-	TESTL(U32(signs), bits)
-	JNZ(LabelRef(label))
+// jumpUnlessAll goes to label unless all lanes of mask are set.
+func jumpUnlessAll(mask reg.VecVirtual, label string) {
+	bits := GP32()
+	VMOVMSKPS(mask, bits)
+	CMPL(bits, U32(1<<groupBlocks-1))
+	JNE(LabelRef(label))
 }
