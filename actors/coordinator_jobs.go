@@ -26,7 +26,7 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 	ctx, span := tracer().Start(ctx, "load", trace.WithAttributes(
 		attribute.String("gantry.job", rec.Job), attribute.String("gantry.model", rec.Model), attribute.String("gantry.scheme", req.Options.Scheme)))
 	j := &jobActor{
-		o: a.o, system: a.system, ledger: a.ledger, busy: a.busy, id: rec.Job, req: req, strategy: strategy,
+		o: a.o, system: a.system, ledger: a.ledger, busy: a.busy, id: rec.Job, req: req, strategy: strategy, needs: req.Require,
 		ctx: ctx, cancel: cancel, span: span, workers: map[string]*jobWorker{},
 		rec: recorder{job: rec, revision: revision, before: before{retries: rec.Retries, recorded: rec.BytesRead}}, report: reporter{stage: progress.Initializing},
 	}
@@ -37,7 +37,7 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 		}
 	}
 	for _, m := range a.members {
-		w := newJobWorker(m.Worker, j.req.Require)
+		w := newJobWorker(m.Worker, j.needs)
 		w.up = m.up
 		j.workers[m.Name] = w
 	}

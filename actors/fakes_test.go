@@ -19,6 +19,7 @@ import (
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -278,6 +279,7 @@ type world struct {
 	members []messages.Worker
 	openErr error
 	tensors int
+	needs   require.Requirements // of the model
 }
 
 // newWorld starts a coordinator with n workers.
@@ -301,7 +303,9 @@ func newWorld(t testing.TB, n int) *world {
 		worker, err := system.StartWorker(WorkerOptions{
 			Member: m, Node: node, Plans: w.mem, Log: log,
 			Open: func(context.Context, string, recovery.Strategy) (*checkpoint.Index, error) {
-				return testIndex(w.tensors), w.openErr
+				ix := testIndex(w.tensors)
+				ix.Require = w.needs
+				return ix, w.openErr
 			},
 		})
 		if err != nil {

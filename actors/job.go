@@ -41,6 +41,7 @@ type jobActor struct {
 	id       string
 	req      messages.LoadRequest
 	strategy recovery.Strategy
+	needs    require.Requirements // the request's, and the model's once they are known
 
 	ctx    context.Context // carries the span `load`; ends with the actor
 	cancel context.CancelFunc
@@ -92,10 +93,15 @@ type jobWorker struct {
 // never asked for anything.
 func newJobWorker(m messages.Worker, r require.Requirements) *jobWorker {
 	w := &jobWorker{Worker: m}
-	if err := r.Check(m.Machine()); err != nil {
-		w.err = fmt.Errorf("worker %s: %w", m.Name, err)
-	}
+	w.check(r)
 	return w
+}
+
+// check notes what the worker lacks of what the job requires.
+func (w *jobWorker) check(r require.Requirements) {
+	if err := r.Check(w.Machine()); err != nil {
+		w.err = fmt.Errorf("worker %s: %w", w.Name, err)
+	}
 }
 
 // What a Coordinator tells its Jobs.

@@ -66,6 +66,14 @@ func (a *jobActor) havePlan(c actor.Context, m planned) {
 		a.end(c, job.Failed, m.err)
 		return
 	}
+	var err error
+	if a.needs, err = a.needs.And(m.require); err != nil {
+		a.end(c, job.Failed, err)
+		return
+	}
+	for _, w := range a.workers {
+		w.check(a.needs)
+	}
 	a.planned = m
 	a.phase = phaseOpening
 	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Pins: a.req.Placement, Patience: a.o.Patience, Wait: a.waitLeft(), RetryBudget: a.req.RetryBudget})
@@ -153,7 +161,10 @@ func (a *jobActor) maybeStart(c actor.Context) {
 	case opened > 0:
 		a.phase = phaseDriving
 		a.drive(c, nil)
-	case failed != nil:
+	case failed == nil:
+	case recovery.ClassOf(failed) == recovery.OutOfCapacity && time.Since(a.began) < max(joinWait, a.req.Wait()): // as in beginPlan
+		a.setState(messages.StateWaiting, failed.Error())
+	default:
 		a.end(c, job.Failed, failed)
 	}
 }
@@ -161,7 +172,7 @@ func (a *jobActor) maybeStart(c actor.Context) {
 // wants reports whether a device has what is required and is one that was
 // asked for: any, or of a list of ids and kinds such as "cuda".
 func (a *jobActor) wants(device messages.Device) bool {
-	if a.req.Require.CheckDevice(device.Required()) != nil {
+	if a.needs.CheckDevice(device.Required()) != nil {
 		return false
 	}
 	if a.req.Device == "" || a.req.Device == "auto" {

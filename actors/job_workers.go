@@ -29,7 +29,7 @@ func (a *jobActor) inOrder() []*jobWorker {
 func (a *jobActor) workerUp(c actor.Context, m messages.Worker) {
 	w := a.workers[m.Name]
 	if w == nil || w.Incarnation != m.Incarnation {
-		w = newJobWorker(m, a.req.Require)
+		w = newJobWorker(m, a.needs)
 		a.workers[m.Name] = w
 	}
 	w.up, w.Worker = true, m

@@ -11,6 +11,7 @@ import (
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/require"
 )
 
 // equip gives a worker other devices, before anything was asked of it: the
@@ -151,5 +152,32 @@ func TestPlacement(t *testing.T) {
 	q.Job, q.Placement[0].Rank = "too-many", 1
 	if _, err := w.co.Load(t.Context(), q); recovery.ClassOf(err) != recovery.Usage {
 		t.Errorf("a pin of a rank that there is not: %v", err)
+	}
+}
+
+// TestModelRequires: what a model asks for counts as what the request asks
+// for, and keeps a load from starting.
+func TestModelRequires(t *testing.T) {
+	w := newWorld(t, 3)
+	w.needs = require.Requirements{CPU: []string{"unit1"}} // w1's
+	q := request("a")
+	if j := w.load(q); j.State != messages.StateReady || j.Ranks[0].Worker != "w1" {
+		t.Errorf("%s at %+v: %s", j.State, j.Ranks, j.Why)
+	}
+	q = request("b")
+	q.Require.CPU = []string{"unit2"}
+	j := w.load(q)
+	if j.Class != recovery.OutOfCapacity || !strings.Contains(j.Why, "the CPU has no unit") {
+		t.Errorf("no worker has both: %s, %s", j.State, j.Why)
+	}
+	q = request("c")
+	q.Require.Device, w.needs = "cpu", require.Requirements{Device: "cuda"}
+	if j := w.load(q); j.Class != recovery.OutOfCapacity || !strings.Contains(j.Why, "cuda device too") {
+		t.Errorf("a device of two kinds: %s, %s", j.State, j.Why)
+	}
+	for _, n := range w.nodes[2:] {
+		if n.tries(0) != 0 {
+			t.Error("a worker that lacks what is required has read something")
+		}
 	}
 }

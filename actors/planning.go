@@ -13,6 +13,7 @@ import (
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/messages/control"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/shard"
 )
 
@@ -30,9 +31,10 @@ type planner struct {
 
 // planned is a plan, or why there is none.
 type planned struct {
-	index string // digest
-	plan  *shard.Plan
-	err   error
+	index   string // digest
+	plan    *shard.Plan
+	require require.Requirements // what the model asks of workers
+	err     error
 }
 
 // plan blocks until there is a plan, or nobody left to ask. Where all workers
@@ -64,6 +66,7 @@ func (p planner) plan(ctx context.Context, jobID, uri string, o shard.Options, w
 		out.err = err
 		return out
 	}
+	out.require = ix.Require
 	out.plan, out.err = shard.Build(ix, o)
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -21,6 +22,8 @@ type Index struct {
 	Config    json.RawMessage   `json:"config,omitempty"`    // config.json, compact
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	SideFiles []source.File     `json:"side_files,omitempty"` // config, tokenizer, generation files
+	// Require is what the model asks of the machines that load it.
+	Require require.Requirements `json:"require,omitzero"`
 }
 
 // Tensor is one named array. Its bytes are row-major and little-endian, in

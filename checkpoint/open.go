@@ -74,7 +74,7 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 		if err := openGGUF(ctx, src, files, ix, name); err != nil {
 			return nil, err
 		}
-		return ix, nil
+		return ix, ix.readRequire(ctx, src, files)
 	case strings.HasSuffix(name, onnxSuffix):
 		ix.Format = FormatONNX
 		err = openONNX(ctx, src, ix, name)
@@ -92,7 +92,7 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 	if err := describe(ctx, src, ix, whole); err != nil {
 		return nil, err
 	}
-	return ix, nil
+	return ix, ix.readRequire(ctx, src, files)
 }
 
 // choose returns the file that a checkpoint is opened by.

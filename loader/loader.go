@@ -120,7 +120,11 @@ func (l *Loader) plan(ctx context.Context, uri string) (_ *checkpoint.Index, _ *
 
 // place carries the plan out.
 func (l *Loader) place(ctx context.Context, uri, name string, started time.Time, ix *checkpoint.Index, plan *shard.Plan, r *reporter) (m *model.Model, err error) {
-	devices, err := l.opts.device.Meeting(device.Detect(), l.opts.require)
+	needs, err := l.opts.require.And(ix.Require)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := l.opts.device.Meeting(device.Detect(), needs)
 	if err != nil {
 		return nil, err
 	}

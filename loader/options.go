@@ -72,7 +72,8 @@ func WithQuantization(c quant.Config) Option { return func(o *options) { o.quant
 func WithDType(t dtype.Type) Option { return func(o *options) { o.dtype = t } }
 
 // WithRequirements has Load and Plan refuse, with class out_of_capacity, where
-// this machine does not have what is required. Nothing is read then.
+// this machine does not have what is required. Nothing is read then. Load
+// refuses so where the model's own requirements are not met, too.
 func WithRequirements(r require.Requirements) Option { return func(o *options) { o.require = r } }
 
 // WithLayout cuts the model over ranks, all of them in this process.

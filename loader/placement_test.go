@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -29,6 +30,21 @@ func TestPlacement(t *testing.T) {
 		if recovery.ClassOf(err) != c.class || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%+v: %v, want class %s and %q", c.pin, err, c.class, c.says)
 		}
+	}
+}
+
+// TestModelRequires: what a model asks for is held against this machine.
+func TestModelRequires(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(testdata(t, "stories260K"), "hf-f32"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, checkpoint.RequireName), []byte(`{"cpu_features": ["abacus"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := New().Load(t.Context(), dir)
+	if recovery.ClassOf(err) != recovery.OutOfCapacity || !strings.Contains(err.Error(), "no abacus") {
+		t.Errorf("%v, want class out_of_capacity", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package require
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -15,6 +16,45 @@ type Requirements struct {
 	Compute string   `json:"compute_capability,omitempty"` // the least, such as "8.0": of a CUDA device
 	CPU     []string `json:"cpu_features,omitempty"`       // as device.CPUInfo names them: "avx2", "f16c"
 	Memory  int64    `json:"memory,omitempty"`             // bytes that a device must have free
+}
+
+// And returns what both ask for. It fails, with class out_of_capacity, where no
+// device can have that.
+func (r Requirements) And(o Requirements) (Requirements, error) {
+	if r.Device != "" && o.Device != "" && r.Device != o.Device {
+		return r, lacking("a %s device is required, and a %s device too", r.Device, o.Device)
+	}
+	out := Requirements{Device: cmp.Or(r.Device, o.Device), Compute: r.Compute, CPU: slices.Clone(r.CPU), Memory: max(r.Memory, o.Memory)}
+	if r.Compute == "" || o.Compute != "" && !atLeast(r.Compute, o.Compute) {
+		out.Compute = o.Compute
+	}
+	if out.Device == "cpu" && out.Compute != "" {
+		return r, lacking("a cpu device is required, and compute capability %s too", out.Compute)
+	}
+	for _, f := range o.CPU {
+		if !slices.Contains(out.CPU, f) {
+			out.CPU = append(out.CPU, f)
+		}
+	}
+	slices.Sort(out.CPU)
+	return out, nil
+}
+
+// String writes the requirements for people, as --require reads them.
+func (r Requirements) String() string {
+	var s []string
+	add := func(key, value string) {
+		if value != "" {
+			s = append(s, key+"="+value)
+		}
+	}
+	add("device", r.Device)
+	add("compute", r.Compute)
+	add("cpu", strings.Join(r.CPU, ","))
+	if r.Memory > 0 {
+		add("memory", strconv.FormatInt(r.Memory, 10))
+	}
+	return strings.Join(s, " ")
 }
 
 // Machine is what a machine has.
@@ -127,5 +167,5 @@ func usage(format string, args ...any) error {
 
 func lacking(format string, args ...any) error {
 	return &recovery.Error{Class: recovery.OutOfCapacity, Op: "require", Err: fmt.Errorf(format, args...),
-		Hint: "load it where that is, or ask for less with --require"}
+		Hint: "load it where that is, or ask for less (--require, or the model's gantry.require.json)"}
 }

@@ -51,3 +51,28 @@ func TestValidate(t *testing.T) {
 		}
 	}
 }
+
+func TestAnd(t *testing.T) {
+	for _, c := range []struct{ a, b, want Requirements }{
+		{Requirements{}, Requirements{}, Requirements{}},
+		{Requirements{Device: "cuda"}, Requirements{Compute: "8.0"}, Requirements{Device: "cuda", Compute: "8.0"}},
+		{Requirements{Compute: "9"}, Requirements{Compute: "10.0"}, Requirements{Compute: "10.0"}},
+		{Requirements{CPU: []string{"f16c"}, Memory: 2}, Requirements{CPU: []string{"avx", "f16c"}, Memory: 1}, Requirements{CPU: []string{"avx", "f16c"}, Memory: 2}},
+	} {
+		for _, both := range [][2]Requirements{{c.a, c.b}, {c.b, c.a}} {
+			got, err := both[0].And(both[1])
+			if err != nil || got.String() != c.want.String() {
+				t.Errorf("%v and %v: %v, %v; want %v", both[0], both[1], got, err, c.want)
+			}
+		}
+	}
+	for _, c := range [][2]Requirements{{{Device: "cuda"}, {Device: "cpu"}}, {{Device: "cpu"}, {Compute: "8.0"}}} {
+		if _, err := c[0].And(c[1]); recovery.ClassOf(err) != recovery.OutOfCapacity {
+			t.Errorf("%v and %v: %v", c[0], c[1], err)
+		}
+	}
+	r := Requirements{Device: "cuda", Compute: "8.0", CPU: []string{"avx", "fma"}, Memory: 1024}
+	if got := r.String(); got != "device=cuda compute=8.0 cpu=avx,fma memory=1024" {
+		t.Error(got)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
@@ -149,6 +150,31 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("want one line of error: %q", stderr)
 			}
 		})
+	}
+}
+
+// TestModelRequires: what a model asks for is shown, and keeps it from being
+// loaded where that is not.
+func TestModelRequires(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(testdata(t), "stories260K", "hf-f32"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, checkpoint.RequireName), []byte(`{"device": "cuda", "compute_capability": "8.0"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"inspect", "plan"} {
+		if code, stdout, _ := gantry(t, command, dir); code != exit.Done || !strings.Contains(stdout, "device=cuda compute=8.0") {
+			t.Errorf("%s: exit %d, %q", command, code, stdout)
+		}
+	}
+	code, _, stderr := gantry(t, "load", dir, "--once")
+	if line := lastLine(stderr); code != exit.Capacity || !strings.Contains(line, "a cuda device is required") || !strings.Contains(line, checkpoint.RequireName) {
+		t.Errorf("exit %d, %q", code, line)
+	}
+	code, _, stderr = gantry(t, "load", dir, "--once", "--require", "device=cpu")
+	if code != exit.Capacity || !strings.Contains(stderr, "cuda device too") {
+		t.Errorf("exit %d, %q", code, stderr)
 	}
 }
 

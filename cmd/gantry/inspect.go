@@ -12,6 +12,7 @@ import (
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/source"
 	"github.com/spf13/cobra"
 )
@@ -30,6 +31,7 @@ type inspection struct {
 	Metadata     map[string]string       `json:"metadata"`
 	Files        []source.File           `json:"files"`
 	SideFiles    []source.File           `json:"side_files"`
+	Require      require.Requirements    `json:"require,omitzero"`
 	BytesRead    int64                   `json:"bytes_read"` // to know all this
 	Tensors      []inspectedTensor       `json:"tensors"`
 }
@@ -80,7 +82,7 @@ func inspect(ix *checkpoint.Index) inspection {
 	in := inspection{
 		Format: ix.Format, Architecture: ix.Architecture.Name, Dimensions: ix.Architecture, Parameters: ix.Architecture.Parameters,
 		About: ix.About(), TPPlan: ix.TPPlan, DTypes: map[string]int64{}, Metadata: ix.Metadata,
-		Files: nonNil(ix.Files), SideFiles: nonNil(ix.SideFiles), Tensors: []inspectedTensor{},
+		Files: nonNil(ix.Files), SideFiles: nonNil(ix.SideFiles), Require: ix.Require, Tensors: []inspectedTensor{},
 	}
 	in.Architecture = cmp.Or(in.Architecture, in.About.ModelType)
 	in.Quantized = in.About.Quantization != nil
@@ -142,6 +144,9 @@ func (in inspection) write(w io.Writer, tensors bool) error {
 	fmt.Fprintf(tw, "read\t%s\n", size.Format(in.BytesRead))
 	if len(in.TPPlan) > 0 {
 		fmt.Fprintf(tw, "tensor parallel\tplan of %s in config.json\n", plural(len(in.TPPlan), "module"))
+	}
+	if !in.Require.Empty() {
+		fmt.Fprintf(tw, "requires\t%s\n", in.Require)
 	}
 	if len(in.SideFiles) > 0 {
 		var names []string

@@ -6,6 +6,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/shard/rulesfile"
 	"github.com/gantry-ml/gantry/source"
@@ -82,7 +83,7 @@ matches lm_head.weight, and model.layers.1 all of that layer.`,
 			if err != nil {
 				return err
 			}
-			return a.print(p, func(w io.Writer) error { return writePlan(w, p, tensors) })
+			return a.print(p, func(w io.Writer) error { return writePlan(w, p, ix.Require, tensors) })
 		},
 	}
 	planFlags(cmd.Flags(), &o)
@@ -92,13 +93,16 @@ matches lm_head.weight, and model.layers.1 all of that layer.`,
 	return cmd
 }
 
-func writePlan(w io.Writer, p *shard.Plan, tensors bool) error {
+func writePlan(w io.Writer, p *shard.Plan, needs require.Requirements, tensors bool) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "plan\t%s\n", p.Digest())
 	fmt.Fprintf(tw, "layout\t%s\n", p.Options.Layout)
 	fmt.Fprintf(tw, "scheme\t%s\n", p.Options.Scheme)
 	fmt.Fprintf(tw, "read\t%s in %s, amplification %.2f\n", size.Format(p.ReadBytes), plural(len(p.Chunks), "chunk"), float64(p.ReadBytes)/float64(max(p.StoredBytes, 1)))
 	fmt.Fprintf(tw, "place\t%s\n", size.Format(p.PlacedBytes))
+	if !needs.Empty() {
+		fmt.Fprintf(tw, "requires\t%s\n", needs)
+	}
 	writeNotes(tw, "fallbacks", p.Fallbacks)
 	writeNotes(tw, "straddles", p.Straddles)
 	for _, s := range p.Warnings {

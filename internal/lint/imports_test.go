@@ -26,8 +26,8 @@ var arrows = map[string][]string{
 	"require":             {},
 	"placement":           {"internal/settings"}, // its file's reader
 	"source":              {},
-	"checkpoint":          {"source", "quant"},   // of quant the forms, which it names
-	"quant":               {"internal/settings"}, // its file's reader
+	"checkpoint":          {"source", "quant", "require"}, // of quant the forms, which it names
+	"quant":               {"internal/settings"},          // its file's reader
 	"device":              {"internal/invariants", "require"},
 	"shard":               {"checkpoint", "quant", "source"},
 	"internal/job":        {"shard", "placement"},
