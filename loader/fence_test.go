@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/internal/transfer"
 	"github.com/gantry-ml/gantry/recovery"
@@ -21,6 +23,15 @@ func receiver(t *testing.T) (*team, transfer.Ticket) {
 	m := newTeam(t, path, plan, 1, NodeOptions{})
 	p := &plan.Chunks[0].Pieces[0]
 	return m, transfer.Ticket{Job: "j", Epoch: 1, Attempt: 5, Generation: 1, Bytes: p.Bytes}
+}
+
+// digestOf returns the digest of a piece that lies in mem.
+func digestOf(mem [][]byte) [16]byte {
+	h := xxh3.New()
+	for _, m := range mem {
+		h.Write(m)
+	}
+	return h.Sum128().Bytes()
 }
 
 // grant receives a ticket that must be granted.
@@ -97,7 +108,7 @@ func TestLaterAttemptRevokes(t *testing.T) {
 		t.Fatal("two writers of one piece")
 	default:
 	}
-	if err := first.Commit(); err == nil {
+	if err := first.Commit(digestOf(first.Parts())); err == nil {
 		t.Error("a revoked ticket was committed")
 	}
 	l := <-second
@@ -127,7 +138,7 @@ func TestDoubleDelivery(t *testing.T) {
 		second <- answer{l, err}
 	}()
 	first.(*landing).ticket.Digest = tk.Digest
-	if err := first.Commit(); err != nil {
+	if err := first.Commit(digestOf(first.Parts())); err != nil {
 		t.Fatal(err)
 	}
 	if a := <-second; a.l != nil || a.err != nil {
@@ -147,7 +158,7 @@ func TestDoubleDelivery(t *testing.T) {
 func TestDamagedPieceIsNotPlaced(t *testing.T) {
 	m, tk := receiver(t)
 	l := grant(t, m.nodes[0], tk)
-	if err := l.Commit(); recovery.ClassOf(err) != recovery.DigestMismatch {
+	if err := l.Commit(digestOf(l.Parts())); recovery.ClassOf(err) != recovery.DigestMismatch {
 		t.Errorf("committed with another digest than promised: %v", err)
 	}
 	grant(t, m.nodes[0], tk).Abort() // it may be written again
@@ -181,7 +192,7 @@ func TestFreeWaitsForReceivers(t *testing.T) {
 			for _, p := range l.Parts() {
 				clear(p) // still there
 			}
-			if err := l.Commit(); err == nil {
+			if err := l.Commit(digestOf(l.Parts())); err == nil {
 				t.Error("placed in memory that is going")
 			}
 			if err := <-freed; err != nil {

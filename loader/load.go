@@ -84,7 +84,7 @@ func (l *chunkLoad) begin(ctx context.Context, dests []Dest) error {
 		if err != nil {
 			return err
 		}
-		w, digest, err := r.begin(ctx, l.ref.Chunk, order{l.epoch, l.ref.Attempt})
+		w, digest, err := r.begin(ctx, l.ref.Chunk, order{epoch: l.epoch, attempt: l.ref.Attempt})
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -41,11 +42,12 @@ type placedPiece struct {
 	stored dtype.Tally // values that are not finite, in what it was made of
 }
 
-// order ranks attempts at a piece: by epoch, then by attempt.
-type order struct{ epoch, attempt uint64 }
+// order ranks attempts at a piece: by epoch, then by attempt, then by the
+// sender's deliveries within one.
+type order struct{ epoch, attempt, serial uint64 }
 
 func (o order) before(p order) bool {
-	return o.epoch < p.epoch || o.epoch == p.epoch && o.attempt < p.attempt
+	return cmp.Or(cmp.Compare(o.epoch, p.epoch), cmp.Compare(o.attempt, p.attempt), cmp.Compare(o.serial, p.serial)) < 0
 }
 
 // writer is the right to write one piece. Exactly one of commit and abort

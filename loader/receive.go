@@ -29,7 +29,7 @@ func (n *Node) Receive(t transfer.Ticket) (transfer.Landing, error) {
 	if p.Bytes != t.Bytes {
 		return nil, recovery.Errorf(recovery.Usage, "chunk %d of rank %d has %d bytes here and %d at its sender: their plans differ", t.Chunk, t.Rank, p.Bytes, t.Bytes)
 	}
-	w, digest, err := r.begin(r.ctx, t.Chunk, order{t.Epoch, t.Attempt})
+	w, digest, err := r.begin(r.ctx, t.Chunk, order{t.Epoch, t.Attempt, t.Serial})
 	switch {
 	case err != nil:
 		return nil, err
@@ -52,8 +52,7 @@ func (l *landing) Parts() [][]byte          { return l.mem }
 func (l *landing) Context() context.Context { return l.writer.ctx }
 func (l *landing) Abort()                   { l.writer.abort() }
 
-func (l *landing) Commit() error {
-	d := digestOf(l.mem)
+func (l *landing) Commit(d [16]byte) error {
 	if d != l.ticket.Digest {
 		l.writer.abort()
 		return recovery.Errorf(recovery.DigestMismatch, "chunk %d of rank %d arrived with digest %x, its sender promised %x",

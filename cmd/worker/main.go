@@ -43,6 +43,7 @@ func flags(f *pflag.FlagSet) {
 	f.String("read", "auto", "how local files are read: auto, mmap, pread, direct")
 	f.String("cache", "", "folder that keeps what is read of remote models (default: none; nothing is ever removed from it)")
 	f.Bool("peer-stream", false, "send pieces over their streams also to workers of this machine, which otherwise take them from this process's memory")
+	f.String("peer-rate", "", "send at most so many bytes a second to other workers on average, such as 500MiB (default: no limit)")
 	f.String("http", "127.0.0.1:0", "where /healthz, /readyz and /metrics are served; empty for nowhere")
 	f.String("inject", "", "faults to inject into sources, for tests")
 	if err := f.MarkHidden("inject"); err != nil {
@@ -79,6 +80,14 @@ func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daem
 	if m := s.String("memory"); m != "" {
 		if cfg.Memory, err = size.Parse(m); err != nil {
 			return nil, recovery.Errorf(recovery.Usage, "--memory: %w", err)
+		}
+	}
+	if r := s.String("peer-rate"); r != "" {
+		if cfg.PeerRate, err = size.Parse(r); err != nil {
+			return nil, recovery.Errorf(recovery.Usage, "--peer-rate: %w", err)
+		}
+		if cfg.PeerRate <= 0 {
+			return nil, recovery.Errorf(recovery.Usage, "--peer-rate %q: want more than 0 bytes a second, or no such flag for no limit", r)
 		}
 	}
 	if cfg.Staging, err = size.Parse(s.String("staging")); err != nil {

@@ -26,7 +26,7 @@ import (
 // and drops; a grant would cost every piece a round trip.
 //
 // All integers are little-endian.
-const hello = "GANTRYX\x03" // the last byte is the version
+const hello = "GANTRYX\x04" // the last byte is the version
 
 // Limits of what a peer may claim. Nothing is allocated by MaxPiece: it only
 // bounds how long a refused payload is read and dropped.
@@ -40,7 +40,7 @@ const (
 
 // Sizes of the fixed parts of frames.
 const (
-	ticketBytes = 4*8 + 2*4 + 16 + 4*8 + 1 // attempt, epoch, generation, bytes; chunk, rank; digest; tally; length of job
+	ticketBytes = 5*8 + 2*4 + 16 + 4*8 + 1 // attempt, serial, epoch, generation, bytes; chunk, rank; digest; tally; length of job
 	resultBytes = 1 + 1 + 2                // status; length of class; length of message
 	probeBytes  = 4 + 8 + 16               // process; address; number
 	placeBytes  = 8 + 8                    // address; length
@@ -64,6 +64,7 @@ func appendTicket(b []byte, t Ticket) ([]byte, error) {
 	}
 	le := binary.LittleEndian
 	b = le.AppendUint64(b, t.Attempt)
+	b = le.AppendUint64(b, t.Serial)
 	b = le.AppendUint64(b, t.Epoch)
 	b = le.AppendUint64(b, t.Generation)
 	b = le.AppendUint64(b, uint64(t.Bytes))
@@ -88,22 +89,23 @@ func readTicket(r io.Reader) (Ticket, error) {
 	le := binary.LittleEndian
 	t := Ticket{
 		Attempt:    le.Uint64(b),
-		Epoch:      le.Uint64(b[8:]),
-		Generation: le.Uint64(b[16:]),
-		Chunk:      int(le.Uint32(b[32:])),
-		Rank:       int(le.Uint32(b[36:])),
-		Digest:     [16]byte(b[40:56]),
+		Serial:     le.Uint64(b[8:]),
+		Epoch:      le.Uint64(b[16:]),
+		Generation: le.Uint64(b[24:]),
+		Chunk:      int(le.Uint32(b[40:])),
+		Rank:       int(le.Uint32(b[44:])),
+		Digest:     [16]byte(b[48:64]),
 		Stored: dtype.Tally{
-			All:  dtype.NonFinite{NaN: int64(le.Uint64(b[56:])), Inf: int64(le.Uint64(b[64:]))},
-			Once: dtype.NonFinite{NaN: int64(le.Uint64(b[72:])), Inf: int64(le.Uint64(b[80:]))},
+			All:  dtype.NonFinite{NaN: int64(le.Uint64(b[64:])), Inf: int64(le.Uint64(b[72:]))},
+			Once: dtype.NonFinite{NaN: int64(le.Uint64(b[80:])), Inf: int64(le.Uint64(b[88:]))},
 		},
 	}
-	bytes := le.Uint64(b[24:])
+	bytes := le.Uint64(b[32:])
 	if bytes > MaxPiece || t.Chunk > 1<<31-1 || t.Rank > 1<<31-1 {
 		return Ticket{}, fmt.Errorf("transfer: malformed ticket: chunk %d, rank %d, %d bytes", t.Chunk, t.Rank, bytes)
 	}
 	t.Bytes = int64(bytes)
-	job := buf[ticketBytes : ticketBytes+int(b[88])]
+	job := buf[ticketBytes : ticketBytes+int(b[ticketBytes-1])]
 	if _, err := io.ReadFull(r, job); err != nil {
 		return Ticket{}, noEOF(err)
 	}

@@ -11,9 +11,6 @@ import (
 // must not change while it is used.
 type Local map[string]Sink
 
-// localStep is how many bytes are copied between two looks at the contexts.
-const localStep = 1 << 20
-
 // Send implements Sender.
 func (l Local) Send(ctx context.Context, addr string, t Ticket, parts [][]byte) error {
 	sink := l[addr]
@@ -24,33 +21,29 @@ func (l Local) Send(ctx context.Context, addr string, t Ticket, parts [][]byte) 
 	if landing == nil {
 		return err
 	}
-	if err := copyParts(ctx, landing, parts); err != nil {
+	var src []byte
+	sum, err := fill(landing.Parts(), func(dst []byte) error {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case landing.Context().Err() != nil:
+			return recovery.Errorf(recovery.Reset, "transfer: ticket revoked: %w", context.Cause(landing.Context()))
+		}
+		for len(dst) > 0 {
+			if len(src) == 0 && len(parts) == 0 {
+				return recovery.Errorf(recovery.Internal, "transfer: payload is shorter than its ticket")
+			}
+			if len(src) == 0 {
+				src, parts = parts[0], parts[1:]
+			}
+			n := copy(dst, src)
+			dst, src = dst[n:], src[n:]
+		}
+		return nil
+	})
+	if err != nil {
 		landing.Abort()
 		return err
 	}
-	return landing.Commit()
-}
-
-// copyParts fills the landing from parts, which may be divided differently.
-func copyParts(ctx context.Context, l Landing, parts [][]byte) error {
-	var src []byte
-	for _, dst := range l.Parts() {
-		for len(dst) > 0 {
-			for len(src) == 0 {
-				if len(parts) == 0 {
-					return recovery.Errorf(recovery.Internal, "transfer: payload is shorter than its ticket")
-				}
-				src, parts = parts[0], parts[1:]
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if l.Context().Err() != nil {
-				return recovery.Errorf(recovery.Reset, "transfer: ticket revoked: %w", context.Cause(l.Context()))
-			}
-			n := copy(dst[:min(len(dst), localStep)], src)
-			dst, src = dst[n:], src[n:]
-		}
-	}
-	return nil
+	return landing.Commit(sum)
 }

@@ -1,7 +1,6 @@
 package transfer
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"net"
@@ -23,9 +22,6 @@ import (
 // place is a range of a process's memory.
 type place struct{ addr, bytes uint64 }
 
-// stepBytes is how much is read between two looks at whether it still may be.
-const stepBytes = 4 << 20
-
 // placesOf returns where parts lie in this process. The caller keeps them
 // alive until they have been read.
 func placesOf(parts [][]byte) []place {
@@ -38,33 +34,33 @@ func placesOf(parts [][]byte) []place {
 	return out
 }
 
-// readMemory fills dst from the places of another process, which are as long
-// together, until ctx ends.
-func readMemory(ctx context.Context, pid int, from []place, dst [][]byte) error {
-	for _, to := range dst {
-		for len(to) > 0 {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if len(from) == 0 {
-				return errors.New("transfer: the sender's memory is shorter than its ticket")
-			}
-			n := int(min(uint64(len(to)), from[0].bytes, stepBytes))
-			local := []unix.Iovec{{Base: &to[0]}}
-			local[0].SetLen(n)
-			got, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(from[0].addr), Len: n}}, 0)
-			if err == nil && got == 0 {
-				err = unix.EFAULT
-			}
-			if err != nil {
-				return recovery.Errorf(recovery.Reset, "transfer: read %d bytes of process %d: %w", n, pid, err)
-			}
-			to = to[got:]
-			if from[0].bytes -= uint64(got); from[0].bytes == 0 {
-				from = from[1:]
-			} else {
-				from[0].addr += uint64(got)
-			}
+// memory reads the places of another process, one after the other.
+type memory struct {
+	pid    int
+	places []place
+}
+
+// read fills p with what comes next.
+func (m *memory) read(p []byte) error {
+	for len(p) > 0 {
+		if len(m.places) == 0 {
+			return errors.New("transfer: the sender's memory is shorter than its ticket")
+		}
+		from := &m.places[0]
+		n := int(min(uint64(len(p)), from.bytes))
+		local := []unix.Iovec{{Base: &p[0]}}
+		local[0].SetLen(n)
+		got, err := unix.ProcessVMReadv(m.pid, local, []unix.RemoteIovec{{Base: uintptr(from.addr), Len: n}}, 0)
+		if err == nil && got == 0 {
+			err = unix.EFAULT
+		}
+		if err != nil {
+			return recovery.Errorf(recovery.Reset, "transfer: read %d bytes of process %d: %w", n, m.pid, err)
+		}
+		p = p[got:]
+		from.addr += uint64(got)
+		if from.bytes -= uint64(got); from.bytes == 0 {
+			m.places = m.places[1:]
 		}
 	}
 	return nil
@@ -96,7 +92,7 @@ func (p *probe) readable(c net.Conn) bool {
 		return false
 	}
 	var found [16]byte
-	err := readMemory(context.Background(), int(p.pid), []place{{p.addr, uint64(len(found))}}, [][]byte{found[:]})
+	err := (&memory{int(p.pid), []place{{p.addr, uint64(len(found))}}}).read(found[:])
 	return err == nil && found == p.number
 }
 

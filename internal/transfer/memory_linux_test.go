@@ -34,7 +34,7 @@ func dialled(t *testing.T, srv *Server, p *probe) (c net.Conn, readable bool) {
 func own(t *testing.T) *probe {
 	t.Helper()
 	p := newProbe(false)
-	if err := readMemory(t.Context(), os.Getpid(), []place{{p.addr, 16}}, [][]byte{make([]byte, 16)}); err != nil {
+	if err := (&memory{os.Getpid(), []place{{p.addr, 16}}}).read(make([]byte, 16)); err != nil {
 		t.Skipf("this system refuses process_vm_readv: %v", err)
 	}
 	return p
@@ -68,7 +68,7 @@ func TestSendShowsMemory(t *testing.T) {
 	if err := p.Send(t.Context(), srv.Addr(), tk, parts); err != nil {
 		t.Fatal(err)
 	}
-	if !p.streams[srv.Addr()].stream.readable {
+	if !p.peers[srv.Addr()].streams[0].readable {
 		t.Error("the piece went over the stream")
 	}
 }

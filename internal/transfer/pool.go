@@ -1,14 +1,18 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -16,51 +20,92 @@ import (
 // dialTimeout is how long a worker may take to answer a new stream.
 const dialTimeout = 5 * time.Second
 
-// Pool is a Sender with one kept-alive stream to each address. Streams are
-// dialed when they are first needed, and again after they broke. The zero
-// value is ready; Close it after the last Send.
+// Limits of what a pool has under way.
+const (
+	// maxStreams is how many streams it opens to one address. Loopback and fast
+	// links need more than one: each is served by a thread at either end.
+	maxStreams = 4
+	// maxPending is how many pieces are under way on one stream: one is written
+	// while another's result is awaited.
+	maxPending = 2
+	// resends is how often a piece is sent again because its stream broke.
+	resends = 2
+	// rateBurst is how many bytes a limited pool may send at once.
+	rateBurst = 1 << 20
+)
+
+// Pool is a Sender with a few kept-alive streams to each address. Streams are
+// dialed when they are needed, and again after they broke. Jobs that send to
+// the same address take turns. The zero value is ready; Close it after the
+// last Send.
 type Pool struct {
 	Security Security // of the streams it dials
-	// StreamOnly sends every piece over its stream. Otherwise a worker of the
+	// StreamOnly sends every piece over a stream. Otherwise a worker of the
 	// same machine takes it from this process's memory where the system lets it.
 	StreamOnly bool
+	// Rate is how many bytes a second it sends on average, to all addresses
+	// together; 0 is no limit. A piece that has begun is sent at full speed.
+	Rate int64
 
 	mu      sync.Mutex
 	closed  bool
-	streams map[string]*slot
+	peers   map[string]*peer
+	limit   *rate.Limiter // nil without Rate
+	serial  atomic.Uint64
 	readers sync.WaitGroup
 }
 
-// slot holds the stream to one address. Whoever holds the token may write to
-// the stream or replace it.
-type slot struct {
-	token  chan struct{} // one token
-	stream *stream
-}
-
-// Send implements Sender. Several pieces may be under way on one stream: the
-// next one is written while the last one's result is awaited. A Send whose
+// Send implements Sender. A piece whose stream breaks is sent again over
+// another one; those that had their result are not. A Send whose
 // ctx ends may still have placed its piece, or the receiver finds other bytes
 // than the ticket's digest promises. It fails with class worker_lost
-// where nobody listens, reset where the stream broke, timeout where the
+// where nobody listens, reset where the streams broke, timeout where the
 // receiver does not answer, and otherwise with the receiver's class.
 func (p *Pool) Send(ctx context.Context, addr string, t Ticket, parts [][]byte) error {
 	defer runtime.KeepAlive(parts)
-	s, wait, err := p.write(ctx, addr, t, parts)
+	to, err := p.peer(addr)
 	if err != nil {
-		return sendError(ctx, addr, err)
+		return err
 	}
-	timer := time.NewTimer(patience(t.Bytes))
-	defer timer.Stop()
-	select {
-	case err := <-wait:
-		return sendError(ctx, addr, err)
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		s.fail(recovery.Errorf(recovery.Timeout, "no answer for a piece of %d bytes", t.Bytes))
-		return sendError(ctx, addr, <-wait)
+	for try := 0; ; try++ {
+		t.Serial = p.serial.Add(1)
+		out := p.deliver(ctx, to, t, parts)
+		if out.broken == nil || try == resends || ctx.Err() != nil {
+			return sendError(ctx, addr, cmp.Or(out.refusal, out.broken))
+		}
 	}
+}
+
+// deliver sends a piece once.
+func (p *Pool) deliver(ctx context.Context, to *peer, t Ticket, parts [][]byte) outcome {
+	s, err := to.acquire(ctx, t.Job)
+	if err != nil {
+		return outcome{refusal: err}
+	}
+	if s == nil {
+		s, err = p.dial(ctx, to.addr)
+		if to.dialed(s); err != nil {
+			return outcome{refusal: err}
+		}
+	}
+	wait, out := p.write(ctx, s, t, parts)
+	to.written(s)
+	if wait != nil {
+		out = s.await(ctx, wait, patience(t.Bytes))
+	}
+	to.release(s)
+	return out
+}
+
+// write puts a piece on a stream, when the rate allows, and returns where its
+// result comes.
+func (p *Pool) write(ctx context.Context, s *stream, t Ticket, parts [][]byte) (<-chan outcome, outcome) {
+	for left := t.Bytes; p.limit != nil && left > 0; left -= rateBurst {
+		if err := p.limit.WaitN(ctx, int(min(left, rateBurst))); err != nil {
+			return nil, outcome{refusal: err}
+		}
+	}
+	return s.write(ctx, t, parts)
 }
 
 // Close ends all streams and waits for their readers. Sends that wait for a
@@ -68,56 +113,37 @@ func (p *Pool) Send(ctx context.Context, addr string, t Ticket, parts [][]byte) 
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	p.closed = true
-	slots := p.streams
-	p.streams = nil
+	peers := p.peers
+	p.peers = nil
 	p.mu.Unlock()
-	for _, s := range slots {
-		s.token <- struct{}{} // a dial or write under way ends first
-		if s.stream != nil {
-			s.stream.fail(recovery.Errorf(recovery.Cancelled, "transfer: pool closed"))
-		}
-		<-s.token
+	for _, to := range peers {
+		to.close()
 	}
 	p.readers.Wait()
 	return nil
 }
 
-// write puts a piece on the stream to addr and returns where its result comes.
-func (p *Pool) write(ctx context.Context, addr string, t Ticket, parts [][]byte) (*stream, <-chan error, error) {
-	sl, err := p.slot(addr)
-	if err != nil {
-		return nil, nil, err
-	}
-	select {
-	case sl.token <- struct{}{}:
-		defer func() { <-sl.token }()
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
-	if sl.stream == nil || sl.stream.broken() {
-		if sl.stream, err = p.dial(ctx, addr); err != nil {
-			return nil, nil, err
-		}
-	}
-	wait, err := sl.stream.write(ctx, t, parts)
-	return sl.stream, wait, err
-}
+// errClosed is what Sends of a closed pool fail with.
+func errClosed() error { return recovery.Errorf(recovery.Cancelled, "transfer: pool closed") }
 
-func (p *Pool) slot(addr string) (*slot, error) {
+func (p *Pool) peer(addr string) (*peer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, recovery.Errorf(recovery.Cancelled, "transfer: pool closed")
+		return nil, errClosed()
 	}
-	s := p.streams[addr]
-	if s == nil {
-		s = &slot{token: make(chan struct{}, 1)}
-		if p.streams == nil {
-			p.streams = map[string]*slot{}
+	to := p.peers[addr]
+	if to == nil {
+		if p.peers == nil {
+			p.peers = map[string]*peer{}
+			if p.Rate > 0 {
+				p.limit = rate.NewLimiter(rate.Limit(p.Rate), rateBurst)
+			}
 		}
-		p.streams[addr] = s
+		to = &peer{addr: addr, waiting: map[string][]*waiter{}}
+		p.peers[addr] = to
 	}
-	return s, nil
+	return to, nil
 }
 
 // dial opens a stream and starts its reader, which the pool waits for. Go
@@ -149,7 +175,7 @@ func (p *Pool) dial(ctx context.Context, addr string) (*stream, error) {
 	defer p.mu.Unlock()
 	if p.closed {
 		c.Close()
-		return nil, recovery.Errorf(recovery.Cancelled, "transfer: pool closed")
+		return nil, errClosed()
 	}
 	p.readers.Add(1)
 	go func() {

@@ -199,11 +199,10 @@ func receive(c net.Conn, sink Sink, t Ticket) (refusal, err error) {
 	}
 	// A revoked ticket's memory may be about to go: break the read off.
 	stop := context.AfterFunc(l.Context(), func() { c.Close() })
-	for _, p := range l.Parts() {
-		if _, err = io.ReadFull(c, p); err != nil {
-			break
-		}
-	}
+	sum, err := fill(l.Parts(), func(p []byte) error {
+		_, err := io.ReadFull(c, p)
+		return err
+	})
 	if !stop() && err == nil {
 		err = context.Cause(l.Context())
 	}
@@ -211,7 +210,7 @@ func receive(c net.Conn, sink Sink, t Ticket) (refusal, err error) {
 		l.Abort()
 		return nil, err
 	}
-	return l.Commit(), nil
+	return l.Commit(sum), nil
 }
 
 // take takes t's payload from the memory of the sender. The stream goes on
@@ -221,11 +220,18 @@ func take(pid int, from []place, sink Sink, t Ticket) error {
 	if l == nil {
 		return refusal
 	}
-	if err := readMemory(l.Context(), pid, from, l.Parts()); err != nil {
+	m := memory{pid: pid, places: from}
+	sum, err := fill(l.Parts(), func(p []byte) error {
+		if l.Context().Err() != nil {
+			return context.Cause(l.Context())
+		}
+		return m.read(p)
+	})
+	if err != nil {
 		l.Abort()
 		return err
 	}
-	return l.Commit()
+	return l.Commit(sum)
 }
 
 // greet exchanges hellos and checks the other side's.

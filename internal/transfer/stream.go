@@ -10,33 +10,44 @@ import (
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// stream is the sending side of one connection. One writer at a time (the
-// pool's token); results come back in the order of the tickets.
+// stream is the sending side of one connection. Results come back in the order
+// of the tickets.
 type stream struct {
 	conn     net.Conn
-	readable bool        // the receiver can read this process's memory
-	header   []byte      // reused; the writer's
-	parts    net.Buffers // reused; the writer's
+	readable bool // the receiver can read this process's memory
+
+	// Guarded by the peer's lock.
+	writing bool // somebody may write to it, and only he
+	pending int  // pieces that have it: being written or without a result
+
+	header []byte      // reused; the writer's
+	parts  net.Buffers // reused; the writer's
 
 	mu      sync.Mutex
-	waiting []chan error // one for each piece without a result, oldest first
-	err     error        // why the stream is broken
+	waiting []chan outcome // one for each piece without a result, oldest first
+	err     error          // why the stream is broken
+}
+
+// outcome is how a piece ended: placed where both are nil.
+type outcome struct {
+	refusal error // it cannot be placed, or not by this Send
+	broken  error // why the stream broke before it was placed
 }
 
 // write puts a ticket and its payload, or where the payload lies, on the wire
 // in one writev where the system allows, and returns where the result will
 // come. What lies in memory stays there until then.
-func (s *stream) write(ctx context.Context, t Ticket, parts [][]byte) (<-chan error, error) {
+func (s *stream) write(ctx context.Context, t Ticket, parts [][]byte) (<-chan outcome, outcome) {
 	var n int64
 	for _, p := range parts {
 		n += int64(len(p))
 	}
 	if n != t.Bytes {
-		return nil, recovery.Errorf(recovery.Internal, "transfer: payload of %d bytes behind a ticket for %d", n, t.Bytes)
+		return nil, outcome{refusal: recovery.Errorf(recovery.Internal, "transfer: payload of %d bytes behind a ticket for %d", n, t.Bytes)}
 	}
 	h, err := appendTicket(s.header[:0], t)
 	if err != nil {
-		return nil, err
+		return nil, outcome{refusal: err}
 	}
 	if s.readable {
 		places := placesOf(parts)
@@ -48,9 +59,9 @@ func (s *stream) write(ctx context.Context, t Ticket, parts [][]byte) (<-chan er
 		}
 	}
 	s.header = h
-	wait := make(chan error, 1)
+	wait := make(chan outcome, 1)
 	if err := s.expect(wait); err != nil {
-		return nil, err
+		return nil, outcome{broken: err}
 	}
 	// A frame that was begun cannot be taken back: where ctx ends before it is
 	// written, the stream goes with it.
@@ -63,13 +74,29 @@ func (s *stream) write(ctx context.Context, t Ticket, parts [][]byte) (<-chan er
 	stop()
 	if err != nil {
 		s.fail(err)
-		return nil, err
+		return nil, outcome{broken: err}
 	}
-	return wait, nil
+	return wait, outcome{}
+}
+
+// await waits for a result, so long at most.
+func (s *stream) await(ctx context.Context, wait <-chan outcome, limit time.Duration) outcome {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case out := <-wait:
+		return out
+	case <-ctx.Done():
+		return outcome{refusal: ctx.Err()}
+	case <-timer.C:
+		late := recovery.Errorf(recovery.Timeout, "no answer within %s", limit)
+		s.fail(late)
+		return outcome{refusal: late} // who does not answer is not asked again
+	}
 }
 
 // expect queues the receiver of the next result.
-func (s *stream) expect(wait chan error) error {
+func (s *stream) expect(wait chan outcome) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -88,7 +115,7 @@ func (s *stream) read() {
 			return
 		}
 		s.mu.Lock()
-		var wait chan error
+		var wait chan outcome
 		if len(s.waiting) > 0 {
 			wait = s.waiting[0]
 			s.waiting = s.waiting[1:]
@@ -98,7 +125,7 @@ func (s *stream) read() {
 			s.fail(errors.New("transfer: a result that nobody waits for"))
 			return
 		}
-		wait <- refusal
+		wait <- outcome{refusal: refusal}
 	}
 }
 
@@ -112,7 +139,7 @@ func (s *stream) fail(err error) {
 	s.err = err
 	s.conn.Close()
 	for _, w := range s.waiting {
-		w <- err
+		w <- outcome{broken: err}
 	}
 	s.waiting = nil
 }

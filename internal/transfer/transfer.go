@@ -3,6 +3,8 @@ package transfer
 import (
 	"context"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/gantry-ml/gantry/dtype"
 )
 
@@ -11,6 +13,7 @@ type Ticket struct {
 	Job        string
 	Chunk      int
 	Attempt    uint64 // of the chunk's dispatch
+	Serial     uint64 // of the sender's deliveries: a later one of an attempt takes over from an earlier one
 	Epoch      uint64 // of the coordinator that dispatched it
 	Rank       int
 	Generation uint64 // of the rank's arena
@@ -38,11 +41,32 @@ type Landing interface {
 	Parts() [][]byte
 	// Context ends when the ticket is revoked: the receiver closes the stream.
 	Context() context.Context
-	// Commit checks the digest of what was written to Parts and counts the
-	// piece as placed, or fails with class digest_mismatch.
-	Commit() error
+	// Commit takes the xxh3-128 of what lies in Parts. It counts the piece as
+	// placed, or fails with class digest_mismatch where that is not the
+	// ticket's.
+	Commit(sum [16]byte) error
 	// Abort gives the ticket back with nothing placed.
 	Abort()
+}
+
+// hashStep is how much is received, or copied, before it is hashed: little
+// enough to be in a core's cache still.
+const hashStep = 512 << 10
+
+// fill has read fill parts, step by step, and returns the xxh3-128 of them.
+func fill(parts [][]byte, read func([]byte) error) (sum [16]byte, err error) {
+	h := xxh3.New()
+	for _, part := range parts {
+		for len(part) > 0 {
+			step := part[:min(len(part), hashStep)]
+			if err := read(step); err != nil {
+				return sum, err
+			}
+			h.Write(step)
+			part = part[len(step):]
+		}
+	}
+	return h.Sum128().Bytes(), nil
 }
 
 // Sender delivers pieces to other workers.

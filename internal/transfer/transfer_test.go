@@ -76,8 +76,11 @@ func (l *memLanding) Abort() {
 	defer l.sink.mu.Unlock()
 	l.sink.aborted++
 }
-func (l *memLanding) Commit() error {
-	if sum(l.buf) != l.t.Digest {
+func (l *memLanding) Commit(got [16]byte) error {
+	if got != sum(l.buf) {
+		panic("transfer hashed other bytes than it wrote")
+	}
+	if got != l.t.Digest {
 		return recovery.Errorf(recovery.DigestMismatch, "chunk %d arrived damaged", l.t.Chunk)
 	}
 	l.sink.mu.Lock()
@@ -175,7 +178,7 @@ func TestRefusedPieceLeavesStreamUsable(t *testing.T) {
 	if recovery.ClassOf(err) != recovery.Stale || !bytes.Contains([]byte(err.Error()), []byte("generation 2 is gone")) {
 		t.Fatalf("refusal arrived as %v", err)
 	}
-	first := p.streams[srv.Addr()].stream
+	first := p.peers[srv.Addr()].streams[0]
 	sink.setRefusal(nil)
 	for range 2 { // the second delivery is discarded and counts as placed
 		if err := p.Send(t.Context(), srv.Addr(), tk, parts); err != nil {
@@ -190,7 +193,7 @@ func TestRefusedPieceLeavesStreamUsable(t *testing.T) {
 	if err := p.Send(t.Context(), srv.Addr(), tk, parts); recovery.ClassOf(err) != recovery.DigestMismatch {
 		t.Errorf("damaged piece: %v", err)
 	}
-	if p.streams[srv.Addr()].stream != first {
+	if p.peers[srv.Addr()].streams[0] != first {
 		t.Error("a refusal cost the stream")
 	}
 }

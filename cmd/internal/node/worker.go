@@ -48,6 +48,7 @@ type WorkerConfig struct {
 	// PeerStream sends pieces over their streams also to workers of this
 	// machine, which otherwise take them from this process's memory.
 	PeerStream bool
+	PeerRate   int64 // bytes a second that are sent to other workers, on average; 0 is no limit
 	Resources
 	Security
 	Telemetry *telemetry.Telemetry // serves /metrics; nil with HTTP ""
@@ -97,7 +98,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 	}
 	w.closer.add(closing(system.Close))
 	streams := transfer.Security{TLS: security, Insecure: cfg.Insecure}
-	pool := &transfer.Pool{Security: streams, StreamOnly: cfg.PeerStream}
+	pool := &transfer.Pool{Security: streams, StreamOnly: cfg.PeerStream, Rate: cfg.PeerRate}
 	w.closer.add(pool.Close)
 	node := loader.NewNode(cfg.nodeOptions(pool))
 	host, _, err := net.SplitHostPort(cfg.Listen)
