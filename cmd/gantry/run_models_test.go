@@ -231,3 +231,37 @@ func runOnce(t *testing.T, m *model.Model, inputs []ort.Tensor) []ort.Tensor {
 	}
 	return out
 }
+
+// TestModelsArePinned: a package that is not the pinned one is never unpacked.
+func TestModelsArePinned(t *testing.T) {
+	root, commands := t.TempDir(), t.TempDir()
+	text, err := os.ReadFile("../../scripts/onnx-models.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(root, "scripts", "onnx-models.sh")
+	for path, body := range map[string]string{
+		script:                             string(text),
+		filepath.Join(commands, "npm"):     "#!/bin/sh\necho evil > package.tgz\n",
+		filepath.Join(commands, "apt-get"): "#!/bin/sh\n[ \"$2\" = download ] && echo evil > package.deb\n",
+		filepath.Join(commands, "tar"):     "#!/bin/sh\necho RAN >&2\n",
+		filepath.Join(commands, "dpkg"):    "#!/bin/sh\necho RAN >&2\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(body), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(script)
+	cmd.Env = append(os.Environ(), "PATH="+commands+":"+os.Getenv("PATH"))
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Run(); err == nil || strings.Count(errs.String(), "is not what was pinned") != 4 || strings.Contains(errs.String(), "RAN") {
+		t.Errorf("%v: %s", err, errs.String())
+	}
+	if left, err := os.ReadDir(filepath.Join(root, ".cache", "onnx-models")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}

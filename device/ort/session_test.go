@@ -3,9 +3,12 @@ package ort
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gantry-ml/gantry/checkpoint/onnx/onnxtest"
 	"github.com/gantry-ml/gantry/dtype"
@@ -193,5 +196,37 @@ func TestSessionLifetime(t *testing.T) {
 			}()
 			use()
 		}()
+	}
+}
+
+// TestRunAtOnce: one session is run from several goroutines.
+func TestRunAtOnce(t *testing.T) {
+	s, err := openRuntime(t).NewSession(newModel(onnxtest.Graph([]onnxtest.Message{outside("w", dtype.F32, 3)}, onnxtest.Node("Add", "Y", "X", "w")), floats("w", 10, 20, 30)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var g errgroup.Group
+	for i := range 8 {
+		g.Go(func() error {
+			x := float32(i)
+			for range 20 {
+				out, err := s.Run(t.Context(), []Tensor{floats("X", x, x, x)})
+				if err != nil {
+					return err
+				}
+				if want := floats("Y", x+10, x+20, x+30); !bytes.Equal(out[0].Data, want.Data) {
+					return fmt.Errorf("%v for %g", out[0].Data, x)
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
 	}
 }

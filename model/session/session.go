@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/checkpoint/onnx"
@@ -60,9 +61,8 @@ func Check(p *shard.Plan) error {
 	for i := range p.Tensors {
 		t := &p.Tensors[i]
 		if planes := t.Layout.Planes; planes[0].DType != t.DType || t.Placed() != t.Bytes {
-			e := recovery.Errorf(recovery.Usage, "run: the graph takes it as %s, and would get %s", t.DType, t.Scheme)
-			e.Tensor, e.Hint = t.Name, "run the model as it is stored, or export a quantized one to ONNX"
-			return e
+			return &recovery.Error{Class: recovery.Usage, Op: "run", Tensor: t.Name, Err: fmt.Errorf("the graph takes it as %s, and would get %s", t.DType, t.Scheme),
+				Hint: "run the model as it is stored, or export a quantized one to ONNX"}
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -253,4 +254,31 @@ func TestStats(t *testing.T) {
 	if s := StatsOf(x); s != (Stats{Min: -1, Max: 2, Mean: 0.5, NonFinite: 2, Count: 4}) {
 		t.Errorf("%+v", s)
 	}
+}
+
+// FuzzInputs: what is taken is an input that the graph takes.
+func FuzzInputs(f *testing.F) {
+	for _, s := range []string{"[[1,2],[3,4]]", "[1,2]", "7", "random:5", "zeros", `["NaN",1]`, "[[],[]]", "[[1],[2,3]]"} {
+		f.Add(s, byte(dtype.F32), int64(2))
+	}
+	f.Fuzz(func(t *testing.T, spec string, typ byte, n int64) {
+		if strings.HasSuffix(spec, ".npy") || n > 1000 {
+			return
+		}
+		v := input("x", dtype.Type(typ), "n", 2)
+		in, err := Inputs(graph(v), []string{"x=" + spec}, []string{"n=" + strconv.FormatInt(n, 10)})
+		if err != nil {
+			if recovery.ClassOf(err) != recovery.Usage || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%q", err)
+			}
+			return
+		}
+		count, err := dtype.Elements(in[0].Shape)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size, err := v.DType.PaddedBytes(count); err != nil || size != int64(len(in[0].Data)) || len(in[0].Shape) != 2 || in[0].Shape[1] != 2 {
+			t.Errorf("%+v, %v", in[0], err)
+		}
+	})
 }
