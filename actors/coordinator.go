@@ -320,6 +320,7 @@ func (a *coordinator) terminated(c actor.Context, t *actor.Terminated) {
 	for _, m := range a.members {
 		if samePID(m.pid, t.Who) && m.up {
 			m.up = false
+			a.system.questions.gone(m.Address, "its connection broke")
 			a.o.Log.Warn("worker is suspect: its connection broke", "worker", m.Name)
 			a.tellJobs(c, workerSuspect{lifeOf(m.Worker), "its connection broke"})
 			return
@@ -341,6 +342,7 @@ func (a *coordinator) memberLost(c actor.Context, l memberLost) {
 	}
 	delete(a.members, m.Name)
 	c.Unwatch(m.pid)
+	a.system.questions.gone(m.Address, l.reason)
 	a.o.Log.Warn("worker is lost", "worker", m.Name, "reason", l.reason)
 	a.tellJobs(c, workerLost(l))
 	for _, model := range a.models {

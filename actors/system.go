@@ -61,6 +61,8 @@ type System struct {
 	remote *remote.Remote
 	root   *actor.RootContext
 	log    *slog.Logger
+
+	questions questions
 }
 
 // NewSystem starts an actor system. It fails with class usage where it cannot
@@ -152,13 +154,15 @@ func (s *System) ask(ctx context.Context, pid *actor.PID, m any, limit time.Dura
 	if err := ctx.Err(); err != nil || limit <= 0 {
 		return nil, recovery.Errorf(recovery.ClassOf(cmp.Or(err, context.DeadlineExceeded)), "ask %s: %w", pid.Id, cmp.Or(err, context.DeadlineExceeded))
 	}
+	ctx, over := s.questions.begin(ctx, pid.Address)
+	defer over()
 	root := s.root.Copy().WithSenderMiddleware(s.refuseLarge, injectTrace(ctx))
 	future := root.RequestFuture(pid, m, limit)
 	stop := context.AfterFunc(ctx, func() { s.root.Send(future.PID(), abandoned{}) })
 	defer stop()
 	answer, err := future.Result()
 	if _, ok := answer.(abandoned); ok {
-		return nil, recovery.Errorf(recovery.ClassOf(ctx.Err()), "ask %s: %v", pid.Id, context.Cause(ctx))
+		return nil, recovery.Errorf(recovery.ClassOf(context.Cause(ctx)), "ask %s: %w", pid.Id, context.Cause(ctx))
 	}
 	switch {
 	case errors.Is(err, actor.ErrDeadLetter):

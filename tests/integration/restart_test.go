@@ -84,3 +84,23 @@ func TestCoordinatorRestarted(t *testing.T) {
 		t.Errorf("models %v, %v", models, err)
 	}
 }
+
+// TestPlannerLost: a worker that is killed, or freezes, while it reads the
+// headers for the plan is not waited for: the next one is asked.
+func TestPlannerLost(t *testing.T) {
+	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "frozen": syscall.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			c := StartCluster(t, bin, 1, "--inject", "read model.safetensors delay 1m") // the first by name plans
+			c.StartWorker("w2")
+			q := stories(t, "hf-f32", name, 1)
+			c.Submit(q)
+			c.Until("it is being planned", func() bool { return c.Status(q.Job).State == messages.StatePlanning })
+			if err := c.Workers["w1"].cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			if end := c.Await(q.Job); end.State != messages.StateReady {
+				t.Errorf("%s: %s", end.State, end.Why)
+			}
+		})
+	}
+}
