@@ -58,11 +58,15 @@ func readLlama(t *testing.T) (models []*llamaModel) {
 	return models
 }
 
-// gguf returns a model without experts with the names that GGUF has where
-// Gantry knows no others, and what it calls each of them.
+// gguf returns a model with the names that GGUF has where Gantry knows no
+// others, the matrices of all experts of a layer in one tensor, and what it
+// calls each of them.
 func (m *llamaModel) gguf() (s *stored, ggml map[string]string) {
 	s, ggml = &stored{ix: &checkpoint.Index{Format: "gguf"}}, map[string]string{}
 	s.ix.Architecture = checkpoint.Architecture{Name: m.arch, Layers: m.layers, Heads: m.heads, KVHeads: m.kv}
+	if m.experts > 0 {
+		s.ix.Architecture.Name = ""
+	}
 	add := func(prefix, kind string, shape ...int64) {
 		s.add(0, 0, prefix+kind+".weight", dtype.F32, shape...)
 		ggml[prefix+kind+".weight"] = kind
@@ -74,10 +78,19 @@ func (m *llamaModel) gguf() (s *stored, ggml map[string]string) {
 	add("", "token_embd", 2, m.cols)
 	for l := range m.layers {
 		p := fmt.Sprintf("blk.%d.", l)
-		for _, kind := range []string{"attn_k", "attn_output", "attn_q", "attn_v", "ffn_gate", "ffn_up"} {
+		for _, kind := range []string{"attn_k", "attn_output", "attn_q", "attn_v"} {
 			add(p, kind, 2, m.cols)
 		}
 		add(p, "attn_norm", m.cols)
+		if m.experts > 0 {
+			add(p, "ffn_gate_inp", m.experts, m.cols)
+			add(p, "ffn_gate_exps", m.experts, 2, m.cols)
+			add(p, "ffn_up_exps", m.experts, 2, m.cols)
+			add(p, "ffn_down_exps", m.experts, 2, m.down)
+			continue
+		}
+		add(p, "ffn_gate", 2, m.cols)
+		add(p, "ffn_up", 2, m.cols)
 		add(p, "ffn_down", 2, m.down)
 	}
 	return s, ggml
@@ -137,10 +150,8 @@ func TestRecipes(t *testing.T) {
 	for _, m := range models {
 		s, ggml := m.checkpoint()
 		m.check(t, s, ggml)
-		if m.experts == 0 {
-			s, ggml = m.gguf()
-			m.check(t, s, ggml)
-		}
+		s, ggml = m.gguf()
+		m.check(t, s, ggml)
 	}
 }
 
