@@ -2,134 +2,28 @@ package loader
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
-	"math"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
-	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/internal/testmodels"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/shard"
 )
-
-// familyFolders are small models: config.json, then tensors and their shapes,
-// with a "#" for each of four experts.
-var familyFolders = map[string]string{
-	"mixtral": `{"model_type":"mixtral","hidden_size":64,"num_attention_heads":4,"num_key_value_heads":2,"num_local_experts":4}
-model.embed_tokens.weight 70 64
-model.layers.0.self_attn.q_proj.weight 64 64
-model.layers.0.self_attn.k_proj.weight 32 64
-model.layers.0.self_attn.o_proj.weight 64 64
-model.layers.0.block_sparse_moe.gate.weight 4 64
-model.layers.0.block_sparse_moe.experts.#.w1.weight 96 64
-model.layers.0.block_sparse_moe.experts.#.w2.weight 64 96
-model.layers.0.block_sparse_moe.experts.#.w3.weight 96 64
-lm_head.weight 70 64`,
-	"stacked": `{"model_type":"novel","base_model_tp_plan":{"layers.*.mlp.experts.gate_up_proj":"packed_colwise","layers.*.mlp.experts.down_proj":"rowwise"}}
-model.embed_tokens.weight 70 64
-model.layers.0.mlp.experts.gate_up_proj 4 192 64
-model.layers.0.mlp.experts.down_proj 4 64 96`,
-	"phi3": `{"model_type":"phi3","hidden_size":64,"num_attention_heads":4,"num_key_value_heads":2}
-model.embed_tokens.weight 70 64
-model.layers.0.self_attn.qkv_proj.weight 128 64
-model.layers.0.self_attn.o_proj.weight 64 64
-model.layers.0.mlp.gate_up_proj.weight 192 64
-model.layers.0.mlp.down_proj.weight 64 96
-lm_head.weight 70 64`,
-	"gpt2": `{"model_type":"gpt2","n_embd":64,"n_head":4,"n_layer":1}
-wte.weight 70 64
-wpe.weight 32 64
-h.0.attn.c_attn.weight 64 192
-h.0.attn.c_attn.bias 192
-h.0.attn.c_proj.weight 64 64
-h.0.mlp.c_fc.weight 64 256
-h.0.mlp.c_proj.weight 256 64
-ln_f.weight 64`,
-	"bert": `{"model_type":"bert","hidden_size":64,"num_attention_heads":4}
-bert.embeddings.word_embeddings.weight 70 64
-bert.encoder.layer.0.attention.self.query.weight 64 64
-bert.encoder.layer.0.attention.output.dense.weight 64 64
-bert.encoder.layer.0.intermediate.dense.weight 128 64
-bert.encoder.layer.0.output.dense.weight 64 128`,
-}
-
-// familyFolder writes one of familyFolders: F32 weights, of which the first
-// value of each tensor is NaN, the last one infinite.
-func familyFolder(t testing.TB, family string) string {
-	t.Helper()
-	config, list, _ := strings.Cut(familyFolders[family], "\n")
-	dir := t.TempDir()
-	var tensors []safetensors.Tensor
-	for _, line := range strings.Split(list, "\n") {
-		experts := 1
-		if strings.Contains(line, "#") {
-			experts = 4
-		}
-		for e := range experts {
-			words := strings.Fields(strings.Replace(line, "#", fmt.Sprint(e), 1))
-			x := safetensors.Tensor{Name: words[0], DType: dtype.F32}
-			for _, w := range words[1:] {
-				var n int64
-				if _, err := fmt.Sscan(w, &n); err != nil {
-					t.Fatal(err)
-				}
-				x.Shape = append(x.Shape, n)
-			}
-			tensors = append(tensors, x)
-		}
-	}
-	w, err := safetensors.Create(filepath.Join(dir, "model.safetensors"), tensors, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := rand.New(rand.NewPCG(1, 2))
-	for i, x := range tensors {
-		n := int64(1)
-		for _, d := range x.Shape {
-			n *= d
-		}
-		var b []byte
-		for j := range n {
-			v := float32(r.NormFloat64())
-			switch j {
-			case 0:
-				v = float32(math.NaN())
-			case n - 1:
-				v = float32(math.Inf(1))
-			}
-			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
-		}
-		if err := w.WriteTensor(i, b, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
 
 // TestFamilyLayouts: real loads of every family in every kind of layout, by
 // nodes that send each other pieces, give the same bytes, and count the same
 // values that are not finite, each once however many ranks hold it.
 func TestFamilyLayouts(t *testing.T) {
 	layouts := []shard.Layout{{}, {TP: 2}, {TP: 4, DP: 2}, {EP: 2}, {EP: 4, TP: 2}, {EP: 2, TP: 4, DP: 2}}
-	for family := range familyFolders {
-		dir := familyFolder(t, family)
+	for family, experts := range testmodels.Families() {
+		dir := testmodels.Write(t, family, true)
 		_, ix := open(t, dir)
 		for _, scheme := range []string{"none", "f16", "int8", "q8_0", "q4_0"} {
 			var first [][][]byte
 			var count [2]dtype.NonFinite
 			for i, l := range layouts {
-				if moe := family == "mixtral" || family == "stacked"; l.EP > 1 && !moe {
+				if l.EP > 1 && !experts {
 					continue
 				}
 				what := fmt.Sprintf("%s as %s, %s", family, scheme, l)
@@ -193,7 +87,7 @@ func TestPackedFused(t *testing.T) {
 // TestPaddedVocabulary: the rows that fill a vocabulary up are zeros, in every
 // scheme's encoding and under any name of the tensor; joining leaves them out.
 func TestPaddedVocabulary(t *testing.T) {
-	dir := familyFolder(t, "phi3")
+	dir := testmodels.Write(t, "phi3", false)
 	_, ix := open(t, dir)
 	for _, scheme := range []string{"none", "q4_K_M", "q8_0"} {
 		plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 4}, Scheme: scheme, PadVocab: 64})

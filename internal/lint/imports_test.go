@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"internal/alloctest":  {},
 	"internal/invariants": {},
 	"internal/lint":       {},
+	"internal/testmodels": {"checkpoint"},
 	"internal/settings":   {},
 	"require":             {},
 	"placement":           {"internal/settings"}, // its file's reader

@@ -89,7 +89,8 @@ func TestLoadAcrossWorkers(t *testing.T) {
 // digests.
 func alone(t *testing.T, q messages.LoadRequest) (digests []string) {
 	t.Helper()
-	m, err := loader.New(loader.WithLayout(q.Options.Layout), loader.WithQuantization(quant.Config{Scheme: q.Options.Scheme})).Load(t.Context(), q.URI)
+	m, err := loader.New(loader.WithLayout(q.Options.Layout), loader.WithRules(q.Options.Rules...), loader.WithPadVocab(q.Options.PadVocab),
+		loader.WithQuantization(quant.Config{Scheme: q.Options.Scheme})).Load(t.Context(), q.URI)
 	if err != nil {
 		t.Fatal(err)
 	}
