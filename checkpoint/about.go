@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -87,25 +88,43 @@ type aboutConfig struct {
 
 // quantizationConfig are the fields that quantizers write, each its own.
 type quantizationConfig struct {
-	Method     string  `json:"quant_method"`
-	Format     string  `json:"format"`            // compressed-tensors
-	Version    string  `json:"version"`           // AWQ: "gemm"
-	Bits       int64   `json:"bits"`              // GPTQ
-	WBit       int64   `json:"w_bit"`             // AWQ
-	Group      int64   `json:"group_size"`        // GPTQ
-	QGroup     int64   `json:"q_group_size"`      // AWQ
-	Checkpoint string  `json:"checkpoint_format"` // GPTQ: "gptq_v2" stores zero points as they are
-	FourBit    bool    `json:"load_in_4bit"`      // bitsandbytes
-	EightBit   bool    `json:"load_in_8bit"`
-	FourKind   string  `json:"bnb_4bit_quant_type"`
-	FP8        string  `json:"fmt"`               // FP8 by block: "e4m3"
-	Block      []int64 `json:"weight_block_size"` // its rows and columns
-	Groups     map[string]struct {
-		Weights struct {
-			Bits  int64 `json:"num_bits"`
-			Group int64 `json:"group_size"`
-		} `json:"weights"`
-	} `json:"config_groups"` // compressed-tensors
+	Method     string       `json:"quant_method"`
+	Format     string       `json:"format"`            // compressed-tensors
+	Version    string       `json:"version"`           // AWQ: "gemm"
+	Bits       int64        `json:"bits"`              // GPTQ
+	WBit       int64        `json:"w_bit"`             // AWQ
+	Group      int64        `json:"group_size"`        // GPTQ
+	QGroup     int64        `json:"q_group_size"`      // AWQ
+	Checkpoint string       `json:"checkpoint_format"` // GPTQ: "gptq_v2" stores zero points as they are
+	FourBit    bool         `json:"load_in_4bit"`      // bitsandbytes
+	EightBit   bool         `json:"load_in_8bit"`
+	FourKind   string       `json:"bnb_4bit_quant_type"`
+	FP8        string       `json:"fmt"`               // FP8 by block: "e4m3"
+	Block      [3]int64     `json:"weight_block_size"` // its rows and columns, then 0
+	Groups     configGroups `json:"config_groups"`     // compressed-tensors
+}
+
+// configGroups are compressed-tensors' settings, by the name of a group of
+// weights.
+type configGroups map[string]configGroup
+
+type configGroup struct {
+	Weights struct {
+		Bits  int64 `json:"num_bits"`
+		Group int64 `json:"group_size"`
+	} `json:"weights"`
+}
+
+// maxConfigGroups bounds the objects among them; models have one to three
+// groups.
+const maxConfigGroups = 1024
+
+// UnmarshalJSON reads the groups. More than a model can have say nothing.
+func (g *configGroups) UnmarshalJSON(text []byte) error {
+	if bytes.Count(text, []byte{'{'}) > maxConfigGroups {
+		return nil
+	}
+	return json.Unmarshal(text, (*map[string]configGroup)(g))
 }
 
 // quantization tells how the weights are quantized: as config.json says, else
@@ -125,9 +144,7 @@ func (ix *Index) quantization(c *quantizationConfig) *Quantization {
 		case c.EightBit, c.FP8 != "":
 			q.Bits = cmp.Or(q.Bits, 8)
 		}
-		if len(c.Block) > 0 {
-			q.Group = cmp.Or(q.Group, c.Block[len(c.Block)-1])
-		}
+		q.Group = cmp.Or(q.Group, c.Block[1], c.Block[0])
 		return q
 	case ix.Quantized:
 		return &Quantization{Method: "onnx"}

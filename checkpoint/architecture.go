@@ -84,7 +84,7 @@ func describe(ctx context.Context, src source.Source, ix *Index, whole bool) err
 // they had before; where head and embedding
 // are tied but both stored, only once.
 func parameters(ix *Index) (n int64) {
-	packed := map[int]bool{}
+	packed := make([]bool, len(ix.Tensors))
 	for i := range ix.Packed {
 		w := &ix.Packed[i]
 		rows, cols := w.Matrix()
@@ -97,44 +97,45 @@ func parameters(ix *Index) (n int64) {
 		if packed[i] || t.Name == headName && ix.Architecture.TiedEmbeddings {
 			continue
 		}
-		n += t.elements()
+		n += t.Elements()
 	}
 	return n
 }
 
-// elements counts by bytes, which have been checked against the file.
-func (t Tensor) elements() int64 {
-	elements, bytes := t.DType.Block()
-	return t.Bytes / bytes * elements
-}
-
 // names is what the tensors' names tell.
 type names struct {
-	llama  bool           // they are those of the Llama family
-	layers int64          // highest layer number + 1
-	count  int64          // layers that have any tensor
-	at     map[string]int // tensors outside the layers
+	llama  bool    // they are those of the Llama family
+	layers int64   // highest layer number + 1
+	count  int64   // layers that have any tensor; of numbers up to that of tensors
+	embed  *Tensor // nil where there is none
+	head   bool    // there is one
 }
 
 // byNames reads the names. They are the family's where a layer has a query
 // projection of its own (not one fused with key and value) and no experts.
 func byNames(ix *Index) names {
-	n := names{at: map[string]int{}}
-	found := map[int64]bool{}
+	var n names
+	found := make([]bool, len(ix.Tensors))
 	experts := false
-	for i, t := range ix.Tensors {
+	for i := range ix.Tensors {
+		t := &ix.Tensors[i]
 		layer, rest, ok := LayerOf(t.Name)
 		if !ok {
-			n.at[t.Name] = i
+			if t.Name == embedName {
+				n.embed = t
+			}
+			n.head = n.head || t.Name == headName
 			continue
 		}
-		found[layer] = true
+		if layer < int64(len(found)) && !found[layer] {
+			found[layer] = true
+			n.count++
+		}
 		n.layers = max(n.layers, layer+1)
 		n.llama = n.llama || strings.HasPrefix(rest, "self_attn.q_proj.")
 		experts = experts || strings.HasPrefix(rest, "mlp.experts.") || strings.HasPrefix(rest, "block_sparse_moe.")
 	}
 	n.llama = n.llama && !experts
-	n.count = int64(len(found))
 	return n
 }
 
@@ -152,17 +153,17 @@ func LayerOf(name string) (layer int64, rest string, ok bool) {
 // fill adds what no config.json said and shapes tell.
 func (n names) fill(ix *Index, a *Architecture, whole bool) {
 	a.Layers = cmp.Or(a.Layers, n.layers)
-	if i, ok := n.at[embedName]; ok && len(ix.Tensors[i].Shape) == 2 {
-		a.Vocab = cmp.Or(a.Vocab, ix.Tensors[i].Shape[0])
-		a.Hidden = cmp.Or(a.Hidden, ix.Tensors[i].Shape[1])
+	if n.embed != nil && len(n.embed.Shape) == 2 {
+		a.Vocab = cmp.Or(a.Vocab, n.embed.Shape[0])
+		a.Hidden = cmp.Or(a.Hidden, n.embed.Shape[1])
 	}
 	for _, t := range ix.Tensors {
 		if _, rest, ok := LayerOf(t.Name); ok && rest == gateName && len(t.Shape) == 2 {
-			a.Intermediate = cmp.Or(a.Intermediate, t.outIn()[0])
+			a.Intermediate = cmp.Or(a.Intermediate, t.OutIn()[0])
 			break
 		}
 	}
-	if _, head := n.at[headName]; !head && whole {
-		_, a.TiedEmbeddings = n.at[embedName]
+	if !n.head && whole {
+		a.TiedEmbeddings = n.embed != nil
 	}
 }

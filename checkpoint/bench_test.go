@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/checkpoint/gguf/gguftest"
-	"github.com/gantry-ml/gantry/internal/invariants"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -112,27 +110,6 @@ func manyTokens(n int) []byte {
 		gguftest.KV("tokenizer.ggml.token_type", make([]int32, n)),
 		gguftest.KV("tokenizer.ggml.merges", merges),
 	}}.Bytes()
-}
-
-// TestIndexMemory holds all that indexing allocates, kept or not, to four
-// times the header.
-func TestIndexMemory(t *testing.T) {
-	for name, h := range largeHeaders(t) {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		ix := h.index(t)
-		runtime.ReadMemStats(&after)
-		ratio := float64(after.TotalAlloc-before.TotalAlloc) / float64(len(h.bytes))
-		t.Logf("%s: a header of %d bytes, %.2f times as much is allocated", name, len(h.bytes), ratio)
-		most := 4.0
-		if invariants.Enabled {
-			most = 5 // the race detector has each short string take a slot of its own
-		}
-		if ratio > most {
-			t.Errorf("%s: %.2f times the header, at most %v is allowed", name, ratio, most)
-		}
-		runtime.KeepAlive(ix)
-	}
 }
 
 // BenchmarkIndex opens large headers and tells how much longer that takes than

@@ -1,8 +1,10 @@
 package checkpoint
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 
@@ -61,17 +63,25 @@ const (
 	maxTPPlanText = 256  // bytes of a module's name, or of its style
 )
 
+// tpPlan is a plan that is read only if it is not too large.
+type tpPlan map[string]string
+
+// UnmarshalJSON refuses more modules than a model can have.
+func (p *tpPlan) UnmarshalJSON(text []byte) error {
+	if n := bytes.Count(text, []byte{':'}); n > maxTPPlan {
+		return fmt.Errorf("%d modules, at most %d are allowed", n, maxTPPlan)
+	}
+	return json.Unmarshal(text, (*map[string]string)(p))
+}
+
 // tpPlan returns the base_model_tp_plan, nil where there is none. transformers
 // keeps it in a model's class; a config.json may carry it.
 func (c config) tpPlan() (map[string]string, error) {
 	var p struct {
-		Plan map[string]string `json:"base_model_tp_plan"`
+		Plan tpPlan `json:"base_model_tp_plan"`
 	}
 	if err := json.Unmarshal(c.fields, &p); err != nil {
 		return nil, invalid(configName, "base_model_tp_plan: %w", err)
-	}
-	if len(p.Plan) > maxTPPlan {
-		return nil, invalid(configName, "base_model_tp_plan has %d modules, at most %d are allowed", len(p.Plan), maxTPPlan)
 	}
 	for module, style := range p.Plan {
 		if len(module) > maxTPPlanText || len(style) > maxTPPlanText {

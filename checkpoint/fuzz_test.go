@@ -64,7 +64,7 @@ func (m memory) ReadAt(_ context.Context, p []byte, off int64) error {
 func checkOpen(t *testing.T, f folder, size int) {
 	var ix *checkpoint.Index
 	var err error
-	if n, over := alloctest.Over(uint64(32*size), func() { ix, err = checkpoint.Open(context.Background(), f) }); over {
+	if n, over := alloctest.Over(uint64(memoryTimes*size+memoryFree), func() { ix, err = checkpoint.Open(context.Background(), f) }); over {
 		t.Errorf("%d bytes allocated for files of %d", n, size)
 	}
 	if err != nil {
@@ -75,7 +75,7 @@ func checkOpen(t *testing.T, f folder, size int) {
 	}
 	ix.About()
 	for _, x := range ix.Tensors {
-		if x.File < 0 || x.File >= len(ix.Files) || x.Offset < 0 || x.Bytes < 0 || x.Bytes > ix.Files[x.File].Size-x.Offset {
+		if x.File < 0 || int(x.File) >= len(ix.Files) || x.Offset < 0 || x.Bytes < 0 || x.Bytes > ix.Files[x.File].Size-x.Offset {
 			t.Errorf("%+v does not lie in its file", x)
 		}
 	}

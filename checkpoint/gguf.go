@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gantry-ml/gantry/checkpoint/gguf"
+	"github.com/gantry-ml/gantry/checkpoint/header"
+	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -77,10 +79,20 @@ func openGGUF(ctx context.Context, src source.Source, files []source.File, ix *I
 	if err != nil {
 		return err
 	}
-	tensors := 0
+	tensors, room := 0, int64(0)
+	for _, h := range headers {
+		tensors += len(h.Tensors)
+		for i := range h.Tensors {
+			room += as.count(&h.Tensors[i])
+		}
+	}
+	if room > gguf.MaxTensors {
+		return &recovery.Error{Class: recovery.Unsupported, Op: "open", File: name,
+			Err: fmt.Errorf("%d tensors, each expert's counted as one: at most %d are supported", room, gguf.MaxTensors)}
+	}
+	ix.Tensors = make([]Tensor, 0, room)
 	for i, h := range headers {
 		ix.addGGUF(opened[i], h, as)
-		tensors += len(h.Tensors)
 	}
 	for i, h := range headers {
 		if err := (ggufModel{h, opened[i].Name}).checkPart(set, i, tensors); err != nil {
@@ -104,10 +116,11 @@ func readGGUF(ctx context.Context, src source.Source, name string) (source.File,
 
 // addGGUF appends a file and its tensors, translated.
 func (ix *Index) addGGUF(file source.File, h *gguf.Header, as translation) {
-	at := len(ix.Files)
+	at := int32(len(ix.Files))
 	ix.Files = append(ix.Files, file)
 	for _, t := range h.Tensors {
-		ix.Tensors = as.add(ix.Tensors, Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, File: at, Offset: t.Offset, Bytes: t.Bytes})
+		t.File = at
+		ix.Tensors = as.add(ix.Tensors, t)
 	}
 	ix.say(ggufVersionKey, strconv.FormatUint(uint64(h.Version), 10))
 	for _, kv := range h.Metadata {
@@ -158,12 +171,13 @@ func (m ggufModel) checkPart(set ggufSet, part, tensors int) error {
 // uniqueNames refuses a tensor that two parts have, or that another has been
 // renamed to.
 func uniqueNames(ix *Index) error {
-	seen := make(map[string]bool, len(ix.Tensors))
-	for _, t := range ix.Tensors {
-		if seen[t.Name] {
-			return invalidTensor(ix.Files[t.File].Name, t.Name, "it is there twice")
-		}
-		seen[t.Name] = true
+	name, ok := header.Twice(ix.Tensors)
+	if !ok {
+		return nil
 	}
-	return nil
+	last := len(ix.Tensors) - 1
+	for ix.Tensors[last].Name != name {
+		last--
+	}
+	return invalidTensor(ix.Files[ix.Tensors[last].File].Name, name, "it is there twice")
 }

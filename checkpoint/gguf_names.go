@@ -70,16 +70,29 @@ func (as translation) heads(hf string) int64 {
 	return 0
 }
 
-// divide appends a tensor for each expert of one that holds them all, one after
-// the other.
+// count returns how many tensors one becomes.
+func (as translation) count(t *Tensor) int64 {
+	if as.table != nil && as.divides(t) {
+		if hf, ok := as.table.HuggingFace(t.Name); ok && strings.Contains(hf, ggufnames.Expert) {
+			return as.experts
+		}
+	}
+	return 1
+}
+
+// divides says whether a tensor can hold all experts, one after the other.
+func (as translation) divides(t *Tensor) bool {
+	return as.experts > 0 && len(t.Shape) > 1 && t.Shape[0] == as.experts && t.Bytes%as.experts == 0
+}
+
+// divide appends a tensor for each expert of one that holds them all.
 func (as translation) divide(list []Tensor, t Tensor, before, after string) []Tensor {
-	n := as.experts
-	if n == 0 || len(t.Shape) < 2 || t.Shape[0] != n || t.Bytes%n != 0 {
+	if !as.divides(&t) {
 		return append(list, t)
 	}
-	t.Bytes /= n
+	t.Bytes /= as.experts
 	t.Shape = t.Shape[1:]
-	for i := range n {
+	for i := range as.experts {
 		t.Name = before + strconv.FormatInt(i, 10) + after
 		list = append(list, t)
 		t.Offset += t.Bytes

@@ -134,7 +134,7 @@ func TestSplitGGUF(t *testing.T) {
 				}
 				return
 			}
-			if len(ix.Files) != len(ix.Tensors) || ix.Tensors[len(ix.Files)-1].File != len(ix.Files)-1 {
+			if len(ix.Files) != len(ix.Tensors) || int(ix.Tensors[len(ix.Files)-1].File) != len(ix.Files)-1 {
 				t.Errorf("tensors %+v in %d files", ix.Tensors, len(ix.Files))
 			}
 			server := httptest.NewServer(http.FileServer(http.Dir(dir)))

@@ -3,7 +3,7 @@ package checkpoint
 import (
 	"encoding/json"
 
-	"github.com/gantry-ml/gantry/dtype"
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/require"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -26,22 +26,8 @@ type Index struct {
 	Require require.Requirements `json:"require,omitzero"`
 }
 
-// Tensor is one named array. Its bytes are row-major and little-endian, in
-// plain rows unless it has a Form. Where a GGUF file's architecture is known it
-// has Hugging Face's name, and its form says what llama.cpp's converter did to
-// it; a tensor that holds all experts of a layer counts as one for each.
-type Tensor struct {
-	Name  string     `json:"name"`
-	DType dtype.Type `json:"dtype"`
-	Shape []int64    `json:"shape"` // see safetensors.Tensor for dimensions above 2^63-1
-	// Transposed says that a weight of a linear layer is stored [in, out], as
-	// the second operand of a matrix product, and not [out, in].
-	Transposed bool   `json:"transposed,omitempty"`
-	File       int    `json:"file"`   // index into Index.Files
-	Offset     int64  `json:"offset"` // absolute, in the file
-	Bytes      int64  `json:"bytes"`
-	Form       string `json:"form,omitempty"` // as quant/form names it
-}
+// Tensor is one named array.
+type Tensor = header.Tensor
 
 // Packed is a weight that a quantizer stored as several tensors.
 type Packed struct {

@@ -17,9 +17,6 @@ func openONNX(ctx context.Context, src source.Source, ix *Index, name string) er
 	if err != nil {
 		return err
 	}
-	if len(h.External) > maxShards {
-		return invalid(name, "%d files of external data, at most %d are allowed", len(h.External), maxShards)
-	}
 	external := make([]source.File, len(h.External))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(openAtOnce)
@@ -37,18 +34,17 @@ func openONNX(ctx context.Context, src source.Source, ix *Index, name string) er
 	if h.ValueBytes() > 0 {
 		ix.Files = append(ix.Files, valueFile(file, h))
 	}
-	ix.Tensors = make([]Tensor, len(h.Tensors))
-	for i, t := range h.Tensors {
-		at := &ix.Tensors[i]
-		*at = Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, Transposed: t.Transposed, File: int(t.File) + 1, Offset: t.Offset, Bytes: t.Bytes}
-		if t.File == onnx.InValues {
-			at.File = values
+	ix.Tensors = h.Tensors
+	for i := range ix.Tensors {
+		t := &ix.Tensors[i]
+		if t.File++; t.File == onnx.InValues+1 {
+			t.File = int32(values)
 		}
-		if at.Shape == nil {
-			at.Shape = []int64{}
+		if t.Shape == nil {
+			t.Shape = []int64{}
 		}
-		if size := ix.Files[at.File].Size; t.Offset > size || t.Bytes > size-t.Offset {
-			return invalidTensor(ix.Files[at.File].Name, t.Name, "%s says that it has %d bytes from %d on, but the file has %d: truncated", name, t.Bytes, t.Offset, size)
+		if size := ix.Files[t.File].Size; t.Offset > size || t.Bytes > size-t.Offset {
+			return invalidTensor(ix.Files[t.File].Name, t.Name, "%s says that it has %d bytes from %d on, but the file has %d: truncated", name, t.Bytes, t.Offset, size)
 		}
 	}
 	slices.SortStableFunc(ix.Tensors, func(a, b Tensor) int {

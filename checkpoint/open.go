@@ -174,7 +174,7 @@ func openSingle(ctx context.Context, src source.Source, ix *Index, name string) 
 	if err != nil {
 		return err
 	}
-	ix.add(file, h)
+	ix.add([]source.File{file}, []*safetensors.Header{h})
 	return nil
 }
 
@@ -187,18 +187,30 @@ func readHeader(ctx context.Context, src source.Source, name string) (source.Fil
 	return r.File(), h, cmp.Or(err, r.Close())
 }
 
-// add appends a file and its tensors, which come by offset.
-func (ix *Index) add(file source.File, h *safetensors.Header) {
-	at := len(ix.Files)
-	ix.Files = append(ix.Files, file)
-	ix.Tensors = slices.Grow(ix.Tensors, len(h.Tensors))
-	for _, t := range h.Tensors {
-		ix.Tensors = append(ix.Tensors, Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, File: at, Offset: t.Offset, Bytes: t.Bytes})
+// add sets files and their tensors, which come by offset.
+func (ix *Index) add(files []source.File, headers []*safetensors.Header) {
+	ix.Files = files
+	if len(headers) == 1 {
+		ix.Tensors = headers[0].Tensors
+	} else {
+		n := 0
+		for _, h := range headers {
+			n += len(h.Tensors)
+		}
+		ix.Tensors = make([]Tensor, 0, n)
+		for i, h := range headers {
+			for _, t := range h.Tensors {
+				t.File = int32(i)
+				ix.Tensors = append(ix.Tensors, t)
+			}
+		}
 	}
 	// Shards may say the same thing each; what they contradict each other in
 	// counts as the first says.
-	for k, v := range h.Metadata {
-		ix.say(k, v)
+	for _, h := range headers {
+		for k, v := range h.Metadata {
+			ix.say(k, v)
+		}
 	}
 }
 
@@ -233,13 +245,4 @@ func invalid(file, format string, args ...any) error {
 
 func invalidTensor(file, tensor, format string, args ...any) error {
 	return &recovery.Error{Class: recovery.InvalidCheckpoint, Op: "open", File: file, Tensor: tensor, Err: fmt.Errorf(format, args...)}
-}
-
-// inFile names the file in an error of a parser that does not know it.
-func inFile(err error, name string) error {
-	var e *recovery.Error
-	if errors.As(err, &e) && e.File == "" {
-		e.Op, e.File = "open", name
-	}
-	return err
 }

@@ -1,23 +1,62 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
 	"strings"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant/form"
+	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
 
-// packer finds the weights that a quantizer stored in several tensors.
+// packer finds the weights that a quantizer stored in several tensors. Large
+// models have 100,000 of them: what is alike is looked up, not made again.
 type packer struct {
 	ctx    context.Context
 	src    source.Source
 	ix     *Index
 	config quantizationConfig
-	byName map[string]int
+	byName []int32 // of ix.Tensors
+	kinds  map[kind][]int64
+	names  formNames
+	small  smallTensors
+	state  quantState // at hand
+}
+
+// kind is what the sizes of a weight's parts depend on.
+type kind struct {
+	form       string
+	stored     dtype.Type
+	rows, cols int64
+}
+
+// maxKinds bounds the kinds of weights in a checkpoint; models have some ten.
+const maxKinds = 1024
+
+// formNames are the names of forms that there were.
+type formNames struct {
+	scaled  map[form.Scaled]string
+	words   map[form.Words]string
+	columns map[form.Columns]string
+	bnb4    map[form.BNB4]string // of those without an offset
+}
+
+// formName returns a form's name.
+func formName[F interface {
+	comparable
+	Name() string
+}](names map[F]string, f F) string {
+	name, ok := names[f]
+	if !ok {
+		name = f.Name()
+		names[f] = name
+	}
+	return name
 }
 
 // packers recognise a weight by the tensor that holds most of it, by
@@ -42,23 +81,44 @@ func pack(ctx context.Context, src source.Source, ix *Index) error {
 	if json.Unmarshal(ix.Config, &c) != nil || c.Quantization == nil {
 		return nil // no folder, or of none of these
 	}
-	p := &packer{ctx: ctx, src: src, ix: ix, config: *c.Quantization, byName: make(map[string]int, len(ix.Tensors))}
-	for i := range ix.Tensors {
-		p.byName[ix.Tensors[i].Name] = i
+	p := &packer{ctx: ctx, src: src, ix: ix, config: *c.Quantization, byName: header.ByName(ix.Tensors), kinds: map[kind][]int64{},
+		names: formNames{map[form.Scaled]string{}, map[form.Words]string{}, map[form.Columns]string{}, map[form.BNB4]string{}}}
+	err := p.weights()
+	return cmp.Or(err, p.small.close())
+}
+
+// weights lists the packed weights.
+func (p *packer) weights() error {
+	known := packers[p.config.Method]
+	room := 0
+	for i := range p.ix.Tensors {
+		for _, k := range known {
+			if strings.HasSuffix(p.ix.Tensors[i].Name, k.ending) {
+				room++
+				break
+			}
+		}
 	}
-	for i := range ix.Tensors {
-		t := &ix.Tensors[i]
-		for _, known := range packers[p.config.Method] {
-			base, ok := strings.CutSuffix(t.Name, known.ending)
+	p.ix.Packed = make([]Packed, 0, room)
+	for i := range p.ix.Tensors {
+		t := &p.ix.Tensors[i]
+		for _, k := range known {
+			base, ok := strings.CutSuffix(t.Name, k.ending)
 			if !ok {
 				continue
 			}
-			w, err := known.of(p, base, t)
+			w, err := k.of(p, base, t)
 			if err != nil {
 				return err
 			}
-			if w.Form != "" && p.fits(&w) {
-				ix.Packed = append(ix.Packed, w)
+			fits := false
+			if w.Form != "" {
+				if fits, err = p.fits(&w); err != nil {
+					return err
+				}
+			}
+			if fits {
+				p.ix.Packed = append(p.ix.Packed, w)
 			}
 			break
 		}
@@ -67,41 +127,47 @@ func pack(ctx context.Context, src source.Source, ix *Index) error {
 }
 
 // fits checks a weight against what is stored.
-func (p *packer) fits(w *Packed) bool {
+func (p *packer) fits(w *Packed) (bool, error) {
 	if slices.Contains(w.Parts, -1) || len(w.Shape) < 2 || slices.ContainsFunc(w.Shape, func(d int64) bool { return d < 1 }) {
-		return false
+		return false, nil
 	}
 	if _, err := dtype.Elements(w.Shape); err != nil {
-		return false
+		return false, nil
 	}
 	rows, cols := w.Matrix()
-	f, err := form.Open(w.Form, p.ix.Tensors[w.Parts[0]].DType, rows, cols)
-	if err != nil {
-		return false
-	}
-	parts := f.Parts()
-	if len(parts) != len(w.Parts) {
-		return false
-	}
-	for i, part := range parts {
-		if p.ix.Tensors[w.Parts[i]].Bytes != part.Bytes() {
-			return false
+	k := kind{form.Sizing(w.Form), p.ix.Tensors[w.Parts[0]].DType, rows, cols}
+	sizes, ok := p.kinds[k]
+	if !ok {
+		if len(p.kinds) == maxKinds {
+			return false, recovery.Errorf(recovery.Unsupported, "more than %d kinds of quantized weights, by form and shape", maxKinds)
 		}
+		if f, err := form.Open(k.form, k.stored, rows, cols); err == nil {
+			for _, part := range f.Parts() {
+				sizes = append(sizes, part.Bytes())
+			}
+		}
+		p.kinds[k] = sizes
 	}
-	return true
+	return slices.EqualFunc(sizes, w.Parts, func(size int64, i int) bool { return p.ix.Tensors[i].Bytes == size }), nil
 }
 
-// find returns a tensor's number, -1 where there is none.
-func (p *packer) find(name string) int {
-	if i, ok := p.byName[name]; ok {
-		return i
+// find returns the number of the tensor whose name is base and ending, -1 where
+// there is none.
+func (p *packer) find(base, ending string) int {
+	at, ok := slices.BinarySearchFunc(p.byName, base, func(i int32, base string) int {
+		name := p.ix.Tensors[i].Name
+		n := min(len(name), len(base))
+		return cmp.Or(strings.Compare(name[:n], base[:n]), cmp.Compare(n, len(base)), strings.Compare(name[n:], ending))
+	})
+	if !ok {
+		return -1
 	}
-	return -1
+	return int(p.byName[at])
 }
 
 // tensor returns a tensor, nil where there is none.
-func (p *packer) tensor(name string) *Tensor {
-	if i := p.find(name); i >= 0 {
+func (p *packer) tensor(base, ending string) *Tensor {
+	if i := p.find(base, ending); i >= 0 {
 		return &p.ix.Tensors[i]
 	}
 	return nil
@@ -110,31 +176,48 @@ func (p *packer) tensor(name string) *Tensor {
 // beside returns the tensors with the given endings that are there.
 func (p *packer) beside(base string, endings ...string) (list []int) {
 	for _, e := range endings {
-		if i := p.find(base + e); i >= 0 {
+		if i := p.find(base, e); i >= 0 {
 			list = append(list, i)
 		}
 	}
 	return list
 }
 
-// maxSmallBytes bounds a tensor that says what another is.
-const maxSmallBytes = 64 << 10
-
-// read returns a small tensor's bytes, nil where there is none, or one that is
-// too large to be what it should.
-func (p *packer) read(name string) ([]byte, error) {
-	t := p.tensor(name)
-	if t == nil || t.Bytes > maxSmallBytes {
+// read returns the bytes of a small tensor, valid until the next call: nil
+// where there is none, or one that is too large to be what it should.
+func (p *packer) read(base, ending string) ([]byte, error) {
+	t := p.tensor(base, ending)
+	if t == nil || t.Bytes > int64(len(p.small.buf)) {
 		return nil, nil
 	}
-	r, err := p.src.Open(p.ctx, p.ix.Files[t.File].Name)
-	if err != nil {
-		return nil, err
+	return p.small.read(p.ctx, p.src, p.ix.Files[t.File].Name, t.Offset, t.Bytes)
+}
+
+// smallTensors reads tensors that say what others are. The zero value is ready.
+type smallTensors struct {
+	name string
+	r    source.Reader // of the last file, which most of them are in
+	buf  [512]byte
+}
+
+func (s *smallTensors) read(ctx context.Context, src source.Source, name string, offset, n int64) (b []byte, err error) {
+	if s.r == nil || s.name != name {
+		if err := s.close(); err != nil {
+			return nil, err
+		}
+		if s.r, err = src.Open(ctx, name); err != nil {
+			return nil, err
+		}
+		s.name = name
 	}
-	b := make([]byte, t.Bytes)
-	if err := r.ReadAt(p.ctx, b, t.Offset); err != nil {
-		_ = r.Close() // it was only read
-		return nil, err
+	return s.buf[:n], s.r.ReadAt(ctx, s.buf[:n], offset)
+}
+
+func (s *smallTensors) close() error {
+	if s.r == nil {
+		return nil
 	}
-	return b, r.Close()
+	r := s.r
+	s.r = nil
+	return r.Close()
 }

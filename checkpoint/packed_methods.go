@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/binary"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/gantry-ml/gantry/dtype"
@@ -16,15 +17,15 @@ const weightSuffix = ".weight"
 
 // compressed is compressed-tensors' pack-quantized and nvfp4-pack-quantized.
 func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
-	w := Packed{Name: base + weightSuffix, Parts: []int{p.find(t.Name), p.find(base + ".weight_scale")},
+	w := Packed{Name: base + weightSuffix, Parts: []int{p.find(t.Name, ""), p.find(base, ".weight_scale")},
 		Beside: p.beside(base, ".weight_shape", ".input_global_scale", ".input_scale", ".input_zero_point")}
-	scale := p.tensor(base + ".weight_scale")
+	scale := p.tensor(base, ".weight_scale")
 	if scale == nil || len(t.Shape) != 2 || len(scale.Shape) != 2 {
 		return Packed{}, nil
 	}
 	if t.DType == dtype.U8 {
 		w.Form, w.Shape = form.NVFP4, []int64{t.Shape[0], 2 * t.Shape[1]}
-		w.Parts = append(w.Parts, p.find(base+".weight_global_scale"))
+		w.Parts = append(w.Parts, p.find(base, ".weight_global_scale"))
 		return w, nil
 	}
 	f := form.Words{Bits: p.bits(), Groups: scale.Shape[1], Scale: scale.DType}
@@ -32,13 +33,13 @@ func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
 	if w.Shape, err = p.shape(base, t, f); err != nil || w.Shape == nil {
 		return Packed{}, err
 	}
-	if zero := p.find(base + ".weight_zero_point"); zero >= 0 {
+	if zero := p.find(base, ".weight_zero_point"); zero >= 0 {
 		f.Zero, w.Parts = true, append(w.Parts, zero)
 	}
-	if index := p.find(base + ".weight_g_idx"); index >= 0 {
+	if index := p.find(base, ".weight_g_idx"); index >= 0 {
 		f.Index, w.Parts = true, append(w.Parts, index)
 	}
-	w.Form = f.Name()
+	w.Form = formName(p.names.words, f)
 	return w, nil
 }
 
@@ -53,7 +54,7 @@ func (p *packer) shape(base string, t *Tensor, f form.Words) ([]int64, error) {
 			return []int64{t.Shape[0], cols}, nil
 		}
 	}
-	b, err := p.read(base + ".weight_shape")
+	b, err := p.read(base, ".weight_shape")
 	if err != nil || len(b) != 16 {
 		return nil, err
 	}
@@ -66,14 +67,14 @@ func (p *packer) bits() int64 { return p.ix.quantization(&p.config).Bits }
 // scaled is compressed-tensors' int-quantized and float-quantized: a scale for
 // all, for each row, or for groups of a row.
 func (p *packer) scaled(base string, t *Tensor) (Packed, error) {
-	scale := p.tensor(base + ".weight_scale")
+	scale := p.tensor(base, ".weight_scale")
 	if scale == nil || len(t.Shape) != 2 {
 		return Packed{}, nil
 	}
-	w := Packed{Name: t.Name, Shape: t.Shape, Parts: []int{p.find(t.Name), p.find(scale.Name)},
+	w := Packed{Name: t.Name, Shape: t.Shape, Parts: []int{p.find(t.Name, ""), p.find(scale.Name, "")},
 		Beside: p.beside(base, ".input_scale", ".input_zero_point")}
 	f := form.Scaled{Scale: scale.DType, Rows: 1}
-	n, size := scale.elements(), max(t.Shape[0], 1)
+	n, size := scale.Elements(), max(t.Shape[0], 1)
 	switch {
 	case n == 1:
 		f.Rows = 0
@@ -82,20 +83,20 @@ func (p *packer) scaled(base string, t *Tensor) (Packed, error) {
 	default:
 		return Packed{}, nil
 	}
-	if zero := p.tensor(base + ".weight_zero_point"); zero != nil && zero.DType == dtype.I8 {
-		f.Zero, w.Parts = true, append(w.Parts, p.find(zero.Name))
+	if zero := p.tensor(base, ".weight_zero_point"); zero != nil && zero.DType == dtype.I8 {
+		f.Zero, w.Parts = true, append(w.Parts, p.find(zero.Name, ""))
 	}
-	w.Form = f.Name()
+	w.Form = formName(p.names.scaled, f)
 	return w, nil
 }
 
 // columns is GPTQ's and AWQ's.
 func (p *packer) columns(base string, t *Tensor) (Packed, error) {
-	scales := p.tensor(base + ".scales")
+	scales := p.tensor(base, ".scales")
 	if scales == nil || len(t.Shape) != 2 || len(scales.Shape) != 2 {
 		return Packed{}, nil
 	}
-	w := Packed{Name: base + weightSuffix, Parts: []int{p.find(t.Name), p.find(base + ".qzeros"), p.find(scales.Name)}}
+	w := Packed{Name: base + weightSuffix, Parts: []int{p.find(t.Name, ""), p.find(base, ".qzeros"), p.find(scales.Name, "")}}
 	f := form.Columns{AWQ: p.config.Method == "awq", Bits: p.bits(), Scale: scales.DType}
 	if f.Bits < 1 {
 		return Packed{}, nil
@@ -106,7 +107,7 @@ func (p *packer) columns(base string, t *Tensor) (Packed, error) {
 		if f.Plus = 1; p.config.Checkpoint == "gptq_v2" {
 			f.Plus = 0
 		}
-		if index := p.find(base + ".g_idx"); index >= 0 {
+		if index := p.find(base, ".g_idx"); index >= 0 {
 			f.Index, w.Parts = true, append(w.Parts, index)
 		}
 	}
@@ -115,43 +116,50 @@ func (p *packer) columns(base string, t *Tensor) (Packed, error) {
 	if f.Group = max(p.config.Group, p.config.QGroup); f.Group < 1 || f.Group > in {
 		f.Group = in
 	}
-	w.Form = f.Name()
+	w.Form = formName(p.names.columns, f)
 	return w, nil
+}
+
+// quantState is what bitsandbytes says about a 4-bit weight.
+type quantState struct {
+	Shape  [4]int64 `json:"shape"` // 0 behind its dimensions
+	Block  int64    `json:"blocksize"`
+	Nested int64    `json:"nested_blocksize"`
+	Offset float32  `json:"nested_offset"`
 }
 
 // bitsandbytes is its int8 and its 4-bit types, whose shape is in a tensor of
 // JSON.
 func (p *packer) bitsandbytes(base string, t *Tensor) (Packed, error) {
 	w := Packed{Name: t.Name, Shape: t.Shape}
-	if scale := p.tensor(base + ".SCB"); scale != nil {
-		w.Form = form.Scaled{Scale: scale.DType, Rows: 1, Over: 127}.Name()
-		w.Parts, w.Beside = []int{p.find(t.Name), p.find(scale.Name)}, p.beside(base, ".weight_format")
+	if scale := p.tensor(base, ".SCB"); scale != nil {
+		w.Form = formName(p.names.scaled, form.Scaled{Scale: scale.DType, Rows: 1, Over: 127})
+		w.Parts, w.Beside = []int{p.find(t.Name, ""), p.find(scale.Name, "")}, p.beside(base, ".weight_format")
 		return w, nil
 	}
-	const state = ".quant_state.bitsandbytes__"
-	for _, kind := range []string{"nf4", "fp4"} {
-		data, err := p.read(t.Name + state + kind)
+	for _, kind := range []string{".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"} {
+		data, err := p.read(t.Name, kind)
 		if err != nil {
 			return Packed{}, err
 		}
-		var s struct {
-			Shape  []int64 `json:"shape"`
-			Block  int64   `json:"blocksize"`
-			Nested int64   `json:"nested_blocksize"`
-			Offset float32 `json:"nested_offset"`
-		}
-		if data == nil || json.Unmarshal(data, &s) != nil {
+		s := &p.state
+		*s = quantState{}
+		if data == nil || json.Unmarshal(data, s) != nil {
 			continue
 		}
-		w.Shape = s.Shape
-		w.Parts = []int{p.find(t.Name), p.find(t.Name + ".absmax"), p.find(t.Name + ".quant_map")}
-		w.Beside = p.beside(t.Name, state+kind)
+		w.Shape = slices.Clone(s.Shape[:slices.Index(append(s.Shape[:], 0), 0)])
+		w.Parts = []int{p.find(t.Name, ""), p.find(t.Name, ".absmax"), p.find(t.Name, ".quant_map")}
+		w.Beside = p.beside(t.Name, kind)
 		f := form.BNB4{Block: s.Block}
-		if nested := p.find(t.Name + ".nested_absmax"); nested >= 0 {
+		if nested := p.find(t.Name, ".nested_absmax"); nested >= 0 {
 			f.Nested, f.Offset = s.Nested, s.Offset
-			w.Parts = append(w.Parts, nested, p.find(t.Name+".nested_quant_map"))
+			w.Parts = append(w.Parts, nested, p.find(t.Name, ".nested_quant_map"))
 		}
-		w.Form = f.Name()
+		if f.Offset == 0 {
+			w.Form = formName(p.names.bnb4, f)
+		} else {
+			w.Form = f.Name()
+		}
 		return w, nil
 	}
 	return Packed{}, nil
@@ -159,15 +167,15 @@ func (p *packer) bitsandbytes(base string, t *Tensor) (Packed, error) {
 
 // blocks is FP8 with a scale for each block of rows and columns.
 func (p *packer) blocks(base string, t *Tensor) (Packed, error) {
-	scale := p.tensor(t.Name + "_scale_inv")
+	scale := p.tensor(t.Name, "_scale_inv")
 	if scale == nil {
 		return p.scaled(base, t)
 	}
-	if len(p.config.Block) != 2 || p.config.Block[0] < 1 || p.config.Block[1] < 1 {
+	if p.config.Block[0] < 1 || p.config.Block[1] < 1 || p.config.Block[2] != 0 {
 		return Packed{}, nil
 	}
-	return Packed{Name: t.Name, Shape: t.Shape, Parts: []int{p.find(t.Name), p.find(scale.Name)},
-		Form: form.Scaled{Scale: scale.DType, Rows: p.config.Block[0], Cols: p.config.Block[1]}.Name()}, nil
+	return Packed{Name: t.Name, Shape: t.Shape, Parts: []int{p.find(t.Name, ""), p.find(scale.Name, "")},
+		Form: formName(p.names.scaled, form.Scaled{Scale: scale.DType, Rows: p.config.Block[0], Cols: p.config.Block[1]})}, nil
 }
 
 // microscaling is gpt-oss's experts: blocks of [experts, out, in / 32, 16]. The
@@ -177,5 +185,5 @@ func (p *packer) microscaling(base string, t *Tensor) (Packed, error) {
 		return Packed{}, nil
 	}
 	return Packed{Name: base, Shape: []int64{t.Shape[0], t.Shape[1], 32 * t.Shape[2]}, Form: form.MXFP4,
-		Parts: []int{p.find(t.Name), p.find(base + "_scales")}}, nil
+		Parts: []int{p.find(t.Name, ""), p.find(base, "_scales")}}, nil
 }

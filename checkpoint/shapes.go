@@ -26,20 +26,12 @@ func checkShapes(ix *Index) error {
 			name = rest
 		}
 		shape, ok := want[name]
-		if !ok || slices.Contains(shape, 0) || slices.Equal(shape, t.outIn()) {
+		if !ok || slices.Contains(shape, 0) || slices.Equal(shape, t.OutIn()) {
 			continue
 		}
 		return invalidTensor(ix.Files[t.File].Name, t.Name, "its shape is %v, the architecture (%s) wants %v", t.Shape, ix.Architecture.Name, shape)
 	}
 	return nil
-}
-
-// outIn returns the shape of a weight as if it were stored [out, in].
-func (t *Tensor) outIn() []int64 {
-	if t.Transposed && len(t.Shape) == 2 {
-		return []int64{t.Shape[1], t.Shape[0]}
-	}
-	return t.Shape
 }
 
 // shapes returns the shapes of the weights, by their names within a layer or

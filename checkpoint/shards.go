@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
@@ -30,12 +31,9 @@ func openShards(ctx context.Context, src source.Source, ix *Index, name string) 
 	}
 	where, err := safetensors.ParseShardIndex(data)
 	if err != nil {
-		return inFile(err, name)
+		return header.InFile(err, name)
 	}
-	shards := slices.Compact(slices.Sorted(maps.Values(where)))
-	if len(shards) > maxShards {
-		return invalid(name, "%d shards, at most %d are allowed", len(shards), maxShards)
-	}
+	shards := where.Shards
 	for _, s := range shards {
 		if len(s) > maxNameBytes || !source.ValidName(s) {
 			return invalid(name, "%.80q names a shard outside the checkpoint's folder", s)
@@ -54,9 +52,7 @@ func openShards(ctx context.Context, src source.Source, ix *Index, name string) 
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for i, h := range headers {
-		ix.add(files[i], h)
-	}
+	ix.add(files, headers)
 	return agree(ix, where, name)
 }
 
@@ -81,25 +77,22 @@ func shardError(err error, index, shard string) error {
 }
 
 // agree checks that the index and the shards' headers tell the same.
-func agree(ix *Index, where map[string]string, name string) error {
-	found := make(map[string]bool, len(where))
+func agree(ix *Index, where *safetensors.ShardIndex, name string) error {
+	found := make([]bool, len(where.Tensors))
 	for _, t := range ix.Tensors {
 		shard := ix.Files[t.File].Name
-		switch want, ok := where[t.Name]; {
+		i, ok := slices.BinarySearchFunc(where.Tensors, t.Name, func(x safetensors.Indexed, name string) int { return strings.Compare(x.Name, name) })
+		switch {
 		case !ok:
 			return invalidTensor(shard, t.Name, "it is not in %s", name)
-		case want != shard:
-			return invalidTensor(shard, t.Name, "%s says that it is in %s", name, want)
+		case where.Tensors[i].Shard != t.File:
+			return invalidTensor(shard, t.Name, "%s says that it is in %s", name, where.Shards[where.Tensors[i].Shard])
 		}
-		found[t.Name] = true
+		found[i] = true
 	}
-	if len(found) == len(where) {
-		return nil
-	}
-	for _, tensor := range slices.Sorted(maps.Keys(where)) {
-		if !found[tensor] {
-			return invalidTensor(where[tensor], tensor, "%s says that it is here, but it is not", name)
-		}
+	if i := slices.Index(found, false); i >= 0 {
+		t := where.Tensors[i]
+		return invalidTensor(where.Shards[t.Shard], t.Name, "%s says that it is here, but it is not", name)
 	}
 	return nil
 }

@@ -220,8 +220,8 @@ func TestRemoteIndexReadsHeadersOnly(t *testing.T) {
 		}
 		starts := map[int]int64{}
 		for _, x := range ix.Tensors {
-			if first, ok := starts[x.File]; !ok || x.Offset < first {
-				starts[x.File] = x.Offset
+			if first, ok := starts[int(x.File)]; !ok || x.Offset < first {
+				starts[int(x.File)] = x.Offset
 			}
 		}
 		var headers int64

@@ -36,7 +36,7 @@ func (s *stored) add(file int, gap int64, name string, d dtype.Type, shape ...in
 	}
 	f := &s.ix.Files[file]
 	f.Size += gap
-	s.ix.Tensors = append(s.ix.Tensors, checkpoint.Tensor{Name: name, DType: d, Shape: shape, File: file, Offset: f.Size, Bytes: size})
+	s.ix.Tensors = append(s.ix.Tensors, checkpoint.Tensor{Name: name, DType: d, Shape: shape, File: int32(file), Offset: f.Size, Bytes: size})
 	f.Size += size
 }
 

@@ -99,7 +99,7 @@ func (b *builder) valid(t *checkpoint.Tensor) error {
 		return invalid(t.Name, "it has no element type")
 	case size != t.Bytes:
 		return invalid(t.Name, "%d bytes are listed, its shape takes %d", t.Bytes, size)
-	case t.File < 0 || t.File >= len(b.ix.Files):
+	case t.File < 0 || int(t.File) >= len(b.ix.Files):
 		return invalid(t.Name, "file %d is not one of %d", t.File, len(b.ix.Files))
 	case t.Offset < 0 || t.Bytes > b.ix.Files[t.File].Size-t.Offset:
 		return invalid(t.Name, "bytes [%d, %d+%d) are not in %s of %d bytes",
@@ -163,7 +163,7 @@ func (b *builder) dropTied(all []part) []part {
 // view returns a stored tensor as rows × cols.
 func (b *builder) view(p *part) Tensor {
 	s := p.source
-	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, File: s.File, Offset: s.Offset, Bytes: s.Bytes,
+	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, File: int(s.File), Offset: s.Offset, Bytes: s.Bytes,
 		Form: s.Form, Rows: 1, Cols: 1, Rule: p.rule.weight}
 	if t.Shape == nil {
 		t.Shape = []int64{}
@@ -176,7 +176,7 @@ func (b *builder) view(p *part) Tensor {
 		}
 		for _, i := range p.packed.Parts[1:] {
 			part := &b.ix.Tensors[i]
-			t.Parts = append(t.Parts, Run{part.File, part.Offset, part.Bytes})
+			t.Parts = append(t.Parts, Run{int(part.File), part.Offset, part.Bytes})
 		}
 		return t
 	case s.Bytes == 0:

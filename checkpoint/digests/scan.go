@@ -72,7 +72,7 @@ func newScan(ix *checkpoint.Index, file int, f source.File, visit Visit) *scan {
 		s.visit = func(*checkpoint.Tensor, int64, []byte) {}
 	}
 	for i := range ix.Tensors {
-		if t := &ix.Tensors[i]; t.File == file && t.Bytes > 0 {
+		if t := &ix.Tensors[i]; int(t.File) == file && t.Bytes > 0 {
 			s.tensors = append(s.tensors, t)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -131,7 +132,7 @@ func Entries(ctx context.Context, r source.Reader, keep func(key string) bool) (
 		}
 	}
 	if _, err := p.metadata(); err != nil {
-		return nil, inFile(err, r)
+		return nil, header.InFile(err, r.File().Name)
 	}
 	for i := range all {
 		if at[i].bytes > maxEntryBytes {

@@ -3,12 +3,12 @@ package gguf
 import (
 	"cmp"
 	"context"
-	"errors"
 	"io"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
@@ -29,14 +29,10 @@ const AlignmentKey = "general.alignment"
 // DefaultAlignment is that of files without AlignmentKey, in bytes.
 const DefaultAlignment = 32
 
-// Tensor is one tensor of a file. Its bytes are row-major and little-endian.
-type Tensor struct {
-	Name   string
-	DType  dtype.Type
-	Shape  []int64 // slowest dimension first, the reverse of what the file says
-	Offset int64   // absolute, in the file
-	Bytes  int64   // without the padding behind it
-}
+// Tensor is one tensor of a file, with the slowest dimension first, the reverse
+// of what the file says, and without the padding behind it. It says nothing of
+// Transposed, File and Form.
+type Tensor = header.Tensor
 
 // Header is what a file says about itself, checked.
 type Header struct {
@@ -62,16 +58,7 @@ func (h *Header) Find(key string) (Value, bool) {
 // and the source's.
 func Read(ctx context.Context, r source.Reader) (*Header, error) {
 	h, err := Parse(source.ReaderAt(ctx, r), r.File().Size)
-	return h, inFile(err, r)
-}
-
-// inFile names the file in an error of the parser, which does not know it.
-func inFile(err error, r source.Reader) error {
-	var e *recovery.Error
-	if errors.As(err, &e) && e.File == "" {
-		e.Op, e.File = "open", r.File().Name
-	}
-	return err
+	return h, header.InFile(err, r.File().Name)
 }
 
 // Parse reads and checks the header of a file of the given size in bytes.
@@ -86,13 +73,13 @@ func Parse(r io.ReaderAt, size int64) (*Header, error) {
 		return nil, err
 	}
 	for range tensors {
-		p.h.Tensors = room(p.h.Tensors, tensors)
 		if err := p.tensor(); err != nil {
 			return nil, err
 		}
 	}
-	if err := p.uniqueNames(); err != nil {
-		return nil, err
+	p.h.Tensors = p.tensors.Tensors()
+	if name, ok := header.Twice(p.h.Tensors); ok {
+		return nil, header.BadTensor(name, "it is there twice")
 	}
 	if err := p.layout(); err != nil {
 		return nil, err
@@ -111,8 +98,10 @@ func room[T any](s []T, n uint64) []T {
 
 type parser struct {
 	window
-	h    *Header
-	dims []int64 // backs the shapes
+	h       *Header
+	budget  header.Budget
+	tensors header.List
+	dims    []int64 // backs the shapes
 	// said hears of each key where its value lies in the file, behind its
 	// type; nil hears nothing.
 	said func(kv KV, offset, bytes int64)
@@ -197,11 +186,15 @@ func (p *parser) key() error {
 	}
 	at := p.off
 	v, err := p.value(t)
+	if err != nil {
+		return err
+	}
 	p.h.Metadata = append(p.h.Metadata, KV{key, v})
-	if err == nil && p.said != nil {
+	if p.said != nil {
 		p.said(KV{key, v}, at, p.off-at)
 	}
-	return err
+	p.budget.Read(p.off)
+	return cmp.Or(p.budget.Entry(), p.budget.Text(len(key)), p.budget.Text(v.cost()))
 }
 
 // alignment looks up the alignment of the tensors.
@@ -248,22 +241,22 @@ func (p *parser) tensor() error {
 		return err
 	}
 	if number >= uint32(len(types)) || types[number] == dtype.Invalid {
-		return badTensor(name, "%d is no type of ggml's", number)
+		return header.BadTensor(name, "%d is no type of ggml's", number)
 	}
 	t.DType = types[number]
 	if t.Bytes, err = byteSize(t.DType, t.Shape); err != nil {
-		return badTensor(name, "%w", err)
+		return header.BadTensor(name, "%w", err)
 	}
 	offset, err := p.uint64()
 	if err != nil {
 		return err
 	}
 	if offset > uint64(p.size) {
-		return badTensor(name, "its offset %d is behind the end of the file, which has %d bytes", offset, p.size)
+		return header.BadTensor(name, "its offset %d is behind the end of the file, which has %d bytes", offset, p.size)
 	}
 	t.Offset = int64(offset)
-	p.h.Tensors = append(p.h.Tensors, t)
-	return nil
+	p.budget.Read(p.off)
+	return cmp.Or(p.tensors.Add(&p.budget, t), p.budget.Text(len(name)), p.budget.Shape(len(t.Shape)))
 }
 
 // shape reads the dimensions of a tensor.
@@ -273,7 +266,7 @@ func (p *parser) shape(name string) ([]int64, error) {
 		return nil, err
 	}
 	if n > MaxDimensions {
-		return nil, badTensor(name, "%d dimensions, at most %d are allowed", n, MaxDimensions)
+		return nil, header.BadTensor(name, "%d dimensions, at most %d are allowed", n, MaxDimensions)
 	}
 	if len(p.dims) < MaxDimensions {
 		p.dims = make([]int64, 256*MaxDimensions)
@@ -286,7 +279,7 @@ func (p *parser) shape(name string) ([]int64, error) {
 			return nil, err
 		}
 		if int64(d) < 0 {
-			return nil, badTensor(name, "dimension %d has %d elements", i, d)
+			return nil, header.BadTensor(name, "dimension %d has %d elements", i, d)
 		}
 		shape[i] = int64(d)
 	}
@@ -326,10 +319,10 @@ func (p *parser) layout() error {
 	for i := range p.h.Tensors {
 		t := &p.h.Tensors[i]
 		if uint64(t.Offset) != at {
-			return badTensor(t.Name, "its offset is %d, it should be %d: tensors must follow each other without overlap or hole", t.Offset, at)
+			return header.BadTensor(t.Name, "its offset is %d, it should be %d: tensors must follow each other without overlap or hole", t.Offset, at)
 		}
 		if at += pad(uint64(t.Bytes)); at > room {
-			return badTensor(t.Name, "it ends, padded, %d bytes behind the end of the file, which has %d: truncated", at-room, p.size)
+			return header.BadTensor(t.Name, "it ends, padded, %d bytes behind the end of the file, which has %d: truncated", at-room, p.size)
 		}
 		t.Offset += p.h.Start
 	}
@@ -342,37 +335,11 @@ func (p *parser) uniqueKeys() error {
 	for i, kv := range p.h.Metadata {
 		keys[i] = kv.Key
 	}
-	if key, ok := twice(keys); ok {
-		return recovery.Errorf(recovery.InvalidCheckpoint, "the key %.80q is there twice", key)
-	}
-	return nil
-}
-
-// uniqueNames refuses a tensor that is there twice.
-func (p *parser) uniqueNames() error {
-	names := make([]string, len(p.h.Tensors))
-	for i, t := range p.h.Tensors {
-		names[i] = t.Name
-	}
-	if name, ok := twice(names); ok {
-		return badTensor(name, "it is there twice")
-	}
-	return nil
-}
-
-// twice sorts s and returns a text that is in it more than once.
-func twice(s []string) (string, bool) {
-	slices.Sort(s)
-	for i := 1; i < len(s); i++ {
-		if s[i] == s[i-1] {
-			return s[i], true
+	slices.Sort(keys)
+	for i := 1; i < len(keys); i++ {
+		if keys[i] == keys[i-1] {
+			return recovery.Errorf(recovery.InvalidCheckpoint, "the key %.80q is there twice", keys[i])
 		}
 	}
-	return "", false
-}
-
-func badTensor(name, format string, args ...any) error {
-	e := recovery.Errorf(recovery.InvalidCheckpoint, format, args...)
-	e.Tensor = name
-	return e
+	return nil
 }

@@ -177,41 +177,6 @@ func vocabulary() []byte {
 	return f.Bytes()
 }
 
-// dense is the most that a header can claim for its size.
-func dense(keys, tensors int) []byte {
-	var f gguftest.File
-	for i := range keys {
-		f.Keys = append(f.Keys, gguftest.Raw(string(rune(i+1000)), 0, []byte{1}))
-	}
-	for i := range tensors {
-		f.Tensors = append(f.Tensors, gguftest.Tensor(string(rune(i+1000)), 0, 0, 0))
-	}
-	return f.Bytes()
-}
-
-// TestMemory holds what parsing keeps to four times the header, for one like
-// those of real models; for the densest there can be, a little more.
-func TestMemory(t *testing.T) {
-	for name, b := range map[string][]byte{"vocabulary": vocabulary(), "keys": dense(40_000, 0), "tensors": dense(0, 40_000)} {
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		h, err := parse(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		kept := float64(after.HeapAlloc) - float64(before.HeapAlloc)
-		all := float64(after.TotalAlloc - before.TotalAlloc)
-		t.Logf("%s: %d bytes of header, kept %.1f times, allocated %.1f times", name, len(b), kept/float64(len(b)), all/float64(len(b)))
-		if kept > 4.5*float64(len(b)) || name == "vocabulary" && all > 4*float64(len(b)) {
-			t.Errorf("%s: %.0f bytes kept for a header of %d", name, kept, len(b))
-		}
-		runtime.KeepAlive(h)
-	}
-}
-
 // TestClaims allocates next to nothing for a file that claims a lot, however
 // large the file is.
 func TestClaims(t *testing.T) {
@@ -271,7 +236,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var h *Header
 		var err error
-		if n, over := alloctest.Over(16*uint64(len(b)), func() { h, err = parse(b) }); over {
+		if n, over := alloctest.Over(4*uint64(len(b))+1<<20, func() { h, err = parse(b) }); over {
 			t.Errorf("%d bytes allocated for a file of %d", n, len(b))
 		}
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // ValueType is the type of a metadata value, by the format's numbers.
@@ -127,6 +128,15 @@ func (v Value) String() string {
 		return strconv.FormatUint(v.num, 10)
 	}
 	return strconv.FormatInt(v.signed(), 10)
+}
+
+// cost returns the bytes that the value's text takes until the Index has it.
+// Summaries are written, and texts made UTF-8, in memory that grows.
+func (v Value) cost() int {
+	if v.Type == Array || !utf8.ValidString(v.text) {
+		return 4 * len(v.text)
+	}
+	return len(v.text)
 }
 
 // Limits on what is kept of a value. Longer strings and arrays are skipped

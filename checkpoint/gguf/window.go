@@ -13,7 +13,7 @@ import (
 // read for nothing.
 const (
 	minRun = 16 << 10
-	maxRun = 1 << 20
+	maxRun = 512 << 10
 	// maxHeader bounds what is read of a header in all, in bytes: it is many
 	// times the largest vocabulary. A file that is a hole may claim any number
 	// of empty strings.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -35,20 +36,22 @@ func (p *parser) location(l *location, v value) error {
 func (p *parser) findExternal(t *rawTensor) error {
 	file, ok := insideFolder(t.where.file)
 	if !ok {
-		return badTensor(t.Name, "its external data is at %.80q, which is no file inside the model's folder", t.where.file)
+		return header.BadTensor(t.Name, "its external data is at %.80q, which is no file inside the model's folder", t.where.file)
 	}
 	offset, ok := bytesOf(t.where.offset, 0)
 	if !ok || offset > 1<<62 {
-		return badTensor(t.Name, "its external data has the offset %.40q, which is no number of bytes", t.where.offset)
+		return header.BadTensor(t.Name, "its external data has the offset %.40q, which is no number of bytes", t.where.offset)
 	}
 	length, ok := bytesOf(t.where.length, t.Bytes)
 	if !ok || length != t.Bytes {
-		return badTensor(t.Name, "its external data has the length %.40q, its type and shape need %d bytes", t.where.length, t.Bytes)
+		return header.BadTensor(t.Name, "its external data has the length %.40q, its type and shape need %d bytes", t.where.length, t.Bytes)
 	}
 	t.Offset = offset
 	at, ok := p.external[file]
 	if !ok {
-		at = int32(len(p.h.External))
+		if at = int32(len(p.h.External)); at == MaxExternal {
+			return unsupportedTensor(t.Name, "its external data is in one file more than the %d that are allowed", MaxExternal)
+		}
 		p.h.External = append(p.h.External, file)
 		p.external[file] = at
 	}

@@ -1,7 +1,10 @@
 package onnx
 
 import (
+	"cmp"
 	"slices"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -87,8 +90,8 @@ func (p *parser) function(stop int64) error {
 // node is what is kept of a node while it is read.
 type node struct {
 	inputs   int
-	operand  string // the second input
-	output   string // the first
+	operand  uint64 // hash of the second input, 0 where there is none
+	output   []byte // the first; valid until the next node of a graph of this depth
 	operator string
 	domain   string
 	value    rawTensor // its attribute named value, a tensor
@@ -106,12 +109,17 @@ func (p *parser) node(stop int64, graph int32) error {
 		}
 		switch v.field {
 		case nodeInput:
-			if n.inputs++; n.inputs == 2 {
-				n.operand, err = p.text(v.stop)
+			if n.inputs++; n.inputs == 2 && p.off < v.stop {
+				var b []byte
+				b, err = p.chars(v.stop)
+				n.operand = xxh3.Hash(b)
 			}
 		case nodeOutput:
-			if n.output == "" {
-				n.output, err = p.text(v.stop)
+			if len(n.output) == 0 {
+				var b []byte
+				b, err = p.chars(v.stop)
+				n.output = append(p.outputOf[p.depth][:0], b...)
+				p.outputOf[p.depth] = n.output
 			}
 		case nodeOperator:
 			n.operator, err = p.word(v.stop)
@@ -135,18 +143,22 @@ var quantizing = []string{
 	"MatMulIntegerToFloat", "MatMulNBits", "GatherBlockQuantized", "QAttention", "QGemm", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
 }
 
+// operandCost is what an operand takes in a list that grows, in bytes.
+const operandCost = 32
+
 // uses notes what a node tells about tensors.
 func (p *parser) uses(n *node, graph int32) error {
 	onnx := n.domain == "" || n.domain == "ai.onnx"
 	switch {
 	case onnx && n.operator == "Constant" && n.sparse:
-		return unsupportedTensor(n.output, "it is a sparse constant, which is not supported: store it as a dense one")
+		return unsupportedTensor(string(n.output), "it is a sparse constant, which is not supported: store it as a dense one")
 	case onnx && n.operator == "Constant" && n.valued:
-		n.value.Name = n.output
-		return p.keep(&n.value, graph)
+		n.value.Name = string(n.output)
+		return cmp.Or(p.budget.Text(len(n.output)), p.keep(&n.value, graph))
 	case onnx && (n.operator == "MatMul" || n.operator == "Gemm" && !n.transB):
-		if n.operand != "" {
+		if n.operand != 0 {
 			p.operands = append(p.operands, n.operand)
+			return p.budget.Spend(operandCost)
 		}
 	}
 	p.nbits = p.nbits || n.operator == "MatMulNBits"

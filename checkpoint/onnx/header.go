@@ -3,13 +3,13 @@ package onnx
 import (
 	"cmp"
 	"context"
-	"errors"
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 
-	"github.com/gantry-ml/gantry/dtype"
+	"github.com/zeebo/xxh3"
+
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -18,6 +18,7 @@ import (
 const (
 	MaxTensors    = 1 << 18
 	MaxMetadata   = 1 << 12 // things that a model says about itself
+	MaxExternal   = 1 << 12 // files
 	MaxDimensions = 64
 	MaxDepth      = 16      // of graphs inside graphs
 	MaxTextBytes  = 4 << 10 // of a name
@@ -31,20 +32,9 @@ const (
 	InValues = -2 // among what Values decodes
 )
 
-// Tensor is one tensor of a model. Its bytes are row-major and little-endian;
-// values of 4 and 2 bits are packed from the lowest bits on.
-type Tensor struct {
-	Name  string
-	Shape []int64
-	DType dtype.Type
-	// Transposed says that a matrix product takes the tensor as it is: its
-	// shape is [in, out], the reverse of what Hugging Face stores.
-	Transposed bool
-	File       int32 // index into Header.External, InModel or InValues
-	graph      int32 // number of its graph
-	Offset     int64
-	Bytes      int64
-}
+// Tensor is one tensor of a model; values of 4 and 2 bits are packed from the
+// lowest bits on. File is an index into Header.External, InModel or InValues.
+type Tensor = header.Tensor
 
 // Header is what a model says about itself, checked.
 type Header struct {
@@ -69,28 +59,25 @@ type KV struct{ Key, Value string }
 // texts), and the source's.
 func Read(ctx context.Context, r source.Reader) (*Header, error) {
 	h, err := Parse(source.ReaderAt(ctx, r), r.File().Size)
-	return h, inFile(err, r)
-}
-
-func inFile(err error, r source.Reader) error {
-	var e *recovery.Error
-	if errors.As(err, &e) && e.File == "" {
-		e.Op, e.File = "open", r.File().Name
-	}
-	return err
+	return h, header.InFile(err, r.File().Name)
 }
 
 // parser reads one model.
 type parser struct {
 	window
 	h         *Header
+	budget    header.Budget
+	tensors   header.List
+	graphOf   []int32          // the number of each tensor's graph
 	dims      []int64          // backs the shapes
 	external  map[string]int32 // index of a file in h.External
 	words     map[string]string
 	graphs    int32 // seen so far
 	depth     int
 	fields    int
-	operands  []string // second operands of matrix products
+	operands  []uint64             // hashes of the second operands of matrix products
+	outputOf  [MaxDepth + 1][]byte // see node.output; by depth
+	passed    int64                // bytes of tensors' values
 	seenModel bool
 
 	// What ReadGraph wants besides.
@@ -136,6 +123,7 @@ func (p *parser) parse() error {
 	if !p.seenModel || p.h.IRVersion <= 0 {
 		return recovery.Errorf(recovery.InvalidCheckpoint, "it has no graph or no IR version: truncated, or no ONNX model")
 	}
+	p.h.Tensors = p.tensors.Tensors()
 	return p.names()
 }
 
@@ -199,7 +187,7 @@ func (p *parser) note(key, value string) error {
 		return recovery.Errorf(recovery.Unsupported, "more than %d entries of metadata", MaxMetadata)
 	}
 	p.h.Metadata = append(p.h.Metadata, KV{key, value})
-	return nil
+	return p.budget.Entry()
 }
 
 // opset reads an OperatorSetIdProto.
@@ -252,14 +240,7 @@ func (p *parser) entry(v value) (kv KV, err error) {
 // names makes the tensors' names distinct and says which are transposed.
 func (p *parser) names() error {
 	ts := p.h.Tensors
-	order := make([]int32, len(ts))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	byName := func(a, b int32) int {
-		return cmp.Or(strings.Compare(ts[a].Name, ts[b].Name), cmp.Compare(ts[a].graph, ts[b].graph))
-	}
-	slices.SortFunc(order, byName)
+	order := header.ByName(ts)
 	slices.Sort(p.operands)
 	renamed := false
 	for len(order) > 0 {
@@ -267,41 +248,28 @@ func (p *parser) names() error {
 		for n < len(order) && ts[order[n]].Name == name {
 			n++
 		}
-		_, transposed := slices.BinarySearch(p.operands, name)
+		slices.SortFunc(order[:n], func(a, b int32) int { return cmp.Compare(p.graphOf[a], p.graphOf[b]) })
+		_, transposed := slices.BinarySearch(p.operands, xxh3.HashString(name))
 		for i, at := range order[:n] {
 			t := &ts[at]
 			t.Transposed = transposed && len(t.Shape) == 2
-			if i > 0 && ts[order[i-1]].graph == t.graph {
-				return badTensor(name, "it is there twice")
+			if i > 0 && p.graphOf[order[i-1]] == p.graphOf[at] {
+				return header.BadTensor(name, "it is there twice")
 			}
 		}
 		for _, at := range order[:n] {
-			if t := &ts[at]; n > 1 && t.graph > 0 {
-				t.Name, renamed = "graph"+strconv.Itoa(int(t.graph))+"/"+name, true
+			if graph := p.graphOf[at]; n > 1 && graph > 0 {
+				ts[at].Name, renamed = "graph"+strconv.Itoa(int(graph))+"/"+name, true
 			}
 		}
 		order = order[n:]
 	}
-	if !renamed {
-		return nil
-	}
-	names := make([]string, len(ts))
-	for i := range ts {
-		names[i] = ts[i].Name
-	}
-	slices.Sort(names)
-	for i := 1; i < len(names); i++ {
-		if names[i] == names[i-1] {
-			return badTensor(names[i], "it is there twice, once as what a tensor inside a node is called")
+	if renamed {
+		if name, ok := header.Twice(ts); ok {
+			return header.BadTensor(name, "it is there twice, once as what a tensor inside a node is called")
 		}
 	}
 	return nil
-}
-
-func badTensor(name, format string, args ...any) error {
-	e := recovery.Errorf(recovery.InvalidCheckpoint, format, args...)
-	e.Tensor = name
-	return e
 }
 
 func unsupportedTensor(name, format string, args ...any) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
@@ -79,6 +80,7 @@ type place struct {
 	name     string // in its graph
 	kind     uint64 // TensorProto.DataType
 	function bool
+	graph    int32 // its number
 }
 
 // ReadGraph reads how the model in an open file is run. Errors are Read's.
@@ -86,7 +88,7 @@ func ReadGraph(ctx context.Context, r source.Reader) (*Graph, error) {
 	p := newParser(source.ReaderAt(ctx, r), r.File().Size)
 	p.whole = true
 	if err := p.parse(); err != nil {
-		return nil, inFile(err, r)
+		return nil, header.InFile(err, r.File().Name)
 	}
 	g := &Graph{Inputs: p.inputs, Outputs: p.outputs, NBits: p.nbits, Weights: make([]Weight, len(p.places)), size: p.size}
 	uses := map[string]int{} // of a name
@@ -98,7 +100,7 @@ func ReadGraph(ctx context.Context, r source.Reader) (*Graph, error) {
 		w := Weight{Tensor: t, at: p.places[i]}
 		w.Embedded = w.at.function || uses[w.at.name] > 1 || small(t)
 		g.Weights[i] = w
-		own[w.at.name] = own[w.at.name] || t.graph == 0
+		own[w.at.name] = own[w.at.name] || w.at.graph == 0
 	}
 	for i := range g.Inputs {
 		g.Inputs[i].Default = own[g.Inputs[i].Name]

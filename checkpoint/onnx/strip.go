@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -28,7 +29,7 @@ const (
 func (g *Graph) Strip(ctx context.Context, r source.Reader, data func(*Weight) ([]byte, error)) ([]byte, error) {
 	if size := r.File().Size; size != g.size {
 		e := recovery.Errorf(recovery.SourceChanged, "it had %d bytes, and has %d", g.size, size)
-		return nil, inFile(e, r)
+		return nil, header.InFile(e, r.File().Name)
 	}
 	s := &stripper{parser: parser{window: window{r: source.ReaderAt(ctx, r), size: g.size}}, data: data}
 	for i := range g.Weights {
@@ -36,7 +37,7 @@ func (g *Graph) Strip(ctx context.Context, r source.Reader, data func(*Weight) (
 	}
 	slices.SortFunc(s.weights, func(a, b *Weight) int { return cmp.Compare(a.at.message.off, b.at.message.off) })
 	model, err := s.copy(g.size)
-	return model, inFile(err, r)
+	return model, header.InFile(err, r.File().Name)
 }
 
 // stripper copies a model.

@@ -1,8 +1,7 @@
 package onnx
 
 import (
-	"slices"
-
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -67,10 +66,11 @@ func (p *parser) tensor(stop int64) (t rawTensor, err error) {
 			t.external = v.number() && v.num == 1
 		case floatData, int32Data, stringData, int64Data, rawData, doubleData, uint64Data:
 			if t.data != 0 && t.data != v.field {
-				return badTensor(t.Name, "it has both %s and %s", dataNames[t.data], dataNames[v.field])
+				return header.BadTensor(t.Name, "it has both %s and %s", dataNames[t.data], dataNames[v.field])
 			}
 			t.data, t.parts = v.field, t.parts+1
 			t.offset, t.bytes = p.off, v.stop-p.off
+			p.passed += t.bytes
 			if !v.bytes() {
 				t.parts = 2 // a number that is not packed is one of several
 			}
@@ -102,7 +102,7 @@ func (p *parser) dimension(t *rawTensor, d uint64) error {
 		return unsupportedTensor(t.Name, "more than %d dimensions", MaxDimensions)
 	}
 	t.Shape = p.append(t.Shape, int64(d))
-	return nil
+	return p.budget.Shape(1)
 }
 
 // append appends to a shape, in memory that many shapes share. Dimensions of
@@ -122,29 +122,26 @@ func (p *parser) append(shape []int64, d int64) []int64 {
 
 // keep checks a tensor of a graph and adds it.
 func (p *parser) keep(t *rawTensor, graph int32) error {
-	if len(p.h.Tensors) == MaxTensors {
+	n := p.tensors.Len()
+	if n == MaxTensors {
 		return recovery.Errorf(recovery.Unsupported, "more than %d tensors in one model", MaxTensors)
 	}
 	if t.Name == "" {
-		return recovery.Errorf(recovery.InvalidCheckpoint, "tensor %d has no name", len(p.h.Tensors))
+		return recovery.Errorf(recovery.InvalidCheckpoint, "tensor %d has no name", n)
 	}
-	t.graph = graph
 	if err := p.check(t); err != nil {
 		return err
 	}
-	if n := len(p.h.Tensors); n == cap(p.h.Tensors) { // doubled: append would copy large ones more often
-		p.h.Tensors = slices.Grow(p.h.Tensors, max(n, 16))
-	}
-	p.h.Tensors = append(p.h.Tensors, t.Tensor)
+	p.graphOf = append(p.graphOf, graph)
 	if p.whole {
-		p.places = append(p.places, place{t.message, t.Name, t.kind, p.inFunction})
+		p.places = append(p.places, place{t.message, t.Name, t.kind, p.inFunction, graph})
 	}
-	return nil
+	return p.tensors.Add(&p.budget, t.Tensor)
 }
 
 // check checks what a tensor says about itself and finds its bytes.
 func (p *parser) check(t *rawTensor) error {
-	bad := func(format string, args ...any) error { return badTensor(t.Name, format, args...) }
+	bad := func(format string, args ...any) error { return header.BadTensor(t.Name, format, args...) }
 	switch {
 	case t.kind == 0:
 		return bad("it has no type")

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -18,6 +19,9 @@ type coded struct {
 	bytes  int64
 }
 
+// codedCost is what a coded takes in a list that grows, in bytes.
+const codedCost = 128
+
 // addCoded gives a tensor its place among the decoded values and counts them.
 func (p *parser) addCoded(t *rawTensor, width int64) error {
 	want := t.Bytes / width
@@ -25,12 +29,12 @@ func (p *parser) addCoded(t *rawTensor, width int64) error {
 	case t.Bytes > MaxValueBytes-p.h.values:
 		return unsupportedTensor(t.Name, "it and other tensors in %s come to more than %d bytes: store them as raw data", dataNames[t.data], MaxValueBytes)
 	case t.bytes < want || (t.bytes-1)/10 >= want: // a varint has 1 to 10 bytes
-		return badTensor(t.Name, "its %s has %d bytes, which are not %d numbers", dataNames[t.data], t.bytes, want)
+		return header.BadTensor(t.Name, "its %s has %d bytes, which are not %d numbers", dataNames[t.data], t.bytes, want)
 	}
-	p.h.coded = append(p.h.coded, coded{int32(len(p.h.Tensors)), width, t.offset, t.bytes})
+	p.h.coded = append(p.h.coded, coded{int32(p.tensors.Len()), width, t.offset, t.bytes})
 	t.File, t.Offset = InValues, p.h.values
 	p.h.values += t.Bytes
-	return nil
+	return p.budget.Spend(codedCost)
 }
 
 // ValueBytes returns the size of what Values returns.
@@ -53,7 +57,7 @@ func (h *Header) Values(ctx context.Context, r source.Reader) ([]byte, error) {
 			return nil, err
 		}
 		if err := decode(out[t.Offset:t.Offset+t.Bytes], buf, int(c.width), t.Name); err != nil {
-			return nil, inFile(err, r)
+			return nil, header.InFile(err, r.File().Name)
 		}
 	}
 	return out, nil
@@ -65,11 +69,11 @@ func decode(dst, src []byte, width int, name string) error {
 	for len(dst) > 0 {
 		v, n := protowire.ConsumeVarint(src)
 		if n < 0 {
-			return badTensor(name, "its values end %d bytes too early", len(dst))
+			return header.BadTensor(name, "its values end %d bytes too early", len(dst))
 		}
 		// As a signed or an unsigned number of that many bits.
 		if high := int64(v) >> (bits - 1); high != 0 && high != -1 && v>>(bits-1) != 1 {
-			return badTensor(name, "its value %d does not fit %d bits", int64(v), bits)
+			return header.BadTensor(name, "its value %d does not fit %d bits", int64(v), bits)
 		}
 		var b [8]byte
 		binary.LittleEndian.PutUint64(b[:], v)
@@ -77,7 +81,7 @@ func decode(dst, src []byte, width int, name string) error {
 		dst, src = dst[width:], src[n:]
 	}
 	if len(src) > 0 {
-		return badTensor(name, "it has more values than its shape")
+		return header.BadTensor(name, "it has more values than its shape")
 	}
 	return nil
 }

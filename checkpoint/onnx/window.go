@@ -14,7 +14,7 @@ import (
 // nothing.
 const (
 	minRun = 4 << 10
-	maxRun = 1 << 20
+	maxRun = 512 << 10
 )
 
 // window reads a file front to back.

@@ -33,6 +33,7 @@ func (v value) number() bool { return v.form == protowire.VarintType }
 func (p *parser) message(stop int64, f func(v value) error) error {
 	for p.off < stop {
 		at := p.off
+		p.budget.Read(at - p.passed)
 		if p.fields++; p.fields > MaxFields {
 			return recovery.Errorf(recovery.Unsupported, "more than %d protobuf fields in one model", MaxFields)
 		}
@@ -82,7 +83,10 @@ func (p *parser) length(n uint64, stop int64) (int64, error) {
 // text reads a text up to stop.
 func (p *parser) text(stop int64) (string, error) {
 	b, err := p.chars(stop)
-	return string(b), err
+	if err != nil {
+		return "", err
+	}
+	return string(b), p.budget.Text(len(b))
 }
 
 // word reads a text that many fields have, such as the name of an operator,
@@ -94,13 +98,14 @@ func (p *parser) word(stop int64) (string, error) {
 		return "", err
 	}
 	s, ok := p.words[string(b)]
-	if !ok {
-		s = string(b)
-		if len(p.words) < most {
-			p.words[s] = s
-		}
+	if ok {
+		return s, nil
 	}
-	return s, nil
+	s = string(b)
+	if len(p.words) < most {
+		p.words[s] = s
+	}
+	return s, p.budget.Text(len(b))
 }
 
 // chars reads the bytes of a text up to stop, valid until the next call.

@@ -12,18 +12,20 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 )
 
 // Limits on what a file may claim. The first is the reference's; the others
-// are ours, far above any real checkpoint, and bound memory to about four
-// times the header.
+// are ours and far above any real checkpoint. A header.Budget holds what a
+// header costs to its size.
 const (
 	MaxHeaderBytes = 100_000_000
 	MaxTensors     = 1 << 18 // in one file
 	MaxIndexed     = 1 << 19 // in all files of an index
+	MaxShards      = 1 << 12 // of an index
 	MaxMetadata    = 1 << 16 // keys
 	MaxDimensions  = 64      // of one tensor
 )
@@ -34,16 +36,9 @@ const prefixBytes = 8
 // metadataKey is the one name that is no tensor's.
 const metadataKey = "__metadata__"
 
-// Tensor is one tensor of a file. Its bytes are row-major and little-endian.
-type Tensor struct {
-	Name  string
-	DType dtype.Type
-	// Shape's product overflows nothing. A dimension above 2^63-1, which only
-	// a tensor without elements can have, is held as 2^63-1.
-	Shape  []int64
-	Offset int64 // absolute, in the file
-	Bytes  int64
-}
+// Tensor is one tensor of a file, which says nothing of Transposed, File and
+// Form.
+type Tensor = header.Tensor
 
 // Header is what a file says about itself, checked.
 type Header struct {
@@ -70,11 +65,11 @@ func Read(ctx context.Context, r source.Reader) (*Header, error) {
 	case int64(n) > size-prefixBytes:
 		return nil, within(r, recovery.Errorf(recovery.InvalidCheckpoint, "a header of %d bytes is claimed, but the file has only %d: it is truncated or no safetensors file", n, size))
 	}
-	header := make([]byte, n)
-	if err := r.ReadAt(ctx, header, prefixBytes); err != nil {
+	text := make([]byte, n)
+	if err := r.ReadAt(ctx, text, prefixBytes); err != nil {
 		return nil, err
 	}
-	h, err := Parse(header, size)
+	h, err := Parse(text, size)
 	if err != nil {
 		return nil, within(r, err)
 	}
@@ -91,77 +86,73 @@ func within(r source.Reader, err error) error {
 }
 
 // Parse checks a header, the JSON without the number before it, against the
-// size of the whole file in bytes.
+// size of the whole file in bytes. Its bytes are Parse's: escapes are decoded
+// in place.
 // Errors: invalid_checkpoint, unsupported (over our limits).
-func Parse(header []byte, fileSize int64) (*Header, error) {
-	if len(header) > MaxHeaderBytes || int64(len(header)) > fileSize-prefixBytes {
-		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "a header of %d bytes does not fit a file of %d", len(header), fileSize)
+func Parse(text []byte, fileSize int64) (*Header, error) {
+	if len(text) > MaxHeaderBytes || int64(len(text)) > fileSize-prefixBytes {
+		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "a header of %d bytes does not fit a file of %d", len(text), fileSize)
 	}
-	if !utf8.Valid(header) {
+	if !utf8.Valid(text) {
 		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "the header is not valid UTF-8")
 	}
-	p := parser{scanner: scanner{b: header, base: prefixBytes}}
-	// One allocation for all tensors: each has two brackets and, at the
-	// shortest, 24 bytes.
-	p.entries = make([]entry, 0, min(bytes.Count(header, []byte{'['})/2, len(header)/24, MaxTensors))
+	p := parser{scanner: scanner{b: text, base: prefixBytes}}
+	p.budget.Read(int64(len(text)))
+	// One allocation for all tensors: each has two brackets or more.
+	room, err := p.budget.Room(min(bytes.Count(text, []byte{'['})/2, MaxTensors))
+	if err != nil {
+		return nil, err
+	}
+	p.tensors = make([]Tensor, 0, room)
 	if err := p.file(); err != nil {
 		return nil, err
 	}
-	return layout(p.latest(), p.metadata, prefixBytes+int64(len(header)), fileSize)
+	h := &Header{Tensors: p.latest(), Metadata: p.metadata, Start: prefixBytes + int64(len(text))}
+	return h, h.layout(fileSize)
 }
 
-// layout checks that the entries tile the file from start to its end.
-func layout(entries []entry, metadata map[string]string, start, fileSize int64) (*Header, error) {
-	slices.SortFunc(entries, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.end, b.end), strings.Compare(a.name, b.name))
+// layout checks that the tensors tile the file from the header's end to its
+// own, and finishes them: the parser has left the end of each in Bytes, offsets
+// count from the header's end, and dimensions are unsigned.
+func (h *Header) layout(fileSize int64) error {
+	slices.SortFunc(h.Tensors, func(a, b Tensor) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Bytes, b.Bytes), strings.Compare(a.Name, b.Name))
 	})
-	h := &Header{Tensors: make([]Tensor, len(entries)), Metadata: metadata, Start: start}
-	dims := 0
-	for i := range entries {
-		dims += len(entries[i].shape)
-	}
-	shapes := make([]int64, 0, dims) // backs all shapes
-	at := uint64(0)
-	for i := range entries {
-		e := &entries[i]
-		bad := func(format string, args ...any) (*Header, error) {
-			err := recovery.Errorf(recovery.InvalidCheckpoint, format, args...)
-			err.Tensor = e.name
-			return nil, err
+	at, room := int64(0), fileSize-h.Start
+	for i := range h.Tensors {
+		t := &h.Tensors[i]
+		begin, end := t.Offset, t.Bytes
+		if begin != at || end < begin {
+			return header.BadTensor(t.Name, "its data_offsets [%d, %d) should begin at %d: tensors must follow each other without overlap or hole", begin, end, at)
 		}
-		if e.begin != at || e.end < e.begin {
-			return bad("its data_offsets [%d, %d) should begin at %d: tensors must follow each other without overlap or hole", e.begin, e.end, at)
-		}
-		size, err := byteSize(e.dtype, e.shape)
+		size, err := byteSize(t.DType, t.Shape)
 		if err != nil {
-			return bad("%w", err)
+			return header.BadTensor(t.Name, "%w", err)
 		}
-		if e.end-e.begin != size {
-			return bad("its data_offsets [%d, %d) hold %d bytes, its type and shape need %d", e.begin, e.end, e.end-e.begin, size)
+		if uint64(end-begin) != size {
+			return header.BadTensor(t.Name, "its data_offsets [%d, %d) hold %d bytes, its type and shape need %d", begin, end, end-begin, size)
 		}
-		if e.end > uint64(fileSize-start) {
-			return bad("it ends %d bytes behind the end of the file, which has %d: truncated", e.end-uint64(fileSize-start), fileSize)
+		if end > room {
+			return header.BadTensor(t.Name, "it ends %d bytes behind the end of the file, which has %d: truncated", end-room, fileSize)
 		}
-		first := len(shapes)
-		for _, d := range e.shape {
-			shapes = append(shapes, int64(min(d, math.MaxInt64)))
+		t.Offset, t.Bytes, at = h.Start+begin, end-begin, end
+		for i, d := range t.Shape {
+			t.Shape[i] = int64(min(uint64(d), math.MaxInt64))
 		}
-		h.Tensors[i] = Tensor{Name: e.name, DType: e.dtype, Shape: shapes[first:len(shapes):len(shapes)], Offset: start + int64(e.begin), Bytes: int64(size)}
-		at = e.end
 	}
-	if rest := uint64(fileSize-start) - at; rest != 0 {
-		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "%d bytes at the end of the file belong to no tensor", rest)
+	if rest := room - at; rest != 0 {
+		return recovery.Errorf(recovery.InvalidCheckpoint, "%d bytes at the end of the file belong to no tensor", rest)
 	}
-	return h, nil
+	return nil
 }
 
 // byteSize multiplies as the reference does, from the first dimension to the
 // last and without leaving 64 bits: 2^32 × 2^32 × 0 overflows, 0 × 2^32 ×
 // 2^32 does not.
-func byteSize(t dtype.Type, shape []uint64) (uint64, error) {
+func byteSize(t dtype.Type, shape []int64) (uint64, error) {
 	n, over := uint64(1), uint64(0)
 	for _, d := range shape {
-		if over, n = bits.Mul64(n, d); over != 0 {
+		if over, n = bits.Mul64(n, uint64(d)); over != 0 {
 			return 0, errOverflow
 		}
 	}

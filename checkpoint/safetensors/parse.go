@@ -2,29 +2,21 @@ package safetensors
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 
-	"github.com/zeebo/xxh3"
-
+	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// entry is a tensor as the header tells it, not checked.
-type entry struct {
-	name       string
-	shape      []uint64
-	begin, end uint64
-	dtype      dtype.Type
-	order      int32 // place in the header
-}
-
 type parser struct {
 	scanner
-	entries  []entry
+	budget   header.Budget
+	tensors  []Tensor // see Header.layout
 	metadata map[string]string
-	dims     []uint64   // backs shapes
+	dims     []int64    // backs shapes
 	recent   dtype.Type // that was named: most tensors have the same
 }
 
@@ -58,33 +50,35 @@ func (p *parser) strings() error {
 		if len(p.metadata) == MaxMetadata {
 			return recovery.Errorf(recovery.Unsupported, "more than %d keys of metadata", MaxMetadata)
 		}
-		k := string(key)
 		v, err := p.str()
-		p.metadata[k] = string(v)
-		return err
+		if err != nil {
+			return err
+		}
+		p.metadata[string(key)] = string(v)
+		return cmp.Or(p.budget.Entry(), p.budget.Text(len(key)), p.budget.Text(len(v)))
 	})
 }
 
 // tensor reads a tensor's description: an object or, as the reference also
 // takes it, an array of its three fields.
 func (p *parser) tensor(name string) (err error) {
-	if len(p.entries) == MaxTensors {
+	if len(p.tensors) == MaxTensors {
 		return recovery.Errorf(recovery.Unsupported, "more than %d tensors in one file", MaxTensors)
 	}
-	e := entry{name: name, order: int32(len(p.entries))}
+	t := Tensor{Name: name}
 	var seen [3]bool
 	field := func(i int) error {
 		if seen[i] {
-			return p.fail("tensor %q: %s is there twice", name, fields[i])
+			return p.fail("tensor %.80q: %s is there twice", name, fields[i])
 		}
 		seen[i] = true
 		switch i {
 		case 0:
-			e.dtype, err = p.dtype()
+			t.DType, err = p.dtype()
 		case 1:
-			e.shape, err = p.shape()
+			t.Shape, err = p.shape()
 		case 2:
-			e.begin, e.end, err = p.offsets()
+			t.Offset, t.Bytes, err = p.offsets()
 		}
 		return err
 	}
@@ -101,7 +95,7 @@ func (p *parser) tensor(name string) (err error) {
 	case '[':
 		err = p.array(func(i int) error {
 			if i >= len(fields) {
-				return p.fail("tensor %q: more than three fields", name)
+				return p.fail("tensor %.80q: more than three fields", name)
 			}
 			return field(i)
 		})
@@ -113,11 +107,11 @@ func (p *parser) tensor(name string) (err error) {
 	}
 	for i, ok := range seen {
 		if !ok {
-			return p.fail("tensor %q: no %s", name, fields[i])
+			return p.fail("tensor %.80q: no %s", name, fields[i])
 		}
 	}
-	p.entries = append(p.entries, e)
-	return nil
+	p.tensors = append(p.tensors, t)
+	return cmp.Or(p.budget.Tensor(), p.budget.Text(len(name)), p.budget.Shape(len(t.Shape)))
 }
 
 var fields = [3]string{"dtype", "shape", "data_offsets"}
@@ -159,7 +153,8 @@ func (p *parser) dtypeName(name []byte, err error) (dtype.Type, error) {
 	return t, nil
 }
 
-func (p *parser) shape() ([]uint64, error) {
+// shape reads dimensions, unsigned ones, in memory that many shapes share.
+func (p *parser) shape() ([]int64, error) {
 	// Dimensions that are allocated at once: never more than the text can hold.
 	block := min(4096, len(p.b)/2)
 	start := len(p.dims)
@@ -169,25 +164,24 @@ func (p *parser) shape() ([]uint64, error) {
 		}
 		d, err := p.uint()
 		if len(p.dims) == cap(p.dims) {
-			p.dims, start = append(make([]uint64, 0, max(block, len(p.dims)-start+1)), p.dims[start:]...), 0
+			p.dims, start = append(make([]int64, 0, max(block, len(p.dims)-start+1)), p.dims[start:]...), 0
 		}
-		p.dims = append(p.dims, d)
+		p.dims = append(p.dims, int64(d))
 		return err
 	})
 	return p.dims[start:len(p.dims):len(p.dims)], err
 }
 
-func (p *parser) offsets() (begin, end uint64, err error) {
+// offsets reads data_offsets. What is over 2^63-1 is behind the end of any
+// file, and so is that.
+func (p *parser) offsets() (begin, end int64, err error) {
 	n := 0
 	err = p.array(func(i int) (err error) {
-		switch n++; i {
-		case 0:
-			begin, err = p.uint()
-		case 1:
-			end, err = p.uint()
-		default:
-			err = p.fail("data_offsets of more than two numbers")
+		if n++; n > 2 {
+			return p.fail("data_offsets of more than two numbers")
 		}
+		v, err := p.uint()
+		begin, end = end, int64(min(v, math.MaxInt64))
 		return err
 	})
 	if err == nil && n != 2 {
@@ -198,28 +192,11 @@ func (p *parser) offsets() (begin, end uint64, err error) {
 
 // latest drops all but the last description of each name, as the reference
 // does.
-func (p *parser) latest() []entry {
-	if !p.repeats() {
-		return p.entries
+func (p *parser) latest() []Tensor {
+	if _, twice := header.Twice(p.tensors); !twice {
+		return p.tensors
 	}
-	slices.SortFunc(p.entries, func(a, b entry) int {
-		return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(b.order, a.order))
-	})
-	return slices.CompactFunc(p.entries, func(a, b entry) bool { return a.name == b.name })
-}
-
-// repeats reports whether two descriptions may have the same name. Hashes are
-// sorted many times faster than names, and hardly any file has a name twice.
-func (p *parser) repeats() bool {
-	hashes := make([]uint64, len(p.entries))
-	for i := range p.entries {
-		hashes[i] = xxh3.HashString(p.entries[i].name)
-	}
-	slices.Sort(hashes)
-	for i := 1; i < len(hashes); i++ {
-		if hashes[i] == hashes[i-1] {
-			return true
-		}
-	}
-	return false
+	slices.Reverse(p.tensors)
+	slices.SortStableFunc(p.tensors, func(a, b Tensor) int { return strings.Compare(a.Name, b.Name) })
+	return slices.CompactFunc(p.tensors, func(a, b Tensor) bool { return a.Name == b.Name })
 }

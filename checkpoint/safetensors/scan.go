@@ -77,7 +77,7 @@ func (s *scanner) end() error {
 }
 
 // object calls field for each key, at the position of its value, which field
-// must consume. The key is valid until the next call of a scanner's method.
+// must consume. The key is a part of the text.
 func (s *scanner) object(field func(key []byte) error) error {
 	if err := s.expect('{'); err != nil {
 		return err
@@ -134,35 +134,36 @@ func (s *scanner) array(element func(i int) error) error {
 	}
 }
 
-// str reads a string. What it returns is a part of the text where there are
-// no escapes.
+// str reads a string. What it returns is a part of the text, in which escapes
+// have been decoded: they are longer than what they stand for.
 func (s *scanner) str() ([]byte, error) {
 	if s.peek() != '"' {
 		return nil, s.unexpected("a string")
 	}
 	s.pos++
 	start := s.pos
-	var out []byte // set once there was an escape; then b[start:pos] is still to be added
+	end, plain := start, start // b[start:end] is decoded, b[plain:pos] is still to be moved there
 	for s.pos < len(s.b) {
 		switch c := s.b[s.pos]; {
 		case c == '"':
-			text := s.b[start:s.pos]
-			s.pos++
-			if out != nil {
-				text = append(out, text...)
+			if end == plain { // no escapes
+				end = s.pos
+			} else {
+				end += copy(s.b[end:], s.b[plain:s.pos])
 			}
-			return text, nil
+			s.pos++
+			return s.b[start:end], nil
 		case c < 0x20:
 			return nil, s.fail("control character %#02x in a string", c)
 		case c == '\\':
-			out = append(out, s.b[start:s.pos]...)
+			end += copy(s.b[end:], s.b[plain:s.pos])
 			s.pos++
 			r, err := s.escape()
 			if err != nil {
 				return nil, err
 			}
-			out = utf8.AppendRune(out, r)
-			start = s.pos
+			end += utf8.EncodeRune(s.b[end:s.pos], r)
+			plain = s.pos
 		default:
 			s.pos++
 		}

@@ -1,31 +1,45 @@
 package safetensors
 
 import (
+	"bytes"
+	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// ParseShardIndex reads a model.safetensors.index.json and returns which shard
-// holds each tensor. Other fields, such as metadata, are checked for form
-// only. The names of shards are data: the caller checks them before it opens
-// anything. Errors: invalid_checkpoint, unsupported (over our limits).
-func ParseShardIndex(data []byte) (map[string]string, error) {
-	if !utf8.Valid(data) {
+// ShardIndex is what a model.safetensors.index.json says.
+type ShardIndex struct {
+	Shards  []string  // names of files, in order; data: the caller checks them before it opens any
+	Tensors []Indexed // by name; no name twice
+}
+
+// Indexed is a tensor of an index.
+type Indexed struct {
+	Name  string
+	Shard int32 // index into ShardIndex.Shards
+}
+
+// ParseShardIndex reads a model.safetensors.index.json. Other fields, such as
+// metadata, are checked for form only. The text's bytes are ParseShardIndex's:
+// escapes are decoded in place.
+// Errors: invalid_checkpoint, unsupported (over our limits).
+func ParseShardIndex(text []byte) (*ShardIndex, error) {
+	if !utf8.Valid(text) {
 		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "the index is not valid UTF-8")
 	}
-	s := scanner{b: data}
-	var shards map[string]string
+	s := scanner{b: text}
+	var ix *ShardIndex
 	err := s.object(func(key []byte) error {
 		if string(key) != "weight_map" {
 			return s.skip(1)
 		}
-		if shards != nil {
+		if ix != nil {
 			return s.fail("weight_map is there twice")
 		}
-		var err error
-		shards, err = s.weightMap()
-		return err
+		ix = &ShardIndex{}
+		return s.weightMap(ix)
 	})
 	if err == nil {
 		err = s.end()
@@ -33,34 +47,67 @@ func ParseShardIndex(data []byte) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(shards) == 0 {
+	if ix == nil || len(ix.Tensors) == 0 {
 		return nil, recovery.Errorf(recovery.InvalidCheckpoint, "the index has no weight_map, or an empty one")
 	}
-	return shards, nil
+	return ix, ix.sort()
 }
 
-func (s *scanner) weightMap() (map[string]string, error) {
-	shards := map[string]string{}
-	known := map[string]string{} // each shard's name once, not once per tensor
-	err := s.object(func(key []byte) error {
-		name := string(key)
-		if _, twice := shards[name]; twice {
-			return s.fail("tensor %q is in weight_map twice", name)
-		}
-		if len(shards) == MaxIndexed {
+// Distinct names take 10 bytes of an index or more, but for a few.
+const (
+	minIndexed = 10
+	fewIndexed = 1 << 12
+)
+
+func (s *scanner) weightMap(ix *ShardIndex) error {
+	room := min(bytes.Count(s.b, []byte{':'}), len(s.b)/minIndexed+fewIndexed, MaxIndexed)
+	ix.Tensors = make([]Indexed, 0, room)
+	numbers := map[string]int32{}
+	return s.object(func(key []byte) error {
+		switch {
+		case len(ix.Tensors) == MaxIndexed:
 			return recovery.Errorf(recovery.Unsupported, "more than %d tensors in one index", MaxIndexed)
+		case len(ix.Tensors) == room:
+			return s.fail("more tensors in weight_map than there are names so short: some is there twice")
 		}
 		value, err := s.str()
 		if err != nil {
 			return err
 		}
-		shard, ok := known[string(value)]
+		shard, ok := numbers[string(value)]
 		if !ok {
-			shard = string(value)
-			known[shard] = shard
+			if shard = int32(len(ix.Shards)); shard == MaxShards {
+				return recovery.Errorf(recovery.Unsupported, "more than %d shards in one index", MaxShards)
+			}
+			ix.Shards = append(ix.Shards, string(value))
+			numbers[ix.Shards[shard]] = shard
 		}
-		shards[name] = shard
+		ix.Tensors = append(ix.Tensors, Indexed{string(key), shard})
 		return nil
 	})
-	return shards, err
+}
+
+// sort brings shards and tensors into order and refuses a tensor that is there
+// twice.
+func (ix *ShardIndex) sort() error {
+	order := make([]int32, len(ix.Shards)) // numbers in the file
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortFunc(order, func(a, b int32) int { return strings.Compare(ix.Shards[a], ix.Shards[b]) })
+	slices.Sort(ix.Shards)
+	now := make([]int32, len(order))
+	for i, was := range order {
+		now[was] = int32(i)
+	}
+	for i := range ix.Tensors {
+		ix.Tensors[i].Shard = now[ix.Tensors[i].Shard]
+	}
+	slices.SortFunc(ix.Tensors, func(a, b Indexed) int { return strings.Compare(a.Name, b.Name) })
+	for i := 1; i < len(ix.Tensors); i++ {
+		if name := ix.Tensors[i].Name; name == ix.Tensors[i-1].Name {
+			return recovery.Errorf(recovery.InvalidCheckpoint, "tensor %.80q is in weight_map twice", name)
+		}
+	}
+	return nil
 }

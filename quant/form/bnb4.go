@@ -8,7 +8,10 @@ import (
 	"github.com/gantry-ml/gantry/dtype"
 )
 
-const bnb4Name = "bnb4"
+const (
+	bnb4Name  = "bnb4"
+	offsetKey = "offset" // the last parameter
+)
 
 // BNB4 is bitsandbytes' 4-bit types, nf4 and fp4: two levels in a byte, the
 // first in the upper bits, along the tensor's elements row by row, a table of
@@ -28,7 +31,7 @@ type BNB4 struct {
 
 // Name is the form's name.
 func (b BNB4) Name() string {
-	return spell(bnb4Name, "block", b.Block, "nested", b.Nested, "offset", b.Offset)
+	return spell(bnb4Name, "block", b.Block, "nested", b.Nested, offsetKey, b.Offset)
 }
 
 type bnb4 struct {
@@ -39,7 +42,7 @@ type bnb4 struct {
 func openBNB4(param string, stored dtype.Type, rows, cols int64) (Form, error) {
 	p := parseParams(param)
 	f := &bnb4{rows: rows, cols: cols}
-	f.Block, f.Nested, f.Offset = p.int("block", 1), p.int("nested", 1), p.float("offset")
+	f.Block, f.Nested, f.Offset = p.int("block", 1), p.int("nested", 1), p.float(offsetKey)
 	if err := p.done(); err != nil {
 		return nil, err
 	}

@@ -100,6 +100,14 @@ func Open(name string, stored dtype.Type, rows, cols int64) (Form, error) {
 	return f, nil
 }
 
+// Sizing returns the name of a form whose parts have the same sizes as those of
+// the one with the given name, and that many weights share: the offset that
+// each BNB4 has for itself changes none.
+func Sizing(name string) string {
+	before, _, _ := strings.Cut(name, ","+offsetKey+"=")
+	return before
+}
+
 // maxElements bounds a tensor, so that no size of a part overflows.
 const maxElements = 1 << 50
 

@@ -93,13 +93,22 @@ func (p *params) done() error {
 // scaleTypes are those that scales are stored as.
 var scaleTypes = []dtype.Type{dtype.F32, dtype.F16, dtype.BF16}
 
-// spell writes a form's name with its parameters, without those that are 0.
+// spell writes a form's name with its parameters, without those that are 0. It
+// is called for each of many weights.
 func spell(name string, kv ...any) string {
-	var parts []string
+	var buf [96]byte
+	b := append(buf[:0], name...)
+	b = append(b, ':')
 	for i := 0; i < len(kv); i += 2 {
-		if v := fmt.Sprint(kv[i+1]); v != "0" && v != dtype.Invalid.String() {
-			parts = append(parts, fmt.Sprintf("%s=%s", kv[i], v))
+		before := len(b)
+		if b[before-1] != ':' {
+			b = append(b, ',')
+		}
+		b = fmt.Append(b, kv[i], "=")
+		value := len(b)
+		if b = fmt.Append(b, kv[i+1]); string(b[value:]) == "0" || string(b[value:]) == dtype.Invalid.String() {
+			b = b[:before]
 		}
 	}
-	return name + ":" + strings.Join(parts, ",")
+	return string(b)
 }
