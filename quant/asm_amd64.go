@@ -24,10 +24,20 @@ func int8F32AVX2(dst *byte, src *byte, n int, scale float32)
 //go:noescape
 func castF32ToF16AVX2(dst *byte, src *byte, n int)
 
+// streamF32ToF16AVX2 converts n elements from F32 to F16 past the caches.
+//
+//go:noescape
+func streamF32ToF16AVX2(dst *byte, src *byte, n int)
+
 // castF32ToBF16AVX2 converts n elements from F32 to BF16.
 //
 //go:noescape
 func castF32ToBF16AVX2(dst *byte, src *byte, n int)
+
+// streamF32ToBF16AVX2 converts n elements from F32 to BF16 past the caches.
+//
+//go:noescape
+func streamF32ToBF16AVX2(dst *byte, src *byte, n int)
 
 // q4_0F32AVX2 encodes up to n blocks of 32 F32 and returns how many.
 //
@@ -139,10 +149,20 @@ func int8F16AVX2(dst *byte, src *byte, n int, scale float32)
 //go:noescape
 func castF16ToF32AVX2(dst *byte, src *byte, n int)
 
+// streamF16ToF32AVX2 converts n elements from F16 to F32 past the caches.
+//
+//go:noescape
+func streamF16ToF32AVX2(dst *byte, src *byte, n int)
+
 // castF16ToBF16AVX2 converts n elements from F16 to BF16.
 //
 //go:noescape
 func castF16ToBF16AVX2(dst *byte, src *byte, n int)
+
+// streamF16ToBF16AVX2 converts n elements from F16 to BF16 past the caches.
+//
+//go:noescape
+func streamF16ToBF16AVX2(dst *byte, src *byte, n int)
 
 // q4_0F16AVX2 encodes up to n blocks of 32 F16 and returns how many.
 //
@@ -254,10 +274,20 @@ func int8BF16AVX2(dst *byte, src *byte, n int, scale float32)
 //go:noescape
 func castBF16ToF32AVX2(dst *byte, src *byte, n int)
 
+// streamBF16ToF32AVX2 converts n elements from BF16 to F32 past the caches.
+//
+//go:noescape
+func streamBF16ToF32AVX2(dst *byte, src *byte, n int)
+
 // castBF16ToF16AVX2 converts n elements from BF16 to F16.
 //
 //go:noescape
 func castBF16ToF16AVX2(dst *byte, src *byte, n int)
+
+// streamBF16ToF16AVX2 converts n elements from BF16 to F16 past the caches.
+//
+//go:noescape
+func streamBF16ToF16AVX2(dst *byte, src *byte, n int)
 
 // q4_0BF16AVX2 encodes up to n blocks of 32 BF16 and returns how many.
 //
@@ -378,6 +408,21 @@ func castF32ToBF16AVX512(dst *byte, src *byte, n int)
 //
 //go:noescape
 func castBF16ToF16AVX512(dst *byte, src *byte, n int)
+
+// streamF32ToF16AVX512 converts n elements from F32 to F16 past the caches.
+//
+//go:noescape
+func streamF32ToF16AVX512(dst *byte, src *byte, n int)
+
+// streamF32ToBF16AVX512 converts n elements from F32 to BF16 past the caches.
+//
+//go:noescape
+func streamF32ToBF16AVX512(dst *byte, src *byte, n int)
+
+// streamBF16ToF16AVX512 converts n elements from BF16 to F16 past the caches.
+//
+//go:noescape
+func streamBF16ToF16AVX512(dst *byte, src *byte, n int)
 
 // fitRangeAVX2 fits 8 groups of x with n tries, the first of them steps, which is the largest integer.
 //

@@ -625,25 +625,57 @@ loop:
 	RET
 
 // func castF32ToF16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, F16C
+// Requires: AVX, AVX2, F16C
 TEXT ·castF32ToF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
 loop:
-	VMOVDQU   (CX), Y0
-	VMOVDQU   32(CX), Y1
-	VMOVDQU   64(CX), Y2
-	VMOVDQU   96(CX), Y3
-	VCVTPS2PH $0x00, Y0, (AX)
-	VCVTPS2PH $0x00, Y1, 16(AX)
-	VCVTPS2PH $0x00, Y2, 32(AX)
-	VCVTPS2PH $0x00, Y3, 48(AX)
-	ADDQ      $+128, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VMOVDQU     (CX), Y0
+	VMOVDQU     32(CX), Y1
+	VMOVDQU     64(CX), Y2
+	VMOVDQU     96(CX), Y3
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VCVTPS2PH   $0x00, Y2, X2
+	VCVTPS2PH   $0x00, Y3, X3
+	VINSERTI128 $0x01, X3, Y2, Y2
+	VMOVDQU     Y0, (AX)
+	VMOVDQU     Y2, 32(AX)
+	ADDQ        $+128, CX
+	ADDQ        $+64, AX
+	SUBQ        $0x20, DX
+	JNZ         loop
+	VZEROUPPER
+	RET
+
+// func streamF32ToF16AVX2(dst *byte, src *byte, n int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·streamF32ToF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop:
+	VMOVDQU     (CX), Y0
+	VMOVDQU     32(CX), Y1
+	VMOVDQU     64(CX), Y2
+	VMOVDQU     96(CX), Y3
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VCVTPS2PH   $0x00, Y2, X2
+	VCVTPS2PH   $0x00, Y3, X3
+	VINSERTI128 $0x01, X3, Y2, Y2
+	VMOVNTDQ    Y0, (AX)
+	VMOVNTDQ    Y2, 32(AX)
+	ADDQ        $+128, CX
+	ADDQ        $+64, AX
+	SUBQ        $0x20, DX
+	JNZ         loop
+	SFENCE
 	VZEROUPPER
 	RET
 
@@ -696,9 +728,9 @@ loop:
 	VPSRLD    $0x10, Y6, Y6
 	VPACKUSDW Y4, Y3, Y3
 	VPERMQ    $0xd8, Y3, Y3
-	VMOVDQU   Y3, (AX)
 	VPACKUSDW Y6, Y5, Y5
 	VPERMQ    $0xd8, Y5, Y5
+	VMOVDQU   Y3, (AX)
 	VMOVDQU   Y5, 32(AX)
 	ADDQ      $+128, CX
 	ADDQ      $+64, AX
@@ -715,6 +747,67 @@ GLOBL c00007fff<>(SB), RODATA|NOPTR, $4
 
 DATA c00400000<>+0(SB)/4, $0x00400000
 GLOBL c00400000<>(SB), RODATA|NOPTR, $4
+
+// func streamF32ToBF16AVX2(dst *byte, src *byte, n int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·streamF32ToBF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VPBROADCASTD c00000001<>+0(SB), Y0
+	VPBROADCASTD c00007fff<>+0(SB), Y1
+	VPBROADCASTD c00400000<>+0(SB), Y2
+
+loop:
+	VMOVDQU   (CX), Y3
+	VMOVDQU   32(CX), Y4
+	VMOVDQU   64(CX), Y5
+	VMOVDQU   96(CX), Y6
+	VPSRLD    $0x10, Y3, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y3, Y7, Y7
+	VCMPPS    $0x03, Y3, Y3, Y8
+	VPOR      Y2, Y3, Y3
+	VPBLENDVB Y8, Y3, Y7, Y3
+	VPSRLD    $0x10, Y3, Y3
+	VPSRLD    $0x10, Y4, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y4, Y7, Y7
+	VCMPPS    $0x03, Y4, Y4, Y8
+	VPOR      Y2, Y4, Y4
+	VPBLENDVB Y8, Y4, Y7, Y4
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y5, Y7, Y7
+	VCMPPS    $0x03, Y5, Y5, Y8
+	VPOR      Y2, Y5, Y5
+	VPBLENDVB Y8, Y5, Y7, Y5
+	VPSRLD    $0x10, Y5, Y5
+	VPSRLD    $0x10, Y6, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y6, Y7, Y7
+	VCMPPS    $0x03, Y6, Y6, Y8
+	VPOR      Y2, Y6, Y6
+	VPBLENDVB Y8, Y6, Y7, Y6
+	VPSRLD    $0x10, Y6, Y6
+	VPACKUSDW Y4, Y3, Y3
+	VPERMQ    $0xd8, Y3, Y3
+	VPACKUSDW Y6, Y5, Y5
+	VPERMQ    $0xd8, Y5, Y5
+	VMOVNTDQ  Y3, (AX)
+	VMOVNTDQ  Y5, 32(AX)
+	ADDQ      $+128, CX
+	ADDQ      $+64, AX
+	SUBQ      $0x20, DX
+	JNZ       loop
+	SFENCE
+	VZEROUPPER
+	RET
 
 // func q4_0F32AVX2(dst *byte, src *byte, n int) int
 // Requires: AVX, AVX2, CMOV, F16C
@@ -7927,6 +8020,30 @@ loop:
 	VZEROUPPER
 	RET
 
+// func streamF16ToF32AVX2(dst *byte, src *byte, n int)
+// Requires: AVX, F16C, MMX+
+TEXT ·streamF16ToF32AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop:
+	VCVTPH2PS (CX), Y0
+	VCVTPH2PS 16(CX), Y1
+	VCVTPH2PS 32(CX), Y2
+	VCVTPH2PS 48(CX), Y3
+	VMOVNTDQ  Y0, (AX)
+	VMOVNTDQ  Y1, 32(AX)
+	VMOVNTDQ  Y2, 64(AX)
+	VMOVNTDQ  Y3, 96(AX)
+	ADDQ      $+64, CX
+	ADDQ      $+128, AX
+	SUBQ      $0x20, DX
+	JNZ       loop
+	SFENCE
+	VZEROUPPER
+	RET
+
 // func castF16ToBF16AVX2(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, F16C
 TEXT ·castF16ToBF16AVX2(SB), NOSPLIT, $0-24
@@ -7976,14 +8093,75 @@ loop:
 	VPSRLD    $0x10, Y6, Y6
 	VPACKUSDW Y4, Y3, Y3
 	VPERMQ    $0xd8, Y3, Y3
-	VMOVDQU   Y3, (AX)
 	VPACKUSDW Y6, Y5, Y5
 	VPERMQ    $0xd8, Y5, Y5
+	VMOVDQU   Y3, (AX)
 	VMOVDQU   Y5, 32(AX)
 	ADDQ      $+64, CX
 	ADDQ      $+64, AX
 	SUBQ      $0x20, DX
 	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func streamF16ToBF16AVX2(dst *byte, src *byte, n int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·streamF16ToBF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VPBROADCASTD c00000001<>+0(SB), Y0
+	VPBROADCASTD c00007fff<>+0(SB), Y1
+	VPBROADCASTD c00400000<>+0(SB), Y2
+
+loop:
+	VCVTPH2PS (CX), Y3
+	VCVTPH2PS 16(CX), Y4
+	VCVTPH2PS 32(CX), Y5
+	VCVTPH2PS 48(CX), Y6
+	VPSRLD    $0x10, Y3, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y3, Y7, Y7
+	VCMPPS    $0x03, Y3, Y3, Y8
+	VPOR      Y2, Y3, Y3
+	VPBLENDVB Y8, Y3, Y7, Y3
+	VPSRLD    $0x10, Y3, Y3
+	VPSRLD    $0x10, Y4, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y4, Y7, Y7
+	VCMPPS    $0x03, Y4, Y4, Y8
+	VPOR      Y2, Y4, Y4
+	VPBLENDVB Y8, Y4, Y7, Y4
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y5, Y7, Y7
+	VCMPPS    $0x03, Y5, Y5, Y8
+	VPOR      Y2, Y5, Y5
+	VPBLENDVB Y8, Y5, Y7, Y5
+	VPSRLD    $0x10, Y5, Y5
+	VPSRLD    $0x10, Y6, Y7
+	VPAND     Y0, Y7, Y7
+	VPADDD    Y1, Y7, Y7
+	VPADDD    Y6, Y7, Y7
+	VCMPPS    $0x03, Y6, Y6, Y8
+	VPOR      Y2, Y6, Y6
+	VPBLENDVB Y8, Y6, Y7, Y6
+	VPSRLD    $0x10, Y6, Y6
+	VPACKUSDW Y4, Y3, Y3
+	VPERMQ    $0xd8, Y3, Y3
+	VPACKUSDW Y6, Y5, Y5
+	VPERMQ    $0xd8, Y5, Y5
+	VMOVNTDQ  Y3, (AX)
+	VMOVNTDQ  Y5, 32(AX)
+	ADDQ      $+64, CX
+	ADDQ      $+64, AX
+	SUBQ      $0x20, DX
+	JNZ       loop
+	SFENCE
 	VZEROUPPER
 	RET
 
@@ -14417,9 +14595,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func castBF16ToF16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, F16C
-TEXT ·castBF16ToF16AVX2(SB), NOSPLIT, $0-24
+// func streamBF16ToF32AVX2(dst *byte, src *byte, n int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·streamBF16ToF32AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
@@ -14433,14 +14611,78 @@ loop:
 	VPSLLD    $0x10, Y2, Y2
 	VPMOVZXWD 48(CX), Y3
 	VPSLLD    $0x10, Y3, Y3
-	VCVTPS2PH $0x00, Y0, (AX)
-	VCVTPS2PH $0x00, Y1, 16(AX)
-	VCVTPS2PH $0x00, Y2, 32(AX)
-	VCVTPS2PH $0x00, Y3, 48(AX)
+	VMOVNTDQ  Y0, (AX)
+	VMOVNTDQ  Y1, 32(AX)
+	VMOVNTDQ  Y2, 64(AX)
+	VMOVNTDQ  Y3, 96(AX)
 	ADDQ      $+64, CX
-	ADDQ      $+64, AX
+	ADDQ      $+128, AX
 	SUBQ      $0x20, DX
 	JNZ       loop
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func castBF16ToF16AVX2(dst *byte, src *byte, n int)
+// Requires: AVX, AVX2, F16C
+TEXT ·castBF16ToF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop:
+	VPMOVZXWD   (CX), Y0
+	VPSLLD      $0x10, Y0, Y0
+	VPMOVZXWD   16(CX), Y1
+	VPSLLD      $0x10, Y1, Y1
+	VPMOVZXWD   32(CX), Y2
+	VPSLLD      $0x10, Y2, Y2
+	VPMOVZXWD   48(CX), Y3
+	VPSLLD      $0x10, Y3, Y3
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VCVTPS2PH   $0x00, Y2, X2
+	VCVTPS2PH   $0x00, Y3, X3
+	VINSERTI128 $0x01, X3, Y2, Y2
+	VMOVDQU     Y0, (AX)
+	VMOVDQU     Y2, 32(AX)
+	ADDQ        $+64, CX
+	ADDQ        $+64, AX
+	SUBQ        $0x20, DX
+	JNZ         loop
+	VZEROUPPER
+	RET
+
+// func streamBF16ToF16AVX2(dst *byte, src *byte, n int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·streamBF16ToF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop:
+	VPMOVZXWD   (CX), Y0
+	VPSLLD      $0x10, Y0, Y0
+	VPMOVZXWD   16(CX), Y1
+	VPSLLD      $0x10, Y1, Y1
+	VPMOVZXWD   32(CX), Y2
+	VPSLLD      $0x10, Y2, Y2
+	VPMOVZXWD   48(CX), Y3
+	VPSLLD      $0x10, Y3, Y3
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VCVTPS2PH   $0x00, Y2, X2
+	VCVTPS2PH   $0x00, Y3, X3
+	VINSERTI128 $0x01, X3, Y2, Y2
+	VMOVNTDQ    Y0, (AX)
+	VMOVNTDQ    Y2, 32(AX)
+	ADDQ        $+64, CX
+	ADDQ        $+64, AX
+	SUBQ        $0x20, DX
+	JNZ         loop
+	SFENCE
 	VZEROUPPER
 	RET
 
@@ -21535,14 +21777,16 @@ TEXT ·castF32ToF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
-	VMOVDQU32 (CX), Z0
-	VMOVDQU32 64(CX), Z1
-	VCVTPS2PH $0x00, Z0, (AX)
-	VCVTPS2PH $0x00, Z1, 32(AX)
-	ADDQ      $+128, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	VMOVDQU32    (CX), Z0
+	VMOVDQU32    64(CX), Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU32    Z0, (AX)
+	ADDQ         $+128, CX
+	ADDQ         $+64, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
 	VZEROUPPER
 	RET
 
@@ -21609,16 +21853,102 @@ TEXT ·castBF16ToF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
-	VPMOVZXWD (CX), Z0
-	VPSLLD    $0x10, Z0, Z0
-	VPMOVZXWD 32(CX), Z1
-	VPSLLD    $0x10, Z1, Z1
-	VCVTPS2PH $0x00, Z0, (AX)
-	VCVTPS2PH $0x00, Z1, 32(AX)
-	ADDQ      $+64, CX
+	VPMOVZXWD    (CX), Z0
+	VPSLLD       $0x10, Z0, Z0
+	VPMOVZXWD    32(CX), Z1
+	VPSLLD       $0x10, Z1, Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU32    Z0, (AX)
+	ADDQ         $+64, CX
+	ADDQ         $+64, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
+	VZEROUPPER
+	RET
+
+// func streamF32ToF16AVX512(dst *byte, src *byte, n int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·streamF32ToF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop:
+	VMOVDQU32    (CX), Z0
+	VMOVDQU32    64(CX), Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVNTDQ     Z0, (AX)
+	ADDQ         $+128, CX
+	ADDQ         $+64, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func streamF32ToBF16AVX512(dst *byte, src *byte, n int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·streamF32ToBF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VPBROADCASTD c00000001<>+0(SB), Z0
+	VPBROADCASTD c00007fff<>+0(SB), Z1
+	VPBROADCASTD c00400000<>+0(SB), Z2
+	VMOVDQU32    lowHalves<>+0(SB), Z3
+
+loop:
+	VMOVDQU32 (CX), Z4
+	VMOVDQU32 64(CX), Z5
+	VPSRLD    $0x10, Z4, Z6
+	VPANDD    Z0, Z6, Z6
+	VPADDD    Z1, Z6, Z6
+	VPADDD    Z4, Z6, Z6
+	VCMPPS    $0x03, Z4, Z4, K1
+	VPORD     Z2, Z4, K1, Z6
+	VPSRLD    $0x10, Z6, Z4
+	VPSRLD    $0x10, Z5, Z6
+	VPANDD    Z0, Z6, Z6
+	VPADDD    Z1, Z6, Z6
+	VPADDD    Z5, Z6, Z6
+	VCMPPS    $0x03, Z5, Z5, K1
+	VPORD     Z2, Z5, K1, Z6
+	VPSRLD    $0x10, Z6, Z5
+	VPERMT2W  Z5, Z3, Z4
+	VMOVNTDQ  Z4, (AX)
+	ADDQ      $+128, CX
 	ADDQ      $+64, AX
 	SUBQ      $0x20, DX
 	JNZ       loop
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func streamBF16ToF16AVX512(dst *byte, src *byte, n int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·streamBF16ToF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop:
+	VPMOVZXWD    (CX), Z0
+	VPSLLD       $0x10, Z0, Z0
+	VPMOVZXWD    32(CX), Z1
+	VPSLLD       $0x10, Z1, Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVNTDQ     Z0, (AX)
+	ADDQ         $+64, CX
+	ADDQ         $+64, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
+	SFENCE
 	VZEROUPPER
 	RET
 

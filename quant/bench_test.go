@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant/internal/ggml"
@@ -19,12 +20,13 @@ const (
 )
 
 // BenchmarkEncode reads 64 MiB in row groups of 1 MiB into planes whose pages
-// have been touched before. Between two groups it copies one from elsewhere in
-// the same source and, where GGML_LIB names a folder with libggml, has ggml's
-// quantizers turn the same values from F32, so that noise hits all alike. It
-// reports the medians over the groups: GB/s of input, and how many times
-// faster that is than memcpy for the same bytes and than ggml for the same
-// values. docs/benchmarks.md has the figures.
+// have been touched before, huge ones where the system has them. Between two
+// groups it copies one from elsewhere in the same source and, where GGML_LIB
+// names a folder with libggml, has ggml's quantizers turn the same values from
+// F32, so that noise hits all alike. It reports medians over the groups: GB/s
+// of input, and how many times faster that is than memcpy for the same bytes
+// and than ggml for the same values, in the same group. docs/benchmarks.md has
+// the figures.
 func BenchmarkEncode(b *testing.B) {
 	var library *ggml.Library
 	if dir := os.Getenv("GGML_LIB"); dir != "" {
@@ -41,7 +43,7 @@ func BenchmarkEncode(b *testing.B) {
 			for _, k := range twins() {
 				kernel = k
 				if k.name == best.name {
-					race = append(race, rivals(library, s, src, from)...)
+					race = append(race, rivals(b, library, s, src, from)...)
 				}
 				b.Run(s.Name()+"/"+from.String()+"/"+k.name, func(b *testing.B) { run(b, race) })
 			}
@@ -72,25 +74,29 @@ func run(b *testing.B, race []runner) {
 			}
 		}
 	}
-	own := median(times[0])
-	b.ReportMetric(0, "ns/op") // it would be of all of them together
-	b.ReportMetric(benchGroup/own, "GB/s")
+	own := times[0]
 	for i, r := range race[1:] {
-		b.ReportMetric(median(times[1+i])/own, r.unit)
+		b.ReportMetric(median(own, times[1+i]), r.unit)
 	}
+	b.ReportMetric(0, "ns/op") // it would be of all of them together
+	b.ReportMetric(benchGroup*median(own, nil), "GB/s")
 }
 
-func median(times []time.Duration) float64 {
-	slices.Sort(times)
-	return float64(times[len(times)/2])
+// median returns the median of times over own, or of 1/own.
+func median(own, times []time.Duration) float64 {
+	all := make([]float64, len(own))
+	for i := range all {
+		all[i] = 1 / float64(own[i])
+		if times != nil {
+			all[i] *= float64(times[i])
+		}
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 func encoder(b *testing.B, s Scheme, src []byte, from dtype.Type) runner {
-	l, err := s.Layout(from, benchCols)
-	if err != nil {
-		b.Fatal(err)
-	}
-	rows := benchGroup / from.Size() / benchCols
+	l, rows := benchLayout(b, s, from)
 	planes, dst := make([][]byte, len(l.Planes)), make([][]byte, len(l.Planes))
 	for i, p := range l.Planes {
 		planes[i] = touched(benchGroups * rows * int(p.RowBytes(benchCols)))
@@ -104,6 +110,15 @@ func encoder(b *testing.B, s Scheme, src []byte, from dtype.Type) runner {
 	}}
 }
 
+// benchLayout returns the layout of a group and its rows.
+func benchLayout(b *testing.B, s Scheme, from dtype.Type) (Layout, int) {
+	l, err := s.Layout(from, benchCols)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return l, benchGroup / from.Size() / benchCols
+}
+
 func copier(src []byte) runner {
 	dst := touched(benchSize)
 	return runner{"x-memcpy", func(g int) {
@@ -112,21 +127,26 @@ func copier(src []byte) runner {
 	}}
 }
 
-// rivals are ggml's quantizers for s, from a copy of src as F32.
-func rivals(library *ggml.Library, s Scheme, src []byte, from dtype.Type) (race []runner) {
+// rivals are ggml's quantizers for s, from a copy of src as F32, into planes
+// like ours.
+func rivals(b *testing.B, library *ggml.Library, s Scheme, src []byte, from dtype.Type) (race []runner) {
 	if library == nil {
 		return nil
 	}
+	l, rows := benchLayout(b, s, from)
+	size := rows * int(l.Planes[0].RowBytes(benchCols))
 	add := func(unit string, q ggml.Quantizer) {
 		if q == nil {
 			return
 		}
 		n := benchGroup / from.Size()
-		wide, dst := make([]float32, benchGroups*n), touched(benchGroups*n*4)
+		dst := touched(benchGroups * size)
+		bytes := touched(4 * benchGroups * n)
+		wide := unsafe.Slice((*float32)(unsafe.Pointer(&bytes[0])), benchGroups*n)
 		decodeFloats(wide, src, from)
 		race = append(race, runner{unit, func(g int) {
-			at := (g + benchGroups/4) % benchGroups * n
-			q.Quantize(dst[4*at:], wide[at:][:n])
+			at := (g + benchGroups/4) % benchGroups
+			q.Quantize(dst[at*size:], wide[at*n:][:n])
 		}})
 	}
 	add("x-reference", library.Reference(s.Name()))
@@ -137,16 +157,19 @@ func rivals(library *ggml.Library, s Scheme, src []byte, from dtype.Type) (race 
 // benchSource returns elements, one group of them repeated.
 func benchSource(d dtype.Type) []byte {
 	once := randomFloats(1, d, benchGroup/d.Size())
-	src := make([]byte, 0, benchSize)
-	for len(src) < benchSize {
-		src = append(src, once...)
+	src := touched(benchSize)
+	for at := 0; at < benchSize; at += benchGroup {
+		copy(src[at:], once)
 	}
 	return src
 }
 
-// touched returns n bytes whose pages are in memory.
+// touched returns n bytes, of whole pages of 2 MiB, that are in memory.
 func touched(n int) []byte {
-	b := make([]byte, n)
+	const page = 2 << 20
+	b := make([]byte, n+page)
+	b = b[-uintptr(unsafe.Pointer(&b[0]))%page:][:n]
+	adviseHuge(b)
 	for i := 0; i < n; i += 4096 {
 		b[i] = 1
 	}

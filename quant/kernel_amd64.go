@@ -4,6 +4,7 @@ package quant
 
 import (
 	"math"
+	"unsafe"
 
 	"github.com/klauspost/cpuid/v2"
 
@@ -28,8 +29,15 @@ func (r *routines) kernels() kernels {
 		lanes: true,
 		cast: func(dst, src []byte, to, from dtype.Type) {
 			in, out := from.Size(), to.Size()
-			n := len(src) / in / tile * tile
 			loop := r.cast[from][to]
+			if stream := r.stream[from][to]; stream != nil && len(dst) >= streamBytes {
+				if head := untilLine(dst); head%out == 0 {
+					head /= out
+					castPortable(dst[:head*out], src[:head*in], to, from)
+					dst, src, loop = dst[head*out:], src[head*in:], stream
+				}
+			}
+			n := len(src) / in / tile * tile
 			if loop == nil || n == 0 {
 				castPortable(dst, src, to, from)
 				return
@@ -127,6 +135,11 @@ func eachTile(n int, has bool, loop func(at, n int) int, rest func(at, n int)) {
 			at += most
 		}
 	}
+}
+
+// untilLine returns the bytes of b before the first cache line that begins in it.
+func untilLine(b []byte) int {
+	return int(-uintptr(unsafe.Pointer(&b[0])) % cacheLine)
 }
 
 // magnitudeBits turns the bits of a magnitude of type from into F32's.

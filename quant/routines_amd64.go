@@ -10,6 +10,7 @@ import "github.com/gantry-ml/gantry/dtype"
 type routines struct {
 	name   string
 	cast   byType[byType[loop]] // by from, then to
+	stream byType[byType[loop]] // cast, past the caches, to a dst that begins with a cache line
 	q8     byType[loop]
 	absmax byType[absmaxLoop]
 	int8   byType[divideLoop]
@@ -24,6 +25,13 @@ type routines struct {
 // blocksTile is the number of blocks that one turn of a blocksLoop or a
 // scaledLoop takes.
 const blocksTile = 8
+
+// streamBytes is the size from which a destination is written past the caches:
+// the rest of a load would not find it there, and it would have to be read
+// before it is written.
+const streamBytes = 256 << 10
+
+const cacheLine = 64
 
 // absmaxStep is the bytes of src that one turn of absmax takes.
 const absmaxStep = 4 * 32
@@ -49,6 +57,11 @@ var avx2 = routines{
 		dtype.F32:  {dtype.F16: castF32ToF16AVX2, dtype.BF16: castF32ToBF16AVX2},
 		dtype.F16:  {dtype.F32: castF16ToF32AVX2, dtype.BF16: castF16ToBF16AVX2},
 		dtype.BF16: {dtype.F32: castBF16ToF32AVX2, dtype.F16: castBF16ToF16AVX2},
+	},
+	stream: byType[byType[loop]]{
+		dtype.F32:  {dtype.F16: streamF32ToF16AVX2, dtype.BF16: streamF32ToBF16AVX2},
+		dtype.F16:  {dtype.F32: streamF16ToF32AVX2, dtype.BF16: streamF16ToBF16AVX2},
+		dtype.BF16: {dtype.F32: streamBF16ToF32AVX2, dtype.F16: streamBF16ToF16AVX2},
 	},
 	q8: byType[loop]{
 		dtype.F32: q8F32AVX2, dtype.F16: q8F16AVX2, dtype.BF16: q8BF16AVX2,
@@ -93,6 +106,9 @@ var avx512 = func() routines {
 	r.cast[dtype.F32][dtype.F16] = castF32ToF16AVX512
 	r.cast[dtype.F32][dtype.BF16] = castF32ToBF16AVX512
 	r.cast[dtype.BF16][dtype.F16] = castBF16ToF16AVX512
+	r.stream[dtype.F32][dtype.F16] = streamF32ToF16AVX512
+	r.stream[dtype.F32][dtype.BF16] = streamF32ToBF16AVX512
+	r.stream[dtype.BF16][dtype.F16] = streamBF16ToF16AVX512
 	r.q8[dtype.F32] = q8F32AVX512
 	r.q8[dtype.BF16] = q8BF16AVX512
 	r.int8[dtype.BF16] = int8BF16AVX512

@@ -197,6 +197,32 @@ func TestTwinsEvery16(t *testing.T) {
 	}
 }
 
+// TestTwinsStream holds that casts to what is written past the caches give the
+// oracle's bytes, wherever the destination begins.
+func TestTwinsStream(t *testing.T) {
+	const elements = 160<<10 + 7
+	for _, from := range floats {
+		row := randomFloats(5, from, elements)
+		for _, to := range floats[:3] {
+			if to == from {
+				continue
+			}
+			want, room := make([]byte, elements*to.Size()), make([]byte, elements*to.Size()+256)
+			portable.cast(want, row, to, from)
+			for _, at := range []int{0, 1, 2, 4, 32, 62, 64} {
+				for _, k := range twins()[1:] {
+					clear(room)
+					got := room[128+at:][:len(want)]
+					k.cast(got, row, to, from)
+					if !bytes.Equal(got, want) || firstDiff(room[:128+at], make([]byte, 128+at)) >= 0 || room[128+at+len(want)] != 0 {
+						t.Errorf("%s: %s to %s at %d differs", k.name, from, to, at)
+					}
+				}
+			}
+		}
+	}
+}
+
 func FuzzTwins(f *testing.F) {
 	for i, from := range floats {
 		for _, row := range adversaries(9, from, 67) {

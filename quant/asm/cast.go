@@ -6,12 +6,18 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// castKernel converts n elements; n is a multiple of 32.
-func castKernel(v isa, from, to element) {
+// castKernel converts n elements; n is a multiple of 32. With stream it writes
+// past the caches, a destination that begins with a cache line.
+func castKernel(v isa, from, to element, stream bool) {
 	name := "cast" + from.name + "To" + to.name + v.name
+	doc := " converts n elements from " + from.name + " to " + to.name + "."
+	if stream {
+		name = "stream" + from.name + "To" + to.name + v.name
+		doc = " converts n elements from " + from.name + " to " + to.name + " past the caches."
+	}
 	TEXT(name, NOSPLIT, "func(dst, src *byte, n int)")
 	Pragma("noescape")
-	Doc(name + " converts n elements from " + from.name + " to " + to.name + ".")
+	Doc(name + doc)
 	dst, src, n := arguments()
 	var r rounder
 	if to == bf16 {
@@ -19,24 +25,27 @@ func castKernel(v isa, from, to element) {
 	}
 	Label("loop")
 	x := v.loadBlock(from, Mem{Base: src})
-	for i := range x {
-		at := Mem{Base: dst, Disp: i * v.lanes() * to.bytes}
-		switch to {
-		case f32:
-			v.store(x[i], at)
-		case f16:
-			VCVTPS2PH(U8(0), x[i], at) // 0: to nearest, half to even
-		case bf16:
-			r.round(x[i])
-		}
+	switch to {
+	case f16:
+		x = v.halves(x)
+	case bf16:
+		x = r.rounded(x)
 	}
-	if to == bf16 {
-		r.store(x, Mem{Base: dst})
+	for i := range x {
+		at := Mem{Base: dst, Disp: i * v.bytes}
+		if stream {
+			VMOVNTDQ(x[i], at)
+		} else {
+			v.store(x[i], at)
+		}
 	}
 	ADDQ(I32(blockSize*from.bytes), src)
 	ADDQ(I32(blockSize*to.bytes), dst)
 	SUBQ(U8(blockSize), n)
 	JNZ(LabelRef("loop"))
+	if stream {
+		SFENCE()
+	}
 	VZEROUPPER()
 	RET()
 }
@@ -83,18 +92,41 @@ func (r rounder) round(x reg.VecVirtual) {
 	VPSRLD(U8(16), x, x)
 }
 
-// store writes the low halves of x's lanes.
-func (r rounder) store(x []reg.VecVirtual, m Mem) {
-	if r.isa == avx512 {
-		// One store a cache line, which then need not be read before.
-		VPERMT2W(x[1], r.low, x[0])
-		r.isa.store(x[0], m)
-		return
+// rounded returns the BF16 of x: whole vectors, since a store of a whole cache
+// line spares reading it before.
+func (r rounder) rounded(x []reg.VecVirtual) (packed []reg.VecVirtual) {
+	for _, x := range x {
+		r.round(x)
 	}
 	for i := 0; i < len(x); i += 2 {
-		const evenThenOdd = 0xd8 // the pack works inside 128-bit halves
-		VPACKUSDW(x[i+1], x[i], x[i])
-		VPERMQ(U8(evenThenOdd), x[i], x[i])
-		VMOVDQU(x[i], m.Offset(16*i))
+		if r.isa == avx512 {
+			VPERMT2W(x[i+1], r.low, x[i])
+		} else {
+			const evenThenOdd = 0xd8 // the pack works inside 128-bit halves
+			VPACKUSDW(x[i+1], x[i], x[i])
+			VPERMQ(U8(evenThenOdd), x[i], x[i])
+		}
+		packed = append(packed, x[i])
 	}
+	return packed
+}
+
+// halves returns the F16 of x, in whole vectors too.
+func (v isa) halves(x []reg.VecVirtual) (packed []reg.VecVirtual) {
+	const nearest = 0 // half to even
+	for i := 0; i < len(x); i += 2 {
+		low, high := x[i].AsX(), x[i+1].AsX()
+		if v == avx512 {
+			low, high = x[i].AsY(), x[i+1].AsY()
+		}
+		VCVTPS2PH(U8(nearest), x[i], low)
+		VCVTPS2PH(U8(nearest), x[i+1], high)
+		if v == avx512 {
+			VINSERTI64X4(U8(1), high, x[i], x[i])
+		} else {
+			VINSERTI128(U8(1), high, x[i], x[i])
+		}
+		packed = append(packed, x[i])
+	}
+	return packed
 }

@@ -25,7 +25,8 @@ func main() {
 		int8Kernel(avx2, from)
 		for _, to := range types {
 			if to != from {
-				castKernel(avx2, from, to)
+				castKernel(avx2, from, to, false)
+				castKernel(avx2, from, to, true)
 			}
 		}
 		for _, f := range formats {
@@ -46,9 +47,11 @@ func main() {
 	q8Kernel(avx512, f32)
 	q8Kernel(avx512, bf16)
 	int8Kernel(avx512, bf16)
-	castKernel(avx512, f32, f16)
-	castKernel(avx512, f32, bf16)
-	castKernel(avx512, bf16, f16)
+	for _, stream := range []bool{false, true} {
+		castKernel(avx512, f32, f16, stream)
+		castKernel(avx512, f32, bf16, stream)
+		castKernel(avx512, bf16, f16, stream)
+	}
 	rangeKernel("fitRangeAVX2", 32, false)
 	rangeKernel("fitAbsoluteAVX2", 16, true)
 	signedKernel()
