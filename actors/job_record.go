@@ -57,14 +57,10 @@ type recorded struct {
 // jobChanged tells the coordinator how a job stands.
 type jobChanged struct{ job messages.Job }
 
-// record refreshes the record, shows it to the coordinator and writes it. A
+// record shows the record to the coordinator and writes it. A
 // write under way is followed by another.
 func (a *jobActor) record(c actor.Context) {
-	a.refresh()
-	snapshot := a.rec.job
-	if a.phase < phaseEnding { // a final state counts when it is written down
-		c.Send(c.Parent(), jobChanged{snapshot})
-	}
+	snapshot := a.show(c)
 	if a.rec.writing {
 		a.rec.dirty = true
 		return
@@ -87,6 +83,15 @@ func (a *jobActor) record(c actor.Context) {
 		}
 		root.Send(self, out)
 	})
+}
+
+// show refreshes the record and shows it to the coordinator.
+func (a *jobActor) show(c actor.Context) messages.Job {
+	a.refresh()
+	if a.phase < phaseEnding { // a final state counts when it is written down
+		c.Send(c.Parent(), jobChanged{a.rec.job})
+	}
+	return a.rec.job
 }
 
 // model is what stays resident, nil where nothing does.
@@ -234,14 +239,14 @@ func (a *jobActor) endStage(now time.Time) {
 
 // update publishes the job's progress under the coordinator's name, and each
 // worker's part of it under its own, where there is something new.
-func (a *jobActor) update(always bool) {
+func (a *jobActor) update(always bool) (told bool) {
 	if a.machine == nil {
-		return
+		return false
 	}
 	r, now := &a.report, time.Now()
 	counters := a.machine.Counters()
 	if counters == r.counters && !always {
-		return
+		return false
 	}
 	if dt := now.Sub(r.at).Seconds(); !r.at.IsZero() && dt > 0.05 {
 		rate := float64(max(counters.BytesRead-r.counters.BytesRead, 0)) / dt
@@ -286,4 +291,5 @@ func (a *jobActor) update(always bool) {
 		u.Seq = r.seq
 		a.o.Publish.Update(a.ctx, u)
 	}
+	return true
 }

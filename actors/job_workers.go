@@ -118,7 +118,9 @@ func (a *jobActor) tick(c actor.Context) {
 		}
 		a.maybeClosed(c)
 	}
-	a.update(false)
+	if a.update(false) {
+		a.show(c)
+	}
 	if a.rec.dirty || a.phase < phaseClosing && time.Since(a.rec.last) >= recordEvery {
 		a.record(c)
 	}

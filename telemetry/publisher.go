@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
@@ -40,16 +43,13 @@ type Publisher struct {
 	mu     sync.Mutex
 	closed bool
 	pace   pace
-	events []eventReport
+	events []*nats.Msg // in order of their ids once sorted
+	id     string      // of this publisher
+	named  uint64      // events that have been given an id
 
 	wake chan struct{} // there is something new
 	stop chan struct{}
 	done chan struct{}
-}
-
-type eventReport struct {
-	event  progress.Event
-	header nats.Header
 }
 
 // NewPublisher returns a Publisher over a connection, which stays the
@@ -62,11 +62,11 @@ func NewPublisher(nc *nats.Conn, prefix string) (*Publisher, error) {
 	if err := messages.CheckPrefix(prefix); err != nil {
 		return nil, err
 	}
-	p := &Publisher{nc: nc, prefix: prefix, pace: pace{},
+	p := &Publisher{nc: nc, prefix: prefix, pace: pace{}, id: nuid.Next(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	var err error
 	p.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxUnacked), jetstream.WithPublishAsyncTimeout(ackTimeout),
-		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, err error) { p.drop(m.Subject, err) }))
+		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, err error) { p.notStored(m, err) }))
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: publisher: %w", err)
 	}
@@ -96,19 +96,47 @@ func (p *Publisher) Update(ctx context.Context, u progress.Update) {
 	p.signal()
 }
 
-// Event reports a fact. Every event is sent, in order.
+// Event reports a fact. Every event is sent, in order, and again when it was not
+// stored because NATS went away; by its id it is stored once.
 func (p *Publisher) Event(ctx context.Context, e progress.Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
+	m, err := message(messages.EventSubject(p.prefix, e.Job, e.Kind), e, traceHeader(ctx))
+	if err != nil {
+		p.drop(e.Job, err)
+		return
+	}
+	if m.Header == nil {
+		m.Header = nats.Header{}
+	}
+	p.mu.Lock()
+	p.named++
+	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s-%020d", p.id, p.named))
+	p.mu.Unlock()
+	p.queue(m)
+}
+
+// notStored takes an event back that NATS has not confirmed.
+func (p *Publisher) notStored(m *nats.Msg, err error) {
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) {
+		p.drop(m.Subject, err)
+		return
+	}
+	p.queue(m)
+}
+
+// queue adds an event to those that are to be sent.
+func (p *Publisher) queue(m *nats.Msg) {
 	p.mu.Lock()
 	ok := !p.closed && len(p.events) < maxEvents
 	if ok {
-		p.events = append(p.events, eventReport{e, traceHeader(ctx)})
+		p.events = append(p.events, m)
 	}
 	p.mu.Unlock()
 	if !ok {
-		p.drop(messages.EventSubject(p.prefix, e.Job, e.Kind), errors.New("too many wait"))
+		p.drop(m.Subject, errors.New("too many wait"))
 	}
 	p.signal()
 }
@@ -167,13 +195,20 @@ func (p *Publisher) run() {
 	}
 }
 
-// send gives NATS what is due, and returns when to look again.
+// send gives NATS what is due, and returns when to look again. While NATS cannot
+// be reached all of it waits here, within the bounds of what waits.
 func (p *Publisher) send(all bool) time.Time {
+	if !all && !p.nc.IsConnected() {
+		return time.Now().Add(interval)
+	}
 	p.mu.Lock()
 	events := p.events
 	p.events = nil
 	reports, again := p.pace.take(time.Now(), all)
 	p.mu.Unlock()
+	slices.SortStableFunc(events, func(a, b *nats.Msg) int {
+		return strings.Compare(a.Header.Get(nats.MsgIdHdr), b.Header.Get(nats.MsgIdHdr))
+	})
 	if waiting := p.sendEvents(events, all); waiting {
 		if soon := time.Now().Add(interval); again.IsZero() || soon.Before(again) {
 			again = soon
@@ -194,20 +229,16 @@ func (p *Publisher) send(all bool) time.Time {
 
 // sendEvents gives events to NATS. While it stores none, what is left goes back
 // into the queue (waiting is true) or, at the end, is dropped.
-func (p *Publisher) sendEvents(events []eventReport, last bool) (waiting bool) {
-	for i, e := range events {
-		subject := messages.EventSubject(p.prefix, e.event.Job, e.event.Kind)
-		m, err := message(subject, e.event, e.header)
-		if err == nil {
-			_, err = p.js.PublishMsgAsync(m) // waits a little where maxUnacked are out
-		}
+func (p *Publisher) sendEvents(events []*nats.Msg, last bool) (waiting bool) {
+	for i, m := range events {
+		_, err := p.js.PublishMsgAsync(m) // waits a little where maxUnacked are out
 		switch {
 		case err == nil:
 		case !errors.Is(err, jetstream.ErrTooManyStalledMsgs):
-			p.drop(subject, err)
+			p.drop(m.Subject, err)
 		case last:
 			for range events[i:] {
-				p.drop(subject, err)
+				p.drop(m.Subject, err)
 			}
 			return false
 		default:

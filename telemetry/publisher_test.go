@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"testing"
 	"time"
 
@@ -163,6 +164,92 @@ func TestPublisherWithoutNATS(t *testing.T) {
 	}
 	if took := time.Since(begin); took > flushWindow+3*time.Second {
 		t.Errorf("Close took %v", took)
+	}
+}
+
+// TestPublisherOutlivesNATS: what is reported while the server is away, or was
+// given to it just before and not stored, is there once when it is back.
+func TestPublisherOutlivesNATS(t *testing.T) {
+	dir := t.TempDir()
+	start := func(port int) *server.Server {
+		ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns.Start()
+		if !ns.ReadyForConnections(10 * time.Second) {
+			t.Fatal("the NATS server is not ready")
+		}
+		t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+		return ns
+	}
+	ns := start(server.RANDOM_PORT)
+	nc, err := nats.Connect(ns.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "E", Subjects: []string{"gantry.v1.event.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	p := publisher(t, nc)
+	defer p.Close()
+	const each = 100
+	said := 0
+	for _, away := range []bool{false, true, false} {
+		if away {
+			port := ns.Addr().(*net.TCPAddr).Port
+			ns.Shutdown()
+			ns.WaitForShutdown()
+			defer func() {
+				if !nc.IsConnected() {
+					t.Error("never connected again")
+				}
+			}()
+			for range each {
+				said++
+				p.Event(t.Context(), progress.Event{Job: "j", Kind: progress.ChunkRetry, Chunk: said})
+			}
+			ns = start(port)
+			continue
+		}
+		for range each {
+			said++
+			p.Event(t.Context(), progress.Event{Job: "j", Kind: progress.ChunkRetry, Chunk: said})
+		}
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		s, err := js.Stream(t.Context(), "E")
+		if err == nil && s.CachedInfo().State.Msgs == uint64(said) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d events were reported, the stream says %+v, %v; %d dropped", said, s, err, p.Dropped())
+		}
+	}
+	s, err := js.Stream(t.Context(), "E")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i <= said; i++ {
+		m, err := s.GetMsg(t.Context(), uint64(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e progress.Event
+		if err := json.Unmarshal(m.Data, &e); err != nil {
+			t.Fatal(err)
+		}
+		if i <= each && e.Chunk != i {
+			t.Fatalf("message %d is event %d", i, e.Chunk)
+		}
+	}
+	if p.Dropped() != 0 {
+		t.Errorf("%d dropped", p.Dropped())
 	}
 }
 

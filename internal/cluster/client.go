@@ -20,6 +20,13 @@ import (
 // than the service's own limit, so that its answer says what took so long.
 const clientTimeout = requestTimeout + 5*time.Second
 
+// changeOver is how long a call tries again while nobody leads: as long as a
+// standby may take. changePause is between the tries.
+const (
+	changeOver  = 4 * time.Second
+	changePause = 200 * time.Millisecond
+)
+
 // Client asks a cluster's leader. Its methods are the verbs of API; errors
 // carry the class that the leader gave, or ClusterLost where none answers.
 type Client struct {
@@ -104,14 +111,11 @@ func ask[R any](ctx context.Context, c *Client, verb string, q any) (reply R, er
 		ctx, cancel = context.WithTimeout(ctx, clientTimeout)
 		defer cancel()
 	}
-	r, err := c.nc.RequestMsgWithContext(ctx, m)
-	if errors.Is(err, nats.ErrNoResponders) {
-		return reply, &recovery.Error{Class: recovery.ClusterLost, Op: verb, Err: errors.New("no coordinator leads this cluster"),
-			Hint: "start one, or wait for a standby to take over"}
-	} else if err != nil {
-		return reply, classify(verb, err)
+	data, err := c.request(ctx, verb, m)
+	for end := time.Now().Add(changeOver); errors.Is(err, errNobodyLeads) && time.Now().Before(end) && ctx.Err() == nil; {
+		time.Sleep(changePause)
+		data, err = c.request(ctx, verb, m)
 	}
-	data, err := c.read(ctx, verb, r)
 	if err != nil {
 		return reply, err
 	}
@@ -119,6 +123,24 @@ func ask[R any](ctx context.Context, c *Client, verb string, q any) (reply R, er
 		return reply, classify(verb, err)
 	}
 	return reply, nil
+}
+
+// errNobodyLeads is in the error of a request that no leader has answered.
+var errNobodyLeads = errors.New("no coordinator leads this cluster")
+
+// request sends a request once.
+func (c *Client) request(ctx context.Context, verb string, m *nats.Msg) ([]byte, error) {
+	r, err := c.nc.RequestMsgWithContext(ctx, m)
+	if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+		return nil, classify(verb, err)
+	}
+	if err == nil {
+		data, err := c.read(ctx, verb, r)
+		if recovery.ClassOf(err) != recovery.ClusterLost {
+			return data, err
+		}
+	}
+	return nil, &recovery.Error{Class: recovery.ClusterLost, Op: verb, Err: errNobodyLeads, Hint: "start one, or wait for a standby to take over"}
 }
 
 // read returns the body of a reply, or the error that it carries.

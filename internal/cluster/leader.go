@@ -10,8 +10,12 @@ import (
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// leaderKey is the one key of the leader's bucket; its value names the holder.
-const leaderKey = "leader"
+// The keys of the leader's bucket. The lease's value names its holder; the
+// other, which does not end, who led last.
+const (
+	leaderKey = "leader"
+	lastKey   = "last"
+)
 
 // Term is one leadership of this process.
 type Term struct {
@@ -19,6 +23,7 @@ type Term struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	lease  *lease
+	holder string
 	done   chan struct{}
 }
 
@@ -30,6 +35,9 @@ func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
 	for {
 		err := l.take(ctx, []byte(holder))
 		if err == nil {
+			_, err = c.leader.PutString(ctx, lastKey, holder)
+		}
+		if err == nil {
 			break
 		}
 		if ctx.Err() != nil {
@@ -39,13 +47,64 @@ func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
 			return nil, err
 		}
 	}
-	t := &Term{epoch: l.revision, lease: l, done: make(chan struct{})}
+	c.contact.heard(time.Now(), c.ttl)
+	t := &Term{epoch: l.revision, lease: l, holder: holder, done: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	go func() {
 		defer close(t.done)
-		t.cancel(l.keep(t.ctx, nil, func(ctx context.Context) error { return l.write(ctx, []byte(holder)) }))
+		t.cancel(l.keep(t.ctx, nil, t.renew))
 	}()
 	return t, nil
+}
+
+// renew writes the lease. One that has ended, since NATS was away, is taken
+// again where nobody else has led meanwhile: what this process leads goes on,
+// under its epoch.
+func (t *Term) renew(ctx context.Context) error {
+	err := t.lease.write(ctx, []byte(t.holder))
+	if recovery.ClassOf(err) != recovery.Stale {
+		return err
+	}
+	if err := t.ledLast(ctx); err != nil {
+		return err
+	}
+	if err := t.lease.take(ctx, []byte(t.holder)); err != nil {
+		if recovery.ClassOf(err) == recovery.Stale {
+			return t.lease.write(ctx, []byte(t.holder)) // Stale if it is not this process's
+		}
+		return err
+	}
+	return t.ledLast(ctx)
+}
+
+// ledLast fails with class Stale where another has led since this term began.
+func (t *Term) ledLast(ctx context.Context) error {
+	e, err := t.lease.kv.Get(ctx, lastKey)
+	if err != nil {
+		return classify("see who led last", err)
+	}
+	if string(e.Value()) != t.holder {
+		return recovery.Errorf(recovery.Stale, "another coordinator has led since")
+	}
+	return nil
+}
+
+// Sure blocks until the lease was renewed a short time ago, as it always is
+// unless this process was frozen or NATS away. It returns false when the term
+// or ctx ends before.
+func (t *Term) Sure(ctx context.Context) bool {
+	tick := time.NewTicker(t.lease.c.renew / 8)
+	defer tick.Stop()
+	for !t.lease.c.contact.within(time.Now(), t.lease.c.ttl) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		case <-t.ctx.Done():
+			return false
+		}
+	}
+	return t.ctx.Err() == nil
 }
 
 // awaitVacancy returns when the lease may be free: it was released or ended,

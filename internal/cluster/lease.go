@@ -87,8 +87,11 @@ func (l *lease) keep(ctx context.Context, changed <-chan struct{}, renew func(co
 		try, cancel := context.WithTimeout(ctx, l.c.ttl/2)
 		err := renew(try)
 		cancel()
-		if recovery.ClassOf(err) == recovery.Stale {
+		switch {
+		case recovery.ClassOf(err) == recovery.Stale:
 			return err
+		case err == nil:
+			l.c.contact.heard(time.Now(), 2*l.c.renew)
 		}
 	}
 }

@@ -300,3 +300,87 @@ func TestRejoin(t *testing.T) {
 		t.Errorf("workers %v, %v", all, err)
 	}
 }
+
+// TestTermGoesOn: a lease that ended while NATS was away is taken again, under
+// the same epoch, unless another has led meanwhile.
+func TestTermGoesOn(t *testing.T) {
+	s := startServer(t, ServerOptions{})
+	c := open(t, s, short)
+	term, err := c.Lead(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := doneOf(term.Context())
+	for range 3 {
+		if err := c.leader.Purge(t.Context(), leaderKey); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-lost:
+			t.Fatalf("the term ended: %v", context.Cause(term.Context()))
+		case <-time.After(short.LeaseTTL):
+		}
+		if e, err := c.leader.Get(t.Context(), leaderKey); err != nil || string(e.Value()) != term.holder {
+			t.Fatalf("the lease is not taken again: %v", err)
+		}
+	}
+	if _, err := c.leader.PutString(t.Context(), lastKey, "another"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.leader.Purge(t.Context(), leaderKey); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, lost)
+	wantClass(t, context.Cause(term.Context()), recovery.Stale)
+	if term.Sure(t.Context()) {
+		t.Error("it is sure to lead")
+	}
+}
+
+// TestDoubtedMembers: after NATS was silent, members have the time of a lease to
+// take theirs again before they count as gone.
+func TestDoubtedMembers(t *testing.T) {
+	s := startServer(t, ServerOptions{})
+	c := open(t, s, short)
+	term, err := c.Lead(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer term.Resign()
+	events, err := c.WatchMembers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"back", "gone"} {
+		m, err := open(t, s, short).Join(t.Context(), worker(name, 1, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, events, Joined, name, 1)
+		if name == "gone" {
+			m.die()
+		} else {
+			defer m.Leave()
+		}
+	}
+	silence := time.Now()
+	c.contact.heard(silence.Add(-time.Hour), time.Hour*2)
+	c.contact.heard(silence, time.Second)
+	for _, name := range []string{"back", "gone"} {
+		if err := c.members.Purge(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(t, events, Left, "gone", 1)
+	if took := time.Since(silence); took < short.LeaseTTL {
+		t.Errorf("believed after %v, a lease is %v", took, short.LeaseTTL)
+	}
+	if all, err := c.Workers(t.Context()); err != nil || len(all) != 1 || all[0].Name != "back" {
+		t.Errorf("workers %v, %v", all, err)
+	}
+	select {
+	case e := <-events:
+		t.Errorf("%s %s: it was never gone", e.Change, e.Worker.Name)
+	case <-time.After(short.LeaseTTL / 2):
+	}
+}

@@ -64,6 +64,9 @@ type memberWatch struct {
 	c     *Cluster
 	out   chan<- MemberEvent
 	known map[string]known
+	// doubted are members whose lease ended while NATS was away: until when
+	// they have time to take it again.
+	doubted map[string]time.Time
 }
 
 type known struct {
@@ -83,9 +86,9 @@ func (c *Cluster) WatchMembers(ctx context.Context) (<-chan MemberEvent, error) 
 	go func() {
 		defer close(out)
 		defer c.nc.RemoveStatusListener(back)
-		m := memberWatch{c: c, out: out, known: map[string]known{}}
-		for w != nil {
-			m.follow(ctx, w, back)
+		m := memberWatch{c: c, out: out, known: map[string]known{}, doubted: map[string]time.Time{}}
+		for again := false; w != nil; again = true {
+			m.follow(ctx, w, back, again)
 			_ = w.Stop() // it is replaced, or the context has ended it
 			w = c.watchAgain(ctx)
 		}
@@ -111,15 +114,24 @@ func (c *Cluster) watchAgain(ctx context.Context) jetstream.KeyWatcher {
 
 // follow passes on what one watch says, until ctx is done or the connection
 // was lost and is back: a server that lost its store would never say that a
-// lease ended, so the watch must then begin anew.
-func (m *memberWatch) follow(ctx context.Context, w jetstream.KeyWatcher, back <-chan nats.Status) {
+// lease ended, so the watch must then begin anew. Leases that have ended when it
+// does are doubted for a while: while NATS was away nobody could renew one.
+func (m *memberWatch) follow(ctx context.Context, w jetstream.KeyWatcher, back <-chan nats.Status, again bool) {
 	seen := map[string]bool{}
+	tick := time.NewTicker(m.c.renew / 4)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-back:
 			return
+		case now := <-tick.C:
+			for name, until := range m.doubted {
+				if now.After(until) {
+					m.leave(ctx, name)
+				}
+			}
 		case e, ok := <-w.Updates():
 			switch {
 			case !ok:
@@ -127,12 +139,12 @@ func (m *memberWatch) follow(ctx context.Context, w jetstream.KeyWatcher, back <
 			case e == nil: // all that was there has been said
 				for name := range m.known {
 					if !seen[name] {
-						m.leave(ctx, name)
+						m.ended(ctx, name, again)
 					}
 				}
 				seen = nil
 			case e.Operation() != jetstream.KeyValuePut:
-				m.leave(ctx, e.Key())
+				m.ended(ctx, e.Key(), again && seen != nil)
 			default:
 				if seen != nil {
 					seen[e.Key()] = true
@@ -143,8 +155,21 @@ func (m *memberWatch) follow(ctx context.Context, w jetstream.KeyWatcher, back <
 	}
 }
 
+// ended takes the end of a lease as a member's, at once or when it has had the
+// time to take it again.
+func (m *memberWatch) ended(ctx context.Context, name string, doubt bool) {
+	now := time.Now()
+	switch {
+	case !doubt && !m.c.contact.doubtful(now, 2*m.c.renew, m.c.ttl):
+		m.leave(ctx, name)
+	case m.doubted[name].IsZero():
+		m.doubted[name] = now.Add(m.c.ttl)
+	}
+}
+
 func (m *memberWatch) put(ctx context.Context, e jetstream.KeyValueEntry) {
 	old, there := m.known[e.Key()]
+	delete(m.doubted, e.Key())
 	if there && bytes.Equal(old.value, e.Value()) {
 		return // a mere renewal
 	}
@@ -171,6 +196,7 @@ func (m *memberWatch) leave(ctx context.Context, name string) {
 		return
 	}
 	delete(m.known, name)
+	delete(m.doubted, name)
 	m.send(ctx, MemberEvent{Left, old.worker})
 }
 

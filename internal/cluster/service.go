@@ -88,21 +88,25 @@ func decode(verb string, data []byte, into any) error {
 
 // service answers requests until it is stopped.
 type service struct {
-	c   *Cluster
-	api API
-	ctx context.Context // of all requests
+	c     *Cluster
+	api   API
+	leads func(context.Context) bool
+	ctx   context.Context // of all requests
 
 	mu      sync.RWMutex // held for reading by each request, so that stop can wait
 	stopped bool
 }
 
 // Serve answers the micro service's verbs from api, until stop is called; stop
-// returns when no request is being answered. Only the leader serves. version
-// is Gantry's; one that is not a semantic version is shown as 0.0.0.
-func (c *Cluster) Serve(api API, version string) (stop func() error, err error) {
+// returns when no request is being answered. Only the leader serves: all that
+// think they lead get each request, and one that finds, by leads (Term.Sure),
+// that it does not has the client ask again. version is Gantry's; one that is not a
+// semantic version is shown as 0.0.0.
+func (c *Cluster) Serve(api API, version string, leads func(context.Context) bool) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &service{c: c, api: api, ctx: ctx}
-	config := micro.Config{Name: ServiceName, Version: version, Description: "loads models over a cluster", Metadata: map[string]string{"version": version}}
+	s := &service{c: c, api: api, leads: leads, ctx: ctx}
+	// In a queue group a leader that is frozen would be sent every other request.
+	config := micro.Config{Name: ServiceName, QueueGroupDisabled: true, Version: version, Description: "loads models over a cluster", Metadata: map[string]string{"version": version}}
 	svc, err := micro.AddService(c.nc, config)
 	if errors.Is(err, micro.ErrConfigValidation) { // a development build
 		config.Version = "0.0.0"
@@ -175,8 +179,8 @@ func (s *service) handle(e endpoint, r micro.Request) {
 }
 
 func (s *service) answer(ctx context.Context, e endpoint, r micro.Request) ([]byte, error) {
-	if s.stopped {
-		return nil, recovery.Errorf(recovery.ClusterLost, "%s: this coordinator is stopping: ask again", e.verb)
+	if s.stopped || !s.leads(ctx) {
+		return nil, recovery.Errorf(recovery.ClusterLost, "%s: this coordinator leads no more: ask again", e.verb)
 	}
 	out, err := e.call(ctx, s.api, r.Data())
 	if err != nil {

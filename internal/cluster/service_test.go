@@ -62,11 +62,14 @@ func (f *fakeLeader) Workers(context.Context) ([]messages.Worker, error) {
 	return []messages.Worker{worker("w", 1, 5)}, f.fail
 }
 
+// always leads.
+func always(context.Context) bool { return true }
+
 func serve(t *testing.T, api API) (*Cluster, *Client) {
 	t.Helper()
 	s := startServer(t, ServerOptions{})
 	c := open(t, s, Options{})
-	stop, err := c.Serve(api, "v0.1-dev")
+	stop, err := c.Serve(api, "v0.1-dev", always)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +192,7 @@ func TestNoLeader(t *testing.T) {
 func TestStopWaits(t *testing.T) {
 	leader := &fakeLeader{block: make(chan struct{})}
 	s := startServer(t, ServerOptions{})
-	stop, err := open(t, s, Options{}).Serve(leader, "1.2.3")
+	stop, err := open(t, s, Options{}).Serve(leader, "1.2.3", always)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,5 +346,38 @@ func TestWatchJobEndsWithItsContext(t *testing.T) {
 	}
 	cancel()
 	for range notices {
+	}
+}
+
+// TestUnsureLeader: one that finds that it does not lead answers nothing; the
+// client asks until one leads.
+func TestUnsureLeader(t *testing.T) {
+	s := startServer(t, ServerOptions{})
+	asked := make(chan struct{}, 100)
+	stop, err := open(t, s, Options{}).Serve(&fakeLeader{fail: errors.New("the wrong one")}, "v1.0.0", func(context.Context) bool {
+		asked <- struct{}{}
+		return false
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := NewClient(open(t, s, Options{}).nc)
+	answer := make(chan error, 1)
+	go func() {
+		_, err := client.Models(t.Context())
+		answer <- err
+	}()
+	receive(t, asked)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(changePause) // nobody answers
+	stop, err = open(t, s, Options{}).Serve(&fakeLeader{}, "v1.0.0", always)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if err := receive(t, answer); err != nil {
+		t.Error(err)
 	}
 }

@@ -49,6 +49,7 @@ type Cluster struct {
 	members jetstream.KeyValue
 	leader  jetstream.KeyValue
 	names   names
+	contact contact
 	ttl     time.Duration
 	renew   time.Duration
 }

@@ -16,10 +16,16 @@ import (
 	"github.com/gantry-ml/gantry/shard"
 )
 
-var bin string // folder of the commands
+var (
+	bin     string // folder of the commands
+	scratch string // folder of what several tests use
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if os.Getenv(natsProcess) != "" {
+			return serveNATS()
+		}
 		dir, done, err := Build()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -27,6 +33,11 @@ func TestMain(m *testing.M) {
 		}
 		defer done()
 		bin = dir
+		if scratch, err = os.MkdirTemp("", "gantry-models-"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(scratch)
 		// The binaries lie in a temporary folder, away from what make ort fetched.
 		lib, err := ort.Find()
 		if err == nil {

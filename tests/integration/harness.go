@@ -186,6 +186,18 @@ func (p *Process) find(text string) string {
 	return ""
 }
 
+// findLast is find for the last such line.
+func (p *Process) findLast(text string) (last string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.log {
+		if strings.Contains(l, text) {
+			last = l
+		}
+	}
+	return last
+}
+
 // Kill ends the process with SIGKILL and waits until it is gone.
 func (p *Process) Kill() {
 	p.cmd.Process.Kill() // it may have ended already
@@ -237,11 +249,12 @@ func (p *Process) Last() string {
 // Cluster is a coordinator with embedded NATS, and workers, each a process on
 // loopback.
 type Cluster struct {
-	Coordinator *Process
-	Workers     map[string]*Process
-	URL         string // of NATS
-	Conn        *nats.Conn
-	Client      *cluster.Client
+	Coordinator  *Process            // where NATS is embedded
+	Coordinators map[string]*Process // where it is not
+	Workers      map[string]*Process
+	URL          string // of NATS
+	Conn         *nats.Conn
+	Client       *cluster.Client
 
 	t     testing.TB
 	bin   string

@@ -75,7 +75,7 @@ func (l *leader) term(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	stop, err := l.cluster.Serve(co, l.version)
+	stop, err := l.cluster.Serve(co, l.version, term.Sure)
 	if err != nil {
 		return err
 	}

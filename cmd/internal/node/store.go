@@ -6,13 +6,29 @@ import (
 	"github.com/gantry-ml/gantry/actors"
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // store is the cluster's buckets as the coordinator's actors see them.
 type store struct{ c *cluster.Cluster }
 
+// PutJob writes over what another write of this leader has left, the answer to
+// which was lost.
 func (s store) PutJob(ctx context.Context, j messages.Job, revision uint64) (uint64, error) {
-	return s.c.Jobs.Put(ctx, j, revision)
+	return put(ctx, s.c.Jobs, j.Job, j, revision, func(at messages.Job) bool { return at.Epoch == j.Epoch })
+}
+
+// put writes a record over a revision, or over a later one that is ours.
+func put[T any](ctx context.Context, b *cluster.Bucket[T], name string, value T, revision uint64, ours func(T) bool) (uint64, error) {
+	written, err := b.Put(ctx, value, revision)
+	if recovery.ClassOf(err) != recovery.Stale {
+		return written, err
+	}
+	at, getErr := b.Get(ctx, name)
+	if getErr != nil || !ours(at.Value) {
+		return written, err
+	}
+	return b.Put(ctx, value, at.Revision)
 }
 
 func (s store) Jobs(ctx context.Context) ([]actors.StoredJob, error) {
@@ -25,7 +41,7 @@ func (s store) Jobs(ctx context.Context) ([]actors.StoredJob, error) {
 }
 
 func (s store) PutModel(ctx context.Context, m messages.Model, revision uint64) (uint64, error) {
-	return s.c.Models.Put(ctx, m, revision)
+	return put(ctx, s.c.Models, m.Name, m, revision, func(at messages.Model) bool { return at.Job == m.Job })
 }
 
 func (s store) DeleteModel(ctx context.Context, name string, revision uint64) error {
