@@ -131,8 +131,8 @@ func TestCancelFreesAtOnce(t *testing.T) {
 			if w1.arenas(t) == 0 || w2.arenas(t) == 0 {
 				t.Fatal("a worker of the load holds no arena")
 			}
-			kill(t, w2, syscall.SIGSTOP)
-			thaw := time.AfterFunc(frozen, func() { kill(t, w2, syscall.SIGCONT) })
+			strike(t, w2, syscall.SIGSTOP)
+			thaw := time.AfterFunc(frozen, func() { strike(t, w2, syscall.SIGCONT) })
 			defer thaw.Stop()
 			start := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -156,8 +156,8 @@ func TestCancelFreesAtOnce(t *testing.T) {
 	}
 }
 
-// kill sends a signal to a process of the test.
-func kill(t *testing.T, p *Process, s syscall.Signal) {
+// strike sends a signal to a process of the test.
+func strike(t *testing.T, p *Process, s syscall.Signal) {
 	if err := p.cmd.Process.Signal(s); err != nil {
 		t.Errorf("signal %v to %s: %v", s, p.Name, err)
 	}

@@ -109,7 +109,7 @@ func TestStandby(t *testing.T) {
 			j := all.Submit(q)
 			before := all.until(j.Job, c.share)
 			first := all.Leads()
-			kill(t, first, c.signal)
+			strike(t, first, c.signal)
 			struck := time.Now()
 			all.Until("the other leads", func() bool { return all.Leads() != first })
 			if took := time.Since(struck); took > takeOverWithin {
@@ -123,7 +123,7 @@ func TestStandby(t *testing.T) {
 				t.Errorf("%d events coordinator_changed", len(got[progress.CoordinatorChanged]))
 			}
 			if c.signal == syscall.SIGSTOP {
-				kill(t, first, syscall.SIGCONT)
+				strike(t, first, syscall.SIGCONT)
 				all.Until("the one that thawed has noticed", func() bool { return first.find("leadership ended") != "" })
 			} else {
 				all.StartCoordinator(first.Name)
@@ -161,13 +161,13 @@ func TestNATSLost(t *testing.T) {
 			if c.kill {
 				nats.Kill()
 			} else {
-				kill(t, nats.Process, syscall.SIGSTOP)
+				strike(t, nats.Process, syscall.SIGSTOP)
 			}
 			time.Sleep(c.away)
 			if c.kill {
 				nats.Restart()
 			} else {
-				kill(t, nats.Process, syscall.SIGCONT)
+				strike(t, nats.Process, syscall.SIGCONT)
 			}
 			end := all.goesOn(t, before, want)
 			if len(c.coordinators) == 1 && end.Epoch != j.Epoch {
