@@ -15,8 +15,10 @@ func (n *Node) Receive(t transfer.Ticket) (transfer.Landing, error) {
 		return nil, err
 	}
 	defer j.leave()
-	if err := j.raise(t.Epoch); err != nil {
-		return nil, err
+	// The coordinator of a newer epoch has pieces sent here only after it has
+	// opened the job here.
+	if now := j.currentEpoch(); t.Epoch != now {
+		return nil, recovery.Errorf(recovery.Stale, "job %q: a piece of epoch %d, %d rules", t.Job, t.Epoch, now)
 	}
 	r, err := j.hold(job.Hold{Rank: t.Rank, Generation: t.Generation})
 	if err != nil {

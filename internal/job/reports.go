@@ -253,7 +253,9 @@ func (j *Job) chunkFailed(e ChunkFailed) {
 	case cut:
 		j.land(f)
 		j.refresh(f.chunk)
-	case (remote || class == recovery.WorkerLost || class == recovery.Cancelled) && ch.failures < j.o.Strategy.Limit():
+	// Stale is a piece that somebody else began to write: who, if this attempt
+	// is the newest, is of no matter.
+	case (remote || class == recovery.WorkerLost || class == recovery.Cancelled || class == recovery.Stale) && ch.failures < j.o.Strategy.Limit():
 		ch.failures++
 		j.retries++
 		j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, f.chunk, "attempt %d failed: %v", f.number, j.locate(f.chunk, e.Err))

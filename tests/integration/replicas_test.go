@@ -5,13 +5,21 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/zeebo/xxh3"
 	"golang.org/x/time/rate"
 
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/internal/transfer"
 	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
 )
 
 // limitedSource serves the trained model at so many bytes per second in all,
@@ -165,4 +173,160 @@ func TestLateWorkerIsFilledByPeers(t *testing.T) {
 	if end.Ranks[1].Worker != "late" {
 		t.Errorf("rank 1 is at %s", end.Ranks[1].Worker)
 	}
+}
+
+// pushed is a load of one rank that is under way at a worker, and what is
+// needed to send that worker a piece of it.
+type pushed struct {
+	c      *Cluster
+	job    messages.Job
+	addr   string // where pieces are received
+	ticket transfer.Ticket
+	bytes  []byte
+}
+
+// slowlyLoading begins such a load and returns when its arena is there. The
+// ticket is for its last piece.
+func slowlyLoading(t *testing.T, c *Cluster, id string) pushed {
+	t.Helper()
+	q := slow(t, id, 1)
+	src, err := source.Open(t.Context(), q.URI, source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	ix, err := checkpoint.Open(t.Context(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := shard.Build(ix, q.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := plan.Chunks[len(plan.Chunks)-1]
+	p := pushed{c: c, job: c.Submit(q), bytes: make([]byte, last.Pieces[0].Bytes)}
+	c.Until("something is placed", func() bool {
+		p.job = c.Status(id)
+		if p.job.State.Final() {
+			t.Fatalf("%s: %s", p.job.State, p.job.Why)
+		}
+		return p.job.Counters.ChunksDone > 0
+	})
+	for _, w := range c.MustWorkers() {
+		if w.Name == p.job.Ranks[0].Worker {
+			p.addr = w.Transfer
+		}
+	}
+	p.ticket = transfer.Ticket{Job: id, Chunk: last.ID, Attempt: 1, Epoch: p.job.Epoch, Generation: 1,
+		Bytes: int64(len(p.bytes)), Digest: xxh3.Hash128(p.bytes).Bytes()}
+	return p
+}
+
+// push sends the piece after f has changed ticket and bytes.
+func (p pushed) push(t *testing.T, f func(*transfer.Ticket, []byte)) error {
+	t.Helper()
+	ticket, bytes := p.ticket, slices.Clone(p.bytes)
+	f(&ticket, bytes)
+	pool := &transfer.Pool{}
+	defer pool.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	return pool.Send(ctx, p.addr, ticket, [][]byte{bytes})
+}
+
+// TestPiecesThatAreRefused: a piece with a flipped bit, for an arena that is
+// not or no longer there, or of a coordinator or job of before is refused by
+// the worker process, and the load ends as if it had never come.
+func TestPiecesThatAreRefused(t *testing.T) {
+	c := StartCluster(t, bin, 1)
+	calm := slow(t, "calm", 1)
+	calm.LimitRate = 0
+	want := c.Load(calm)
+	p := slowlyLoading(t, c, "target")
+	for name, r := range map[string]struct {
+		f     func(*transfer.Ticket, []byte)
+		class recovery.Class
+	}{
+		"a flipped bit":      {func(_ *transfer.Ticket, b []byte) { b[len(b)/2] ^= 8 }, recovery.DigestMismatch},
+		"an arena of before": {func(k *transfer.Ticket, _ []byte) { k.Generation-- }, recovery.Stale},
+		"an arena to come":   {func(k *transfer.Ticket, _ []byte) { k.Generation++ }, recovery.Stale},
+		"an old epoch":       {func(k *transfer.Ticket, _ []byte) { k.Epoch-- }, recovery.Stale},
+		"an epoch to come":   {func(k *transfer.Ticket, _ []byte) { k.Epoch++ }, recovery.Stale},
+		"another job":        {func(k *transfer.Ticket, _ []byte) { k.Job = "gone" }, recovery.Stale},
+		"a rank elsewhere":   {func(k *transfer.Ticket, _ []byte) { k.Rank++ }, recovery.Stale},
+		"no such chunk":      {func(k *transfer.Ticket, _ []byte) { k.Chunk++ }, recovery.Usage},
+	} {
+		if err := p.push(t, r.f); recovery.ClassOf(err) != r.class {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	end := c.Await(p.job.Job)
+	sameRanks(t, end, want.Ranks[0].Digest)
+	if err := p.push(t, func(*transfer.Ticket, []byte) {}); recovery.ClassOf(err) != recovery.DigestMismatch {
+		t.Errorf("other bytes for a piece that is placed: %v", err)
+	}
+	if _, err := c.Client.Unload(t.Context(), end.Model); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.push(t, func(*transfer.Ticket, []byte) {}); recovery.ClassOf(err) != recovery.Stale {
+		t.Errorf("into an arena that was freed: %v", err)
+	}
+}
+
+// TestThawedReader: a worker that is frozen with chunks under way, and thaws
+// when its rank has moved and others have read them, changes nothing.
+func TestThawedReader(t *testing.T) {
+	uri, _ := limitedSource(t, 256<<10)
+	c := StartCluster(t, bin, 3, "--allow-host", "127.0.0.1")
+	q := replicated("thawed", uri, 1)
+	q.Options.Layout.TP = 2
+	q.Recovery = "recover"
+	j := c.Submit(q)
+	var victim string
+	c.Until("something is placed", func() bool {
+		s := c.Status(j.Job)
+		if s.State.Final() {
+			t.Fatalf("%s: %s", s.State, s.Why)
+		}
+		if s.Counters.ChunksDone == 0 {
+			return false
+		}
+		victim = s.Ranks[0].Worker
+		return true
+	})
+	frozen := c.Workers[victim].cmd.Process
+	if err := frozen.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.Until("its rank has moved", func() bool {
+		s := c.Status(j.Job)
+		return s.State.Final() || s.Ranks[0].Worker != "" && s.Ranks[0].Worker != victim
+	})
+	if err := frozen.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Status(j.Job); s.State.Final() {
+		t.Fatalf("it thawed after the load's end: %s %s", s.State, s.Why)
+	}
+	end := c.Await(j.Job)
+	if end.State != messages.StateReady {
+		t.Fatalf("%s: %s", end.State, end.Why)
+	}
+	q.Job, q.Name, q.URI, q.Once = "calm", "m-calm", stories(t, "hf-f32", "", 2).URI, true
+	for i, r := range c.Load(q).Ranks {
+		if end.Ranks[i].Digest != r.Digest {
+			t.Errorf("rank %d has digest %s, want %s", i, end.Ranks[i].Digest, r.Digest)
+		}
+	}
+	var used int64
+	for _, r := range end.Ranks {
+		used += r.BytesTotal
+	}
+	c.Until("what the thawed worker held is freed", func() bool {
+		free := int64(0)
+		for _, w := range c.MustWorkers() {
+			free += w.Devices[0].Free
+		}
+		return free == 3*(256<<20)-used
+	})
 }
