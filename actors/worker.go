@@ -19,7 +19,13 @@ import (
 type WorkerOptions struct {
 	// Member is the worker as its lease names it. Free of each device is its
 	// budget for arenas, which the worker holds by itself too.
-	Member  messages.Worker
+	Member messages.Worker
+	// Measure returns what arenas may take of devices now, besides what they
+	// have, by id; devices that it leaves out keep their budgets. nil leaves
+	// out all. It may block.
+	Measure func() map[string]int64
+	// Changed is told the member with new budgets. It must not block.
+	Changed func(messages.Worker)
 	Node    Node
 	Open    Opener
 	Plans   Plans
@@ -49,8 +55,8 @@ func (s *System) StartWorker(o WorkerOptions) (*Worker, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &worker{
 		WorkerOptions: o, system: s, ctx: ctx, cancel: cancel,
-		life: job.Worker{Name: o.Member.Name, Incarnation: o.Member.Incarnation},
-		jobs: map[string]*heldJob{}, used: map[string]int64{}, exports: map[string]*exportTask{},
+		life:       job.Worker{Name: o.Member.Name, Incarnation: o.Member.Incarnation},
+		measuredAt: time.Now(), jobs: map[string]*heldJob{}, used: map[string]int64{}, exports: map[string]*exportTask{},
 	}
 	// The state is the same after a restart: what the node holds is still
 	// there, so what the actor knows of it must be.
@@ -97,6 +103,9 @@ type worker struct {
 	cancel  context.CancelFunc
 	busy    sync.WaitGroup // goroutines that are under way
 	tick    *time.Ticker
+	// Of measure.
+	measuring  bool
+	measuredAt time.Time
 }
 
 // holdingEvery is how often a worker tells each job what it holds of it. What
@@ -123,6 +132,9 @@ func (w *worker) Receive(c actor.Context) {
 		w.gone(c, m.Terminated)
 	case tellHolding:
 		w.tellHolding(c)
+		w.measure(c)
+	case measured:
+		w.measured(m)
 	case message:
 		w.command(c, m)
 	case jobOpened:

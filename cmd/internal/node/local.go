@@ -99,7 +99,7 @@ func (l *Local) startWorkers(ctx context.Context, cfg LocalConfig, n int, system
 			return err
 		}
 		info.Address, info.Transfer = system.Address(), info.Name
-		if _, err := join(ctx, &l.closer, system, l.leader.cluster, node, info, cfg.Resources, log); err != nil {
+		if _, err := join(ctx, &l.closer, system, l.leader.cluster, node, info, n, cfg.Resources, log); err != nil {
 			return err
 		}
 	}

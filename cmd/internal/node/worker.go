@@ -1,11 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -125,21 +127,34 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 		w.http = pages.Addr()
 		info.HTTP = w.http
 	}
-	if w.member, err = join(ctx, &w.closer, system, all, node, info, cfg.Resources, log); err != nil {
+	if w.member, err = join(ctx, &w.closer, system, all, node, info, 1, cfg.Resources, log); err != nil {
 		return nil, err
 	}
 	w.info = info
 	return w, nil
 }
 
-// join starts a worker's actors and takes its lease.
-func join(ctx context.Context, end *closer, system *actors.System, all *cluster.Cluster, node *loader.Node, info messages.Worker, r Resources, log *slog.Logger) (*cluster.Member, error) {
+// join starts the actors of one of n workers on this machine and takes its
+// lease.
+func join(ctx context.Context, end *closer, system *actors.System, all *cluster.Cluster, node *loader.Node, info messages.Worker, n int, r Resources, log *slog.Logger) (*cluster.Member, error) {
 	metrics, err := telemetry.NewMetrics()
 	if err != nil {
 		return nil, err
 	}
+	var lease atomic.Pointer[cluster.Member]
 	actor, err := system.StartWorker(actors.WorkerOptions{
 		Member: info, Node: node, Open: r.openIndex, Plans: all.Plans, Metrics: metrics, Log: log,
+		Measure: func() map[string]int64 {
+			if lease.Load() == nil {
+				return nil // there is nobody to tell yet
+			}
+			return r.measure(n, log)
+		},
+		Changed: func(w messages.Worker) {
+			if err := lease.Load().Update(w); err != nil {
+				log.Error("lease does not say what is free", "err", err)
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -149,6 +164,7 @@ func join(ctx context.Context, end *closer, system *actors.System, all *cluster.
 	if err != nil {
 		return nil, err
 	}
+	lease.Store(member)
 	end.add(member.Leave)
 	return member, nil
 }
@@ -173,17 +189,40 @@ func (r Resources) describe(name string, n int) (messages.Worker, error) {
 		return w, err
 	}
 	for _, d := range devices {
-		m := messages.Device{ID: d.ID, Name: d.Name, Total: d.Total, Free: d.Free / int64(n), Compute: d.Compute,
+		m := messages.Device{ID: d.ID, Name: d.Name, Total: d.Total, Free: r.free(d, n), Compute: d.Compute,
 			UUID: d.UUID, NUMA: d.NUMA, NVLinkPeers: d.NVLinkPeers}
 		if d.ID == device.CPU {
 			m.Ranks = r.CPURanks
-			if m.Free = max(m.Free-loader.Headroom(r.Staging), 0); r.Memory > 0 {
-				m.Free = r.Memory
-			}
+			m.Free = cmp.Or(r.Memory, m.Free)
 		}
 		w.Devices = append(w.Devices, m)
 	}
 	return w, nil
+}
+
+// free is what arenas of one of n workers may take of a device now.
+func (r Resources) free(d device.Info, n int) int64 {
+	free := d.Free / int64(n)
+	if d.ID == device.CPU {
+		free -= loader.Headroom(r.Staging)
+	}
+	return max(free, 0)
+}
+
+// measure returns what is free of the devices whose budget is not fixed.
+func (r Resources) measure(n int, log *slog.Logger) map[string]int64 {
+	devices, err := r.Devices.Resolve(device.Detect())
+	if err != nil {
+		log.Warn("devices cannot be looked at: their budgets stay as they are", "err", err)
+		return nil
+	}
+	free := map[string]int64{}
+	for _, d := range devices {
+		if d.ID != device.CPU || r.Memory == 0 {
+			free[d.ID] = r.free(d, n)
+		}
+	}
+	return free
 }
 
 func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
