@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/asynkron/protoactor-go/actor"
 	"go.uber.org/goleak"
 
 	"github.com/gantry-ml/gantry/checkpoint"
@@ -340,6 +341,17 @@ func (w *world) start(epoch uint64, log *slog.Logger) {
 	for _, m := range w.members {
 		co.MemberUp(m)
 	}
+	w.until("all workers are within reach", func() bool {
+		all, err := ask[bool](w.t.Context(), co, func(a *coordinator, _ actor.Context) (any, error) {
+			for _, m := range a.members {
+				if !m.up {
+					return false, nil
+				}
+			}
+			return len(a.members) == len(w.members), nil
+		})
+		return err == nil && all
+	})
 }
 
 // load submits a load and waits for its end.
