@@ -155,6 +155,8 @@ func (p *parser) uses(n *node, graph int32) error {
 	case onnx && n.operator == "Constant" && n.valued:
 		n.value.Name = string(n.output)
 		return cmp.Or(p.budget.Text(len(n.output)), p.keep(&n.value, graph))
+	case onnx && n.operator == "Constant" && p.whole:
+		p.settings = append(p.settings, string(n.output))
 	case onnx && (n.operator == "MatMul" || n.operator == "Gemm" && !n.transB):
 		if n.operand != 0 {
 			p.operands = append(p.operands, n.operand)

@@ -83,7 +83,8 @@ type parser struct {
 	// What ReadGraph wants besides.
 	whole           bool // it does
 	inputs, outputs []Value
-	places          []place // of h.Tensors
+	places          []place  // of h.Tensors
+	settings        []string // outputs of Constants whose values are no tensors
 	inFunction      bool
 	nbits           bool // a node is MatMulNBits
 }

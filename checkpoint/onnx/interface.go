@@ -65,7 +65,7 @@ type Weight struct {
 //   - small ones, and lists of integers that a node may have as its shape,
 //     axes, pads or splits;
 //   - those of functions, whose names are others once functions are inlined;
-//   - those whose name several graphs use.
+//   - those whose name several graphs use, also for a Constant of another kind.
 const (
 	smallBytes   = 1 << 10 // pads of 64 dimensions
 	integerBytes = 64 << 10
@@ -94,6 +94,9 @@ func ReadGraph(ctx context.Context, r source.Reader) (*Graph, error) {
 	uses := map[string]int{} // of a name
 	for _, at := range p.places {
 		uses[at.name]++
+	}
+	for _, name := range p.settings { // ONNX Runtime makes tensors of them
+		uses[name]++
 	}
 	own := map[string]bool{} // names of the model's own graph
 	for i, t := range p.h.Tensors {

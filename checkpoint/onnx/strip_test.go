@@ -118,9 +118,10 @@ func TestStripKeeps(t *testing.T) {
 // leaves those that ONNX Runtime must find in the model.
 func TestStrip(t *testing.T) {
 	large := func(name string) message { return onnxtest.Tensor(name, 1, 300).Raw(bytes.Repeat([]byte{7}, 1200)) }
-	branch := onnxtest.Graph([]message{large("inner"), large("twice")}, onnxtest.Constant("constant", large("")))
+	branch := onnxtest.Graph([]message{large("inner"), large("twice")}, onnxtest.Constant("constant", large("")),
+		onnxtest.Node("Constant", "setting").Bytes(5, message{}.Text(1, "value_int").Int(3, 1).Int(20, 2)))
 	m := onnxtest.Model(onnxtest.Graph([]message{
-		large("own"), large("twice"),
+		large("own"), large("twice"), large("setting"),
 		onnxtest.Tensor("small", 1, 2).Raw(make([]byte, 8)),
 		onnxtest.Tensor("beside", 1, 2).External("data", 0, 8),
 		onnxtest.Tensor("split", 7, 1000).Raw(make([]byte, 8000)),
@@ -129,7 +130,7 @@ func TestStrip(t *testing.T) {
 	}, onnxtest.Node("If", "y", "x").Bytes(5, onnxtest.Attribute("then_branch", 6, branch)))).
 		Bytes(25, message{}.Text(1, "f").Bytes(7, onnxtest.Constant("of function", large(""))))
 	g := mustReadGraph(t, m)
-	embedded := map[string]bool{"twice": true, "small": true, "beside": true, "split": true, "shape": true, "of function": true}
+	embedded := map[string]bool{"twice": true, "setting": true, "small": true, "beside": true, "split": true, "shape": true, "of function": true}
 	for _, w := range g.Weights {
 		if w.Embedded != embedded[w.GraphName()] {
 			t.Errorf("%s: embedded %v", w.GraphName(), w.Embedded)
@@ -139,8 +140,8 @@ func TestStrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i := bytes.Index(stripped, bytes.Repeat([]byte{7}, 1200)); i < 0 || bytes.Count(stripped, bytes.Repeat([]byte{7}, 1200)) != 3 {
-		t.Errorf("%d large weights are left, want twice two times and the function's", bytes.Count(stripped, bytes.Repeat([]byte{7}, 1200)))
+	if n := bytes.Count(stripped, bytes.Repeat([]byte{7}, 1200)); n != 4 {
+		t.Errorf("%d large weights are left, want those of twice, setting, and the function", n)
 	}
 	h := mustParse(t, stripped)
 	for i, x := range h.Tensors {
