@@ -79,7 +79,7 @@ func (p *Plan) checkRank(number int, r *Rank) error {
 		if !s.Rows.within(t.Rows) || s.Rows.Start%per != 0 || s.Rows.Stop%per != 0 || !s.Cols.within(t.Cols) || s.Held != s.Cols.cover(align, t.Cols) {
 			return badPlan("rank %d: what it holds of tensor %q is not in it", number, t.Name)
 		}
-		if s.Pad != 0 && (t.Rule != Vocab || s.Pad < 0 || s.Pad > p.Options.PadVocab+t.Rows) {
+		if s.Pad != 0 && !p.pads(t, &s) {
 			return badPlan("rank %d: tensor %q is filled up with %d rows", number, t.Name, s.Pad)
 		}
 	}
@@ -96,6 +96,16 @@ func (p *Plan) checkRank(number int, r *Rank) error {
 		return badPlan("rank %d: its arena has %d bytes, its tensors take %d", number, r.ArenaBytes, end)
 	}
 	return nil
+}
+
+// pads says whether a slice is filled up as Options.PadVocab asks.
+func (p *Plan) pads(t *Tensor, s *Slice) bool {
+	if t.Rule != Vocab || p.Options.PadVocab == 0 {
+		return false
+	}
+	tp := int64(p.Options.Layout.TP)
+	rows := up(t.Rows, p.Options.PadVocab)
+	return rows%tp == 0 && s.Pad == rows/tp-s.Rows.Len()
 }
 
 // before says whether a slice may follow s in a rank: of a later tensor, or of

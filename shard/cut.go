@@ -61,7 +61,7 @@ func (c *cutter) byRule(t *Tensor, at position) []Slice {
 		rows, cols = cols, rows
 	}
 	var pad int64
-	if t.Rule == Vocab && !t.Transposed {
+	if t.Rule == Vocab && !t.Transposed && t.Experts == 0 {
 		pad = c.padding(t.Rows, rows[0])
 	}
 	if t.Experts > 0 {

@@ -204,7 +204,7 @@ func TestFamilyLoad(t *testing.T) {
 					Layout: shard.Layout{TP: rapid.SampledFrom([]int{1, 2, 2, 4, 4, 3, 8}).Draw(r, "tp"), PP: rapid.IntRange(1, 2).Draw(r, "pp"),
 						EP: rapid.SampledFrom(eps).Draw(r, "ep"), DP: rapid.IntRange(1, 2).Draw(r, "dp")},
 					PadVocab: rapid.SampledFrom([]int64{0, 8, 64}).Draw(r, "pad"),
-					Scheme:   "none"}
+					Scheme:   "none", Rules: drawRules(r)}
 				if len(s.ix.Packed) == 0 { // the others are decoded by loader, and its tests
 					o.Scheme = rapid.SampledFrom(slices.Concat(quant.Names(), quant.Recipes())).Draw(r, "scheme")
 				}
@@ -224,6 +224,7 @@ func TestFamilyLoad(t *testing.T) {
 				checkJoin(t, r, s, p, load(t, r, s, p), rapid.Int64Range(1, 50).Draw(r, "rows"))
 				checkJSON(r, s, o, p)
 				checkExperts(r, p)
+				checkRules(r, s, p)
 			})
 			if done < (done+refused)/5 {
 				t.Errorf("only %d of %d plans were not refused", done, done+refused)
@@ -232,21 +233,53 @@ func TestFamilyLoad(t *testing.T) {
 	}
 }
 
+// drawRules draws rules that sweep over tensors that they are not for.
+func drawRules(t *rapid.T) []shard.ModuleRule {
+	if rapid.IntRange(0, 2).Draw(t, "ruled") > 0 {
+		return nil
+	}
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) shard.ModuleRule {
+		return shard.ModuleRule{
+			Pattern: rapid.SampledFrom([]string{"*", "*.0.*", "*.weight", "*.bias", "*proj*", "*experts*", "*embed*", "*dense*"}).Draw(t, "pattern"),
+			Rule:    rapid.SampledFrom(shard.ModuleRules()).Draw(t, "rule"),
+			Place:   rapid.SampledFrom([]string{"", "", "embedding", "norm", "head"}).Draw(t, "place"),
+		}
+	}), 1, 3).Draw(t, "rules")
+}
+
+// checkRules checks that rules change where tensors lie, and not what they
+// become.
+func checkRules(f fataler, s *stored, p *shard.Plan) {
+	plain, err := shard.Build(s.ix, shard.Options{Scheme: p.Options.Scheme, ChunkBytes: p.Options.ChunkBytes})
+	if err != nil {
+		f.Fatalf("%v", err)
+	}
+	become := map[string]string{}
+	for _, t := range plain.Tensors {
+		become[t.Name] = t.Scheme + t.Why
+	}
+	for _, t := range p.Tensors {
+		if become[t.Name] != t.Scheme+t.Why {
+			f.Fatalf("%s becomes %s (%s), without rules %s", t.Name, t.Scheme, t.Why, become[t.Name])
+		}
+	}
+}
+
 // checkExperts checks that ranks of an ep group hold the same, but for experts,
 // and of those different ones.
 func checkExperts(f fataler, p *shard.Plan) {
 	for i := range p.Tensors {
-		held := map[int]int64{} // rows by ep, of tp 0 and the first copy
+		held := map[int]int64{} // elements by ep, of tp 0 and the first copy
 		for r := range p.Ranks {
 			if x := &p.Ranks[r]; x.DP == 0 && x.TP == 0 {
 				for _, s := range x.SlicesOf(i) {
-					held[x.EP] += s.Rows.Len()
+					held[x.EP] += s.Rows.Len() * s.Cols.Len()
 				}
 			}
 		}
-		one := shard.IsOfExpert(p.Tensors[i].Name)
-		if one && len(held) > 1 || p.Tensors[i].Experts > 0 && p.Options.Layout.EP > 1 && held[0] > p.Tensors[i].Rows/int64(p.Options.Layout.EP) {
-			f.Fatalf("%s is held by ep %v", p.Tensors[i].Name, held)
+		x, ep := &p.Tensors[i], int64(p.Options.Layout.EP)
+		if shard.IsOfExpert(x.Name) && len(held) > 1 || x.Experts > 0 && held[0] > x.Rows*x.Cols/ep {
+			f.Fatalf("%s is held by ep %v", x.Name, held)
 		}
 	}
 }

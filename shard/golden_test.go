@@ -20,7 +20,7 @@ import (
 // family. `checkpoint` lists tensors, one a line: file, dtype, name, shape; N
 // layers repeat lines with "*", N experts those with "#", and a name that ends
 // with "^T" is of a weight stored [in, out]. `plan` prints the parts of a plan
-// that it is asked for; its lines are overrides, or rules where they name one.
+// that it is asked for; its lines are overrides, or rules where they name one, with @ and a place.
 func TestPlan(t *testing.T) { walkPlans(t, "testdata/plan") }
 
 func TestFamilies(t *testing.T) { walkPlans(t, "testdata/families") }
@@ -60,7 +60,9 @@ func walkPlans(t *testing.T, dir string) {
 				}
 				for _, line := range strings.Fields(d.Input) {
 					pattern, scheme, _ := strings.Cut(line, "=")
-					if r, err := shard.ParseModuleRule(line); err == nil {
+					rule, place, _ := strings.Cut(line, "@")
+					if r, err := shard.ParseModuleRule(rule); err == nil {
+						r.Place = place
 						o.Rules = append(o.Rules, r)
 						continue
 					}

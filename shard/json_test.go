@@ -45,42 +45,64 @@ func TestParsePlanRefuses(t *testing.T) {
 		"int8": func(v float64) []float64 { return []float64{-1, v + 1} },
 		"q8_0": func(float64) []float64 { return []float64{1 << 40} },
 	} {
-		good := planJSON(t, small(t, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme}))
-		var tree map[string]any
-		if err := json.Unmarshal(good, &tree); err != nil {
-			t.Fatal(err)
+		for _, p := range []*shard.Plan{small(t, shard.Options{Layout: shard.Layout{TP: 2}, Scheme: scheme}), several(t, scheme)} {
+			refuses(t, p, values)
 		}
-		changed := 0
-		var walk func(path string, v any, set func(any))
-		walk = func(path string, v any, set func(any)) {
-			switch v := v.(type) {
-			case map[string]any:
-				for k, e := range v {
-					walk(path+"."+k, e, func(n any) { v[k] = n })
-				}
-			case []any:
-				for i, e := range v {
-					walk(path+"[]", e, func(n any) { v[i] = n })
-				}
-			case float64:
-				for _, n := range values(v) {
-					set(n)
-					b, err := json.Marshal(tree)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if _, err := shard.ParsePlan(b); err == nil && !harmless[path] {
-						t.Errorf("%s: %v in place of %v is accepted", path, n, v)
-					}
-					changed++
-				}
-				set(v)
+	}
+}
+
+// several is a plan whose ranks hold several slices of a tensor, some of them
+// padded.
+func several(t testing.TB, scheme string) *shard.Plan {
+	t.Helper()
+	s := &stored{ix: &checkpoint.Index{Format: "safetensors", Architecture: checkpoint.Architecture{Name: "novel", Heads: 2, KVHeads: 2}}}
+	s.add(0, 0, "token_embd.weight", dtype.F32, 5, 32)
+	s.add(0, 0, "blk.0.qkv_proj.weight", dtype.F32, 12, 32)
+	s.add(0, 0, "blk.0.ffn_up_exps.weight", dtype.F32, 4, 4, 32)
+	p, err := shard.Build(s.ix, shard.Options{Layout: shard.Layout{TP: 2, EP: 2}, Scheme: scheme, PadVocab: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// refuses changes each number of a plan to the given values.
+func refuses(t *testing.T, p *shard.Plan, values func(float64) []float64) {
+	t.Helper()
+	var tree map[string]any
+	if err := json.Unmarshal(planJSON(t, p), &tree); err != nil {
+		t.Fatal(err)
+	}
+	changed := 0
+	var walk func(path string, v any, set func(any))
+	walk = func(path string, v any, set func(any)) {
+		switch v := v.(type) {
+		case map[string]any:
+			for k, e := range v {
+				walk(path+"."+k, e, func(n any) { v[k] = n })
 			}
+		case []any:
+			for i, e := range v {
+				walk(path+"[]", e, func(n any) { v[i] = n })
+			}
+		case float64:
+			for _, n := range values(v) {
+				set(n)
+				b, err := json.Marshal(tree)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := shard.ParsePlan(b); err == nil && !harmless[path] {
+					t.Errorf("%s: %v in place of %v is accepted", path, n, v)
+				}
+				changed++
+			}
+			set(v)
 		}
-		walk("", tree, nil)
-		if changed < 100 {
-			t.Errorf("only %d changes", changed)
-		}
+	}
+	walk("", tree, nil)
+	if changed < 100 {
+		t.Errorf("only %d changes", changed)
 	}
 }
 

@@ -18,8 +18,8 @@ type ModuleRule struct {
 	// for the weight as it is stored; the bias of a Rowwise module is
 	// replicated, other biases are divided as the weight.
 	Rule Rule `json:"rule"`
-	// Place is where in the model the modules are, for pipeline stages:
-	// "embedding", "layer", "norm" (the one after all layers) or "head". "" is
+	// Place is where in the model modules outside the layers are, for pipeline
+	// stages: "embedding", "norm" (the one after all layers) or "head". "" is
 	// what the name tells.
 	Place string `json:"place,omitempty"`
 }
@@ -33,7 +33,7 @@ func ModuleRules() []Rule {
 }
 
 // places are the words for places.
-var places = map[string]place{"embedding": embedding, "layer": inLayer, "norm": finalNorm, "head": head}
+var places = map[string]place{"embedding": embedding, "norm": finalNorm, "head": head}
 
 // Limits of a list of rules: they travel in control messages.
 const (
@@ -112,7 +112,8 @@ func newModuleRules(list []ModuleRule) (moduleRules, error) {
 }
 
 // first returns the first rule that matches a tensor, nil without one.
-func (rules moduleRules) first(tensor string) (first *moduleRule) {
+func (rules moduleRules) first(tensor string) *ModuleRule {
+	var first *moduleRule
 	for i := range rules {
 		r := &rules[i]
 		if first != nil && r.matched || !r.pattern.Match(tensor) {
@@ -123,38 +124,34 @@ func (rules moduleRules) first(tensor string) (first *moduleRule) {
 			first = r
 		}
 	}
-	if first != nil {
-		first.decided = true
+	if first == nil {
+		return nil
 	}
-	return first
+	first.decided = true
+	return &first.ModuleRule
 }
 
-// follow returns the rule of a tensor with dims dimensions (of one expert), and
-// its division: by the first rule that matches it, else as they are.
-func (rules moduleRules) follow(tensor, leaf string, dims int, was rule, division Rule, ok bool) (rule, Rule, bool) {
-	own := rules.first(tensor)
-	if own == nil {
-		return was, division, ok
-	}
-	r := rule{weight: own.Rule, bias: own.Rule, at: was.at}
+// follow returns the rule that r gives a tensor with dims dimensions (of one
+// expert), and its division, where it had another one, or none.
+func (r *ModuleRule) follow(leaf string, dims int, was rule, known bool) (own rule, division Rule) {
+	own = rule{weight: r.Rule, bias: r.Rule, at: was.at}
 	switch {
-	case !ok:
-		r.at = anywhere
-	case own.Rule == Colwise && was.heads: // heads stay whole
-		r.heads = true
+	case !known:
+		own.at = anywhere
+	case r.Rule == Colwise && was.heads: // heads stay whole
+		own.heads = true
 	}
-	if own.Rule == byHeads {
-		r.weight, r.bias, r.heads = Colwise, Colwise, true
+	if r.Rule == byHeads {
+		own.weight, own.bias, own.heads = Colwise, Colwise, true
 	}
-	if at, said := places[own.Place]; said {
-		r.at = at
+	if at, said := places[r.Place]; said {
+		own.at = at
 	}
-	division = r.weight
-	switch columns := r.weight == Rowwise || r.weight == PackedRowwise; {
-	case columns && (leaf == "bias" || dims < 2):
-		r.bias, division = Replicated, Replicated
+	if columns := own.weight == Rowwise || own.weight == PackedRowwise; columns && (leaf == "bias" || dims < 2) {
+		own.bias = Replicated
+		return own, Replicated
 	}
-	return r, division, true
+	return own, own.weight
 }
 
 // warnings names the rules that decided nothing.

@@ -16,11 +16,14 @@ import (
 type part struct {
 	name
 	rule
-	at      place
+	home    place // where it belongs, whatever the rules of the options say
+	at      place // where they, or its name, say that it belongs
+	vocab   bool  // it is an embedding or a head, whatever they say
 	source  *checkpoint.Tensor
 	packed  *checkpoint.Packed // nil for a tensor by itself
 	stacked bool               // it holds all experts of its layer
 	experts int64              // in its layer, where it is of one of them
+	own     *ModuleRule        // of the options, where one decides about it
 	linear  bool               // it is the weight of a linear layer, whatever the rules of the options say
 }
 
@@ -50,7 +53,7 @@ func (b *builder) tensors() error {
 		all = append(all, b.packedPart(&b.ix.Packed[i]))
 	}
 	slices.SortFunc(all, func(x, y part) int {
-		return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.layer, y.layer), cmp.Compare(x.stack, y.stack),
+		return cmp.Or(cmp.Compare(x.home, y.home), cmp.Compare(x.layer, y.layer), cmp.Compare(x.stack, y.stack),
 			cmp.Compare(x.source.File, y.source.File), cmp.Compare(x.source.Offset, y.source.Offset),
 			cmp.Compare(x.source.Name, y.source.Name))
 	})
@@ -110,7 +113,7 @@ func (b *builder) valid(t *checkpoint.Tensor) error {
 
 // part looks a tensor's rule up.
 func (b *builder) part(t *checkpoint.Tensor) part {
-	p := part{name: parseName(t.Name), source: t, at: anywhere, stacked: isStacked(t.Name, t.Shape)}
+	p := part{name: parseName(t.Name), source: t, stacked: isStacked(t.Name, t.Shape)}
 	dims := len(t.Shape)
 	if p.stacked {
 		dims--
@@ -118,27 +121,36 @@ func (b *builder) part(t *checkpoint.Tensor) part {
 	r, division, ok := match(b.rules, p.name, dims)
 	r, division, ok = b.tp.follow(t.Name, p.name, dims, r, division, ok)
 	p.linear = ok && r.linear() && p.leaf == "weight"
-	r, division, ok = b.own.follow(t.Name, p.leaf, dims, r, division, ok)
-	if ok {
-		p.rule = r
-		p.rule.weight = division
-	} else {
+	p.vocab = ok && division == Vocab && p.leaf == "weight"
+	p.home = p.place(r, ok)
+	if p.own = b.own.first(t.Name); p.own != nil {
+		r, division = p.own.follow(p.leaf, dims, r, ok)
+		ok = true
+	}
+	p.at = p.place(r, ok)
+	if !ok {
 		b.unmatched = append(b.unmatched, t.Name)
-		p.rule.weight = Replicated
+		division = Replicated
 	}
-	switch {
-	case p.layer >= 0:
-		p.at = inLayer
-	case ok && r.at != inLayer:
-		p.at = r.at
-	}
+	p.rule = r
+	p.rule.weight = division
 	return p
 }
 
-// isVocab says that a tensor is the embedding, or the head: what may be tied.
-func (p *part) isVocab(at place) bool {
-	return p.at == at && p.leaf == "weight" && p.rule.weight == Vocab
+// place returns where a tensor with a rule, if it has one, belongs. The number
+// of a layer in its name goes before that.
+func (n *name) place(r rule, ok bool) place {
+	switch {
+	case n.layer >= 0:
+		return inLayer
+	case ok && r.at != inLayer:
+		return r.at
+	}
+	return anywhere
 }
+
+// isVocab says that a tensor is the embedding, or the head: what may be tied.
+func (p *part) isVocab(at place) bool { return p.vocab && p.home == at }
 
 // dropTied leaves a stored head out where it is the embedding once more.
 func (b *builder) dropTied(all []part) []part {
@@ -218,9 +230,6 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	if p.linear {
 		b.linear++
 	}
-	if t.Rule == Vocab && (t.Transposed || t.packed()) {
-		b.unpadded = append(b.unpadded, t.Name)
-	}
 	reason, err := b.pol.apply(i, &t, p.linear)
 	if e := (*recovery.Error)(nil); errors.As(err, &e) && e.Tensor != "" {
 		return t, err
@@ -234,5 +243,12 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	case reason != "":
 		b.plan.Fallbacks = append(b.plan.Fallbacks, Note{t.Name, fmt.Sprintf("becomes %s: %s", t.Scheme, reason)})
 	}
-	return t, b.cut.check(&t, p.rule, p.module)
+	if t.Rule == Vocab && (t.Transposed || t.packed() && t.Scheme == b.pol.none.Name()) {
+		b.unpadded = append(b.unpadded, t.Name)
+	}
+	err = b.cut.check(&t, p.rule, p.module)
+	if p.own != nil && recovery.ClassOf(err) == recovery.InvalidCheckpoint {
+		err = usage(t.Name, fmt.Sprintf("correct rule %s", p.own), "it cannot be divided so: %s", causeOf(err))
+	}
+	return t, err
 }

@@ -40,22 +40,29 @@ func newTPPlan(styles map[string]string) *tpPlan {
 
 // key returns the plan's name for a tensor, or for the module that it belongs
 // to. Numbers are stars in it, and what all modules are in may be left out.
-func (p *tpPlan) key(tensor string) (string, bool) {
+func (p *tpPlan) key(tensor string) (key string, ok bool) {
+	if len(p.styles) == 0 {
+		return "", false
+	}
 	parts := strings.Split(tensor, ".")
 	for i, s := range parts {
 		if _, err := strconv.ParseUint(s, 10, 31); err == nil {
 			parts[i] = "*"
 		}
 	}
-	for _, parts := range [][]string{parts, parts[:len(parts)-1]} {
-		for from := range min(len(parts), 3) { // "model.language_model." at most
-			name := strings.Join(parts[from:], ".")
-			if _, ok := p.styles[name]; ok {
-				return name, true
+	for to := len(parts); to > 0; to-- {
+		for from := range min(to, 3) { // "model.language_model." at most
+			name := strings.Join(parts[from:to], ".")
+			if _, ok := p.styles[name]; !ok {
+				continue
+			}
+			p.used[name] = true // also of what is only in it
+			if key == "" && to >= len(parts)-1 {
+				key = name
 			}
 		}
 	}
-	return "", false
+	return key, key != ""
 }
 
 // follow returns the rule of a tensor by the plan, or the built-in one where
@@ -65,7 +72,6 @@ func (p *tpPlan) follow(tensor string, n name, dims int, built rule, division Ru
 	if !named {
 		return built, division, ok
 	}
-	p.used[key] = true
 	want, known := styles[p.styles[key]]
 	if !known {
 		return built, division, ok

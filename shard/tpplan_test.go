@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/shard"
 )
@@ -89,6 +90,79 @@ func TestTPPlanUnknownFamily(t *testing.T) {
 	for _, x := range p.Tensors {
 		if x.Rule != want[x.Name] {
 			t.Errorf("%s is %s, want %s", x.Name, x.Rule, want[x.Name])
+		}
+	}
+}
+
+// transformersStyles are the styles that transformers registers, from version
+// 4.50 to 5 (integrations/tensor_parallel.py, ParallelInterface), with what
+// each does with a weight of a linear layer, [out, in].
+var transformersStyles = map[string]shard.Rule{
+	"colwise": shard.Colwise, "colwise_rep": shard.Colwise, "colwise_gather_output": shard.Colwise, "local_colwise": shard.Colwise,
+	"rowwise": shard.Rowwise, "rowwise_rep": shard.Rowwise, "rowwise_split_input": shard.Rowwise, "local_rowwise": shard.Rowwise,
+	"packed_colwise": shard.PackedColwise, "packed_rowwise": shard.PackedRowwise, "local_packed_rowwise": shard.PackedRowwise,
+	"embedding_rowwise": shard.Vocab, "embedding_colwise": shard.Rowwise,
+	"sequence_parallel": shard.Replicated, "replicate": shard.Replicated, "replicated_with_grad_allreduce": shard.Replicated,
+	"local": shard.Replicated, "gather": shard.Replicated, "grouped_gemm": shard.Replicated, "ep_router": shard.Replicated,
+	"megamoe_router": shard.Replicated, "moe_tp_experts": shard.Replicated, "megamoe_experts": shard.Replicated,
+	"moe_identity_expert": shard.Replicated, "mla_kv_a_proj": shard.Replicated,
+}
+
+// TestTPPlanStyles: every style is known and cuts weight and bias as it should.
+func TestTPPlanStyles(t *testing.T) {
+	for style, want := range transformersStyles {
+		s := &stored{ix: &checkpoint.Index{Format: "safetensors", TPPlan: map[string]string{"layers.*.mix": style}}}
+		s.add(0, 0, "model.layers.0.mix.weight", dtype.F32, 16, 8)
+		s.add(0, 0, "model.layers.0.mix.bias", dtype.F32, 16)
+		s.fill(1)
+		p, err := shard.Build(s.ix, shard.Options{Layout: shard.Layout{TP: 2}})
+		if err != nil {
+			t.Errorf("%s: %v", style, err)
+			continue
+		}
+		checkJoin(t, t, s, p, load(t, t, s, p), 3)
+		bias := shard.Replicated
+		if want == shard.Colwise || want == shard.PackedColwise {
+			bias = want
+		}
+		if p.Tensors[0].Rule != want || p.Tensors[1].Rule != bias || len(p.Warnings) > 0 {
+			t.Errorf("%s: weight %s, bias %s, warnings %q; want %s, %s", style, p.Tensors[0].Rule, p.Tensors[1].Rule, p.Warnings, want, bias)
+		}
+	}
+}
+
+// TestTPPlanExperts: parameters that hold all experts have styles of their own,
+// the module around them says what they do together; ep divides between them,
+// whatever divides inside.
+func TestTPPlanExperts(t *testing.T) {
+	for _, c := range []struct {
+		gateUp, down, experts string
+		rank                  [2]string // what rank ep 1, tp 1 holds of each
+	}{
+		{"packed_colwise", "rowwise", "moe_tp_experts", [2]string{"rows 36:40,44:48,52:56,60:64", "rows 32:64 cols 4:8"}},
+		{"grouped_gemm", "grouped_gemm", "moe_tp_experts", [2]string{"rows 32:64", "rows 32:64"}},
+		// Llama 4's are stored [experts, in, out].
+		{"local_packed_rowwise", "local_colwise", "local", [2]string{"rows 32:64 cols 2:4,6:8", "rows 40:48,56:64"}},
+	} {
+		s := &stored{ix: &checkpoint.Index{Format: "safetensors", TPPlan: map[string]string{
+			"layers.*.mlp.experts.gate_up_proj": c.gateUp, "layers.*.mlp.experts.down_proj": c.down, "layers.*.mlp.experts": c.experts, "layers.*.mlp": "gather"}}}
+		s.add(0, 0, "model.layers.0.mlp.experts.gate_up_proj", dtype.F32, 4, 16, 8)
+		s.add(0, 0, "model.layers.0.mlp.experts.down_proj", dtype.F32, 4, 16, 8)
+		s.fill(1)
+		p, err := shard.Build(s.ix, shard.Options{Layout: shard.Layout{TP: 2, EP: 2}})
+		if err != nil {
+			t.Errorf("%s: %v", c.gateUp, err)
+			continue
+		}
+		checkJoin(t, t, s, p, load(t, t, s, p), 3)
+		if len(p.Warnings) > 0 {
+			t.Errorf("%s: warnings %q", c.gateUp, p.Warnings)
+		}
+		last := &p.Ranks[3]
+		for i, want := range c.rank {
+			if got := holding(last.SlicesOf(i), &p.Tensors[i]); got != want {
+				t.Errorf("%s: %s: %s, want %s", c.gateUp, p.Tensors[i].Name, got, want)
+			}
 		}
 	}
 }

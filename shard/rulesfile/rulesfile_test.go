@@ -36,7 +36,7 @@ func TestRefused(t *testing.T) {
 		"rules: [{pattern: x}]":                  `rules[0]: "x": there is no rule ""`,
 		"rules: [{pattern: '[', rule: colwise}]": "rules[0]:",
 		"rules: [{pattern: x, rule: qkv, at: y}]":        `rules[0]: unknown field "at"`,
-		"rules: [{pattern: x, rule: vocab, place: top}]": `there is no place "top" (choose one of embedding, head, layer, norm)`,
+		"rules: [{pattern: x, rule: vocab, place: top}]": `there is no place "top" (choose one of embedding, head, norm)`,
 		"rules: [3]": "rules[0]:",
 		"\t- x":      "found character that cannot start any token",
 		"rules: ['" + strings.Repeat("a", 40<<10) + "=colwise']": "rules[0]",
