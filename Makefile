@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort gateway demo test memory test-llama race chaos test-cluster purego vet lint generate generated-clean fuzz bench-index bench-quant clean
+.PHONY: all build ort ort-cuda gateway demo test test-fakecuda test-gpu memory test-llama race chaos test-cluster purego vet lint generate generated-clean fuzz bench-index bench-quant clean
 
 all: build
 
@@ -22,6 +22,10 @@ build:
 # there is one, otherwise it is fetched from npm into $(CACHE), digest pinned.
 ort:
 	@scripts/ort.sh >/dev/null
+
+# The same with its CUDA provider, for CUDA 13: docs/gpu.md.
+ort-cuda:
+	@scripts/ort-cuda.sh >/dev/null
 
 demo: ort build
 	@DEMO_SIZE=$(DEMO_SIZE) scripts/demo.sh
@@ -41,6 +45,15 @@ memory: ort
 # Written GGUF files run in llama.cpp, whose libraries lie in $(GGML_LIB).
 test-llama:
 	GGML_LIB='$(GGML_LIB)' $(GO) test -tags llama -count 1 ./tests/llama
+
+# The CUDA provider over our own CUDA runtime, on a machine without a GPU.
+# Needs root, or user namespaces, to show a PCI device that is not there.
+test-fakecuda:
+	FAKECUDA_DEVICES=2 scripts/fakecuda.sh $(GO) test -tags fakecuda -count 1 ./tests/gpu
+
+# The same suite on a real GPU.
+test-gpu:
+	GANTRY_ORT_LIB="$${GANTRY_ORT_LIB:-$$(scripts/ort-cuda.sh)}" $(GO) test -tags gpu -count 1 -v ./tests/gpu
 
 race: ort gateway
 	$(GO) test -race -timeout 20m ./...
@@ -65,6 +78,8 @@ purego:
 vet:
 	$(GO) vet ./...
 	$(GO) vet -tags purego ./quant/...
+	$(GO) vet -tags fakecuda ./tests/gpu
+	$(GO) vet -tags gpu ./tests/gpu
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./quant/... ./dtype/... ./shard/... ./checkpoint/... ./source/...
 
 lint:

@@ -2,8 +2,6 @@ package device
 
 import (
 	"context"
-	"fmt"
-	"strings"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -36,29 +34,15 @@ type Arena interface {
 	Close() error
 }
 
-// NewArena makes an arena of the given size in bytes on the device id: "cpu".
-// A size that the device cannot give now is of class out_of_capacity, as is a
-// device that this build cannot place on.
+// NewArena makes an arena of the given size in bytes on the device id: "cpu" or
+// "cuda:N". A size that the device cannot give now is of class out_of_capacity,
+// as is a device that is not there or cannot be placed on.
 func NewArena(id string, bytes int64) (Arena, error) {
-	if bytes < 0 {
-		return nil, recovery.Errorf(recovery.Usage, "device: arena of %d bytes", bytes)
-	}
 	switch {
+	case bytes < 0:
+		return nil, recovery.Errorf(recovery.Usage, "device: arena of %d bytes", bytes)
 	case id == CPU:
 		return newHostArena(bytes)
-	case strings.HasPrefix(id, cudaPrefix):
-		return nil, notPlaceable(id)
 	}
-	return nil, recovery.Errorf(recovery.Usage, "device: unknown device %q: want cpu or cuda:N", id)
-}
-
-// notPlaceable is the error for a device that exists as a kind, but that this
-// build has no arena for.
-func notPlaceable(id string) error {
-	return &recovery.Error{
-		Class: recovery.OutOfCapacity,
-		Op:    "use device " + id,
-		Err:   fmt.Errorf("this build places on CPU only"),
-		Hint:  "use --device cpu or auto",
-	}
+	return newCUDAArena(id, bytes)
 }

@@ -113,26 +113,47 @@ func (c CPUInfo) Info() Info {
 }
 
 // Resolve returns the selected devices of this machine, in the order asked
-// for. A device that was asked for by name and cannot be used is an error of
-// class out_of_capacity that says what is missing: never another device in
-// its place.
+// for. Auto is all GPUs, or the CPU where none can be placed on. A device that
+// was asked for by name and cannot be used is an error of class out_of_capacity
+// that says what is missing: never another device in its place.
 func (s Selection) Resolve(inv Inventory) ([]Info, error) {
-	var out []Info
-	for _, id := range s.named(inv) {
-		if id != CPU {
-			return nil, inv.whyNot(id)
+	return s.resolve(inv, func(id string) error { _, err := openCUDA(id); return err })
+}
+
+// resolve is Resolve, given what says why a GPU that is there cannot be used.
+func (s Selection) resolve(inv Inventory, usable func(id string) error) ([]Info, error) {
+	ids := s.named(inv)
+	if len(s.ids) == 0 {
+		for _, g := range inv.GPUs {
+			if usable(g.ID) == nil {
+				ids = append(ids, g.ID)
+			}
 		}
-		out = append(out, inv.CPU.Info())
+		if len(ids) == 0 {
+			ids = []string{CPU}
+		}
+	}
+	var out []Info
+	for _, id := range ids {
+		if id == CPU {
+			out = append(out, inv.CPU.Info())
+			continue
+		}
+		g, err := inv.gpu(id)
+		if err == nil {
+			err = usable(id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, g.Info())
 	}
 	return out, nil
 }
 
-// named returns the ids that the selection comes to on this machine. cuda stays
-// as it is where there is no GPU.
+// named returns the ids that the selection names on this machine, none for
+// auto. cuda stays as it is where there is no GPU.
 func (s Selection) named(inv Inventory) []string {
-	if len(s.ids) == 0 {
-		return []string{CPU} // the one kind that this build places on
-	}
 	var ids []string
 	for _, id := range s.ids {
 		if id != cuda || len(inv.GPUs) == 0 {
@@ -146,10 +167,10 @@ func (s Selection) named(inv Inventory) []string {
 	return ids
 }
 
-// whyNot says why the named GPU cannot be placed on.
-func (inv Inventory) whyNot(id string) error {
-	missing := func(format string, args ...any) error {
-		return &recovery.Error{
+// gpu returns the GPU with an id, or says why there is none.
+func (inv Inventory) gpu(id string) (GPU, error) {
+	missing := func(format string, args ...any) (GPU, error) {
+		return GPU{}, &recovery.Error{
 			Class: recovery.OutOfCapacity,
 			Op:    "use device " + id,
 			Err:   fmt.Errorf(format, args...),
@@ -163,5 +184,5 @@ func (inv Inventory) whyNot(id string) error {
 	case n >= len(inv.GPUs):
 		return missing("this machine has %d GPUs, the last is %s%d", len(inv.GPUs), cudaPrefix, len(inv.GPUs)-1)
 	}
-	return notPlaceable(id)
+	return inv.GPUs[n], nil
 }

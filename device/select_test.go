@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,41 +40,64 @@ func TestParse(t *testing.T) {
 
 func TestResolve(t *testing.T) {
 	bare := Inventory{CPU: CPUInfo{Name: "A CPU", Memory: Memory{Total: 100, Free: 60}}, NoGPU: "NVML library not found"}
-	eight := bare
-	eight.GPUs, eight.NoGPU = make([]GPU, 8), ""
-	for i := range eight.GPUs {
-		eight.GPUs[i].ID = fmt.Sprint("cuda:", i)
+	three := bare
+	three.GPUs, three.NoGPU = make([]GPU, 3), ""
+	for i := range three.GPUs {
+		three.GPUs[i].ID = fmt.Sprint("cuda:", i)
 	}
+	only := func(ids ...string) func(string) error {
+		return func(id string) error {
+			if slices.Contains(ids, id) {
+				return nil
+			}
+			return recovery.Errorf(recovery.OutOfCapacity, "the provider is missing")
+		}
+	}
+	all, none := only("cuda:0", "cuda:1", "cuda:2"), only()
 	for _, tt := range []struct {
 		name, selection string
 		inv             Inventory
-		why             string // "" where it resolves to the CPU
+		usable          func(string) error
+		want            string // ids, or why not
 	}{
-		{"auto", "auto", bare, ""},
-		{"cpu", "cpu", bare, ""},
-		{"auto beside GPUs", "auto", eight, ""},
-		{"cuda without a driver", "cuda:0", bare, "there is no GPU: NVML library not found"},
-		{"cuda in a list", "cpu,cuda:0", bare, "there is no GPU"},
-		{"cuda past the last", "cuda:8", eight, "this machine has 8 GPUs, the last is cuda:7"},
-		{"any cuda without a driver", "cuda", bare, "use device cuda: there is no GPU"},
-		{"any cuda in this build", "cuda", eight, "use device cuda:0: this build places on CPU only"},
-		{"cuda in this build", "cuda:7", eight, "this build places on CPU only"},
+		{"auto", "auto", bare, none, "cpu"},
+		{"cpu", "cpu", bare, none, "cpu"},
+		{"auto beside GPUs", "auto", three, all, "cuda:0 cuda:1 cuda:2"},
+		{"auto beside GPUs, one of which works", "auto", three, only("cuda:1"), "cuda:1"},
+		{"auto beside GPUs of no use", "auto", three, none, "cpu"},
+		{"cpu beside GPUs", "cpu", three, all, "cpu"},
+		{"cuda without a driver", "cuda:0", bare, all, "use device cuda:0: there is no GPU: NVML library not found"},
+		{"cuda in a list", "cpu,cuda:0", bare, all, "there is no GPU"},
+		{"cuda past the last", "cuda:3", three, all, "this machine has 3 GPUs, the last is cuda:2"},
+		{"any cuda without a driver", "cuda", bare, all, "use device cuda: there is no GPU"},
+		{"any cuda", "cuda", three, all, "cuda:0 cuda:1 cuda:2"},
+		{"any cuda, one of which works", "cuda", three, only("cuda:1"), "the provider is missing"},
+		{"in the order asked for", "cuda:2,cpu,cuda:0", three, all, "cuda:2 cpu cuda:0"},
+		{"a GPU of no use", "cuda:1", three, none, "the provider is missing"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, err := Parse(tt.selection)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Resolve(tt.inv)
-			if tt.why != "" {
-				if recovery.ClassOf(err) != recovery.OutOfCapacity || !strings.Contains(err.Error(), tt.why) {
-					t.Errorf("%v, want out_of_capacity and %q", err, tt.why)
+			devices, err := s.resolve(tt.inv, tt.usable)
+			if err != nil {
+				if recovery.ClassOf(err) != recovery.OutOfCapacity || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%v, want out_of_capacity and %q", err, tt.want)
 				}
 				return
 			}
-			if want := []Info{{ID: "cpu", Name: "A CPU", Total: 100, Free: 60, NUMA: -1}}; err != nil || !cmp.Equal(got, want) {
-				t.Errorf("%v, %v; want %v", got, err, want)
+			var got []string
+			for _, d := range devices {
+				got = append(got, d.ID)
+			}
+			if strings.Join(got, " ") != tt.want {
+				t.Errorf("%q, want %q", got, tt.want)
 			}
 		})
+	}
+	got, err := Auto().resolve(bare, none)
+	if want := []Info{{ID: "cpu", Name: "A CPU", Total: 100, Free: 60, NUMA: -1}}; err != nil || !cmp.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }

@@ -51,7 +51,19 @@ func (n *Node) Copy(ctx context.Context, jobID string, ref job.Ref, from job.Hol
 	if to.Addr == "" {
 		sender = transfer.Local{"": n}
 	}
-	if err := sender.Send(ctx, to.Addr, ticket, r.memory(p)); err != nil {
+	mem := r.memory(p)
+	if mem == nil { // on a device
+		buffers, err := n.staging.get(ctx, p.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		defer n.staging.put(buffers[0])
+		mem = split(buffers[0], p)
+		if err := r.copyOut(mem, p); err != nil {
+			return nil, err
+		}
+	}
+	if err := sender.Send(ctx, to.Addr, ticket, mem); err != nil {
 		return nil, ctxOr(ctx, err)
 	}
 	return []job.PieceDone{j.done(ref.Chunk, to.Hold, placed.digest)}, nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/internal/transfer"
 	"github.com/gantry-ml/gantry/recovery"
@@ -40,7 +42,7 @@ func (n *Node) Load(ctx context.Context, jobID string, ref job.Ref, dests []Dest
 	if err := l.fill(ctx); err != nil {
 		return nil, l.read, err
 	}
-	if err := l.commit(); err != nil {
+	if err := l.commit(ctx); err != nil {
 		return nil, l.read, err
 	}
 	if err := l.send(ctx); err != nil {
@@ -59,8 +61,9 @@ type chunkLoad struct {
 	stop    context.CancelCauseFunc // ends the load when a right to write is revoked
 	chunk   *shard.Chunk
 	targets []*target
-	sends   bool   // it holds a token of the lane's outbox
+	waits   bool   // it holds a token of the lane's outbox
 	out     []byte // send buffer
+	pinned  []byte // pieces to be copied to devices
 	read    int64  // stored bytes read
 	done    []job.PieceDone
 }
@@ -93,7 +96,7 @@ func (l *chunkLoad) begin(ctx context.Context, dests []Dest) error {
 			continue
 		}
 		t := newTarget(d, p)
-		t.own(w, r.memory(p), l.stop)
+		t.own(w, l.stop)
 		l.targets = append(l.targets, t)
 	}
 	l.chunk = &plan.Chunks[l.ref.Chunk]
@@ -104,17 +107,20 @@ func (l *chunkLoad) begin(ctx context.Context, dests []Dest) error {
 // staging memory that a chunk needs is asked for at once: whoever waits for
 // some holds none.
 func (l *chunkLoad) fill(ctx context.Context) error {
-	var remote int64
+	var sent, copied int64
 	for _, t := range l.targets {
-		if t.writer == nil {
-			remote += t.piece.Bytes
+		switch {
+		case t.writer == nil:
+			sent += t.piece.Bytes
+		case t.copied:
+			copied += t.piece.Bytes
 		}
 	}
-	if remote > 0 {
+	if sent+copied > 0 {
 		if err := acquire(ctx, l.job.lane.outbox); err != nil {
 			return err
 		}
-		l.sends = true
+		l.waits = true
 	}
 	if err := acquire(ctx, l.job.lane.slots); err != nil {
 		return err
@@ -128,16 +134,19 @@ func (l *chunkLoad) fill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	buffers, err := l.node.staging.get(ctx, remote, f.need())
+	pinned, buffers, err := l.node.staging.getPinned(ctx, copied, sent, f.need())
 	if err != nil {
 		return err
 	}
-	l.out = buffers[0]
+	l.pinned, l.out = pinned, buffers[0]
 	defer l.node.staging.put(buffers[1])
-	rest := l.out
+	toCopy, toSend := l.pinned, l.out
 	for _, t := range l.targets {
-		if t.writer == nil {
-			t.mem, rest = split(rest, t.piece), rest[t.piece.Bytes:]
+		switch {
+		case t.writer == nil:
+			t.mem, toSend = split(toSend, t.piece), toSend[t.piece.Bytes:]
+		case t.copied:
+			t.mem, toCopy = split(toCopy, t.piece), toCopy[t.piece.Bytes:]
 		}
 	}
 	return f.run(ctx, buffers[1])
@@ -153,8 +162,20 @@ func acquire(ctx context.Context, tokens chan struct{}) error {
 	}
 }
 
-// commit counts the pieces of this node as placed.
-func (l *chunkLoad) commit() error {
+// commit counts the pieces of this node as placed. Those of devices are copied
+// there first, which other chunks need no slot for; their buffer is given back
+// before anything is sent, since whoever is sent something may be waiting to
+// send here.
+func (l *chunkLoad) commit(ctx context.Context) error {
+	copies, ctx := errgroup.WithContext(ctx)
+	for _, t := range l.targets {
+		if t.copied {
+			copies.Go(func() error { return t.writer.rank.copyIn(ctx, t.piece, t.mem) })
+		}
+	}
+	if err := copies.Wait(); err != nil {
+		return err
+	}
 	var errs []error
 	for _, t := range l.targets {
 		if t.writer == nil {
@@ -167,6 +188,8 @@ func (l *chunkLoad) commit() error {
 			l.place(t.dest, d)
 		}
 	}
+	l.node.staging.put(l.pinned)
+	l.pinned = nil
 	return errors.Join(errs...)
 }
 
@@ -215,8 +238,9 @@ func (l *chunkLoad) release() {
 			t.disown().abort()
 		}
 	}
+	l.node.staging.put(l.pinned)
 	l.node.staging.put(l.out)
-	if l.sends {
+	if l.waits {
 		<-l.job.lane.outbox
 	}
 }

@@ -3,6 +3,7 @@ package loader
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -30,6 +31,8 @@ type NodeOptions struct {
 	Mlock bool
 	// NewArena makes arenas; nil is device.NewArena.
 	NewArena func(id string, bytes int64) (device.Arena, error)
+	// Pin makes host memory that a device copies from; nil is device.Pin.
+	Pin func(id string, bytes int64) (memory []byte, free func() error, err error)
 }
 
 // linksAtOnce is how many chunks of remote sources are worked on at once: they
@@ -75,6 +78,9 @@ func NewNode(o NodeOptions) *Node {
 	}
 	if o.NewArena == nil {
 		o.NewArena = device.NewArena
+	}
+	if o.Pin == nil {
+		o.Pin = device.Pin
 	}
 	return &Node{opts: o, staging: newStaging(o.Staging), local: newLane(o.Parallel),
 		remote: newLane(max(o.Parallel, linksAtOnce)), jobs: map[string]*nodeJob{}}
@@ -160,6 +166,12 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 			return err
 		}
 	}
+	if h.Device != device.CPU {
+		err := n.staging.usePinned(ctx, func(bytes int64) ([]byte, func() error, error) { return n.opts.Pin(h.Device, bytes) })
+		if err != nil {
+			return err
+		}
+	}
 	return j.place(ctx, h, n.opts)
 }
 
@@ -227,7 +239,7 @@ func (n *Node) Close(jobID string) error {
 	}
 	err := j.close()
 	if last {
-		n.staging.trim()
+		err = errors.Join(err, n.staging.close())
 	}
 	return err
 }

@@ -105,6 +105,9 @@ func newTeam(t testing.TB, uri string, plan *shard.Plan, size int, o NodeOptions
 	}
 	for r := range plan.Ranks {
 		h := job.Hold{Rank: r, Generation: 1, Device: "cpu"}
+		if o.Pin != nil {
+			h.Device = "apart"
+		}
 		if err := m.owner(r).Place(t.Context(), "j", h); err != nil {
 			t.Fatal(err)
 		}

@@ -100,22 +100,22 @@ func (c *checker) inSlice(ctx context.Context, s *shard.Slice) (n dtype.NonFinit
 	if cols == 0 || s.Cols.Len() == 0 || !quant.Decodes(t.From) {
 		return n, nil
 	}
-	if t.Scheme == "none" && t.DType.Float() { // F64 too, which no float32 holds
-		return t.DType.NonFinite(c.planes(s, shard.Span{Stop: s.Rows.Len()})[0]), ctx.Err()
-	}
+	plain := t.Scheme == "none" && t.DType.Float() // F64 too, which no float32 holds
 	step := max(decodeValues/cols, 1)
-	err = c.withFloats(ctx, min(step, s.Rows.Len())*cols, func(buf []float32) error {
-		for at := int64(0); at < s.Rows.Len(); at += step {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			rows := shard.Span{Start: at, Stop: min(at+step, s.Rows.Len())}
-			c.decode(buf[:rows.Len()*cols], s, rows)
-			for r := range rows.Len() {
-				// Not the rest of a block that another rank owns.
-				own := buf[r*cols+s.Cols.Start-s.Held.Start : r*cols+s.Cols.Stop-s.Held.Start]
-				n = n.Plus(dtype.NonFiniteOf(own))
-			}
+	values := min(step, s.Rows.Len()) * cols
+	if plain {
+		values = 0
+	}
+	err = c.eachRows(ctx, s, shard.Span{Stop: s.Rows.Len()}, step, values, func(v view, buf []float32) error {
+		if plain {
+			n = n.Plus(t.DType.NonFinite(v.planes[0]))
+			return nil
+		}
+		v.decode(buf, v.rows)
+		for r := range v.rows.Len() {
+			// Not the rest of a block that another rank owns.
+			own := buf[r*cols+s.Cols.Start-s.Held.Start : r*cols+s.Cols.Stop-s.Held.Start]
+			n = n.Plus(dtype.NonFiniteOf(own))
 		}
 		return nil
 	})

@@ -67,10 +67,6 @@ func newRank(ctx context.Context, jobID string, h job.Hold, plan *shard.Plan, o 
 	if err != nil {
 		return nil, err
 	}
-	if a.Host() == nil {
-		err := recovery.Errorf(recovery.Unsupported, "rank %d: arenas on %s cannot be written by the CPU yet: use cpu", h.Rank, h.Device)
-		return nil, errors.Join(err, a.Close())
-	}
 	err = a.Prefault(ctx, 0)
 	if err == nil && o.Mlock {
 		err = device.Lock(a)
@@ -177,9 +173,13 @@ func (w *writer) end() {
 	r.users.Done()
 }
 
-// memory returns the arena ranges of a piece, in the order of its extents.
+// memory returns the arena ranges of a piece, in the order of its extents; nil
+// where the CPU cannot address them, and copyIn is to be used.
 func (r *rank) memory(p *shard.Piece) [][]byte {
 	host := r.arena.Host()
+	if host == nil {
+		return nil
+	}
 	m := make([][]byte, len(p.Extents))
 	for i, e := range p.Extents {
 		m[i] = host[e.Offset : e.Offset+e.Bytes : e.Offset+e.Bytes]
@@ -198,6 +198,29 @@ func (r *rank) lend(chunk int) (p placedPiece, release func(), err error) {
 	}
 	r.users.Add(1)
 	return p, r.users.Done, nil
+}
+
+// copyIn copies a piece, made elsewhere, to the arena: each of its bytes once.
+func (r *rank) copyIn(ctx context.Context, p *shard.Piece, mem [][]byte) error {
+	for i, e := range p.Extents {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := r.arena.CopyIn(e.Offset, mem[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyOut copies a piece from the arena.
+func (r *rank) copyOut(mem [][]byte, p *shard.Piece) error {
+	for i, e := range p.Extents {
+		if err := r.arena.CopyOut(mem[i], e.Offset); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // use keeps the arena from being freed until the returned function is called.

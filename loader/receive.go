@@ -6,6 +6,7 @@ import (
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/internal/transfer"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
 )
 
 // Receive implements transfer.Sink.
@@ -36,29 +37,58 @@ func (n *Node) Receive(t transfer.Ticket) (transfer.Landing, error) {
 	case err != nil:
 		return nil, err
 	case w != nil:
-		return &landing{writer: w, ticket: t, mem: r.memory(p)}, nil
+		return n.land(w, t, p)
 	case digest != t.Digest:
 		return nil, recovery.Errorf(recovery.DigestMismatch, "chunk %d of rank %d is placed here with another digest", t.Chunk, t.Rank)
 	}
 	return nil, nil
 }
 
+// land says where a piece goes: into the arena, or into pinned memory that is
+// copied there.
+func (n *Node) land(w *writer, t transfer.Ticket, p *shard.Piece) (transfer.Landing, error) {
+	l := &landing{writer: w, ticket: t, piece: p, mem: w.rank.memory(p), staging: n.staging}
+	if l.mem == nil && p.Bytes > 0 {
+		var err error
+		if l.pinned, _, err = n.staging.getPinned(w.ctx, p.Bytes); err != nil {
+			w.abort()
+			return nil, err
+		}
+		l.mem = split(l.pinned, p)
+	}
+	return l, nil
+}
+
 // landing is a piece of another worker on its way into the arena.
 type landing struct {
-	writer *writer
-	ticket transfer.Ticket
-	mem    [][]byte
+	writer  *writer
+	ticket  transfer.Ticket
+	piece   *shard.Piece
+	mem     [][]byte
+	pinned  []byte // that mem is parts of; nil where it is the arena's own
+	staging *staging
 }
 
 func (l *landing) Parts() [][]byte          { return l.mem }
 func (l *landing) Context() context.Context { return l.writer.ctx }
-func (l *landing) Abort()                   { l.writer.abort() }
+
+func (l *landing) Abort() {
+	l.staging.put(l.pinned)
+	l.writer.abort()
+}
 
 func (l *landing) Commit(d [16]byte) error {
+	defer l.staging.put(l.pinned)
 	if d != l.ticket.Digest {
 		l.writer.abort()
 		return recovery.Errorf(recovery.DigestMismatch, "chunk %d of rank %d arrived with digest %x, its sender promised %x",
 			l.ticket.Chunk, l.ticket.Rank, d, l.ticket.Digest)
+	}
+	if l.pinned != nil {
+		if err := l.writer.rank.copyIn(l.writer.ctx, l.piece, l.mem); err != nil {
+			l.writer.abort()
+			return err
+		}
 	}
 	return l.writer.commit(d, l.ticket.Stored)
 }

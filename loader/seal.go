@@ -6,7 +6,6 @@ import (
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/model"
 	"github.com/gantry-ml/gantry/recovery"
-	"github.com/gantry-ml/gantry/shard"
 )
 
 // SealReport is what sealing a rank found.
@@ -65,33 +64,6 @@ type checker struct {
 	rank    *rank
 	encoded []encoded // by tensor of the plan
 	staging *staging
-}
-
-// planes returns the memory of some rows of a slice, by plane. rows are
-// counted from the slice's first.
-func (c *checker) planes(s *shard.Slice, rows shard.Span) [][]byte {
-	host := c.rank.arena.Host()
-	out := make([][]byte, len(s.Planes))
-	for i, p := range s.Planes {
-		out[i] = host[p.Offset+rows.Start*p.RowBytes : p.Offset+rows.Stop*p.RowBytes]
-	}
-	return out
-}
-
-// decode turns rows of a slice into float32.
-func (c *checker) decode(dst []float32, s *shard.Slice, rows shard.Span) {
-	e := &c.encoded[s.Tensor]
-	e.scheme.Decode(dst, c.planes(s, rows), e.tensor.From, int(rows.Len()), int(s.Held.Len()))
-}
-
-// withFloats runs f with staging memory for n values.
-func (c *checker) withFloats(ctx context.Context, n int64, f func([]float32) error) error {
-	b, err := c.staging.get(ctx, 4*n)
-	if err != nil {
-		return err
-	}
-	defer c.staging.put(b[0])
-	return f(floats(b[0], n))
 }
 
 // failed is the error of a rank whose values are not what was encoded.

@@ -1,46 +1,51 @@
 package loader
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// staging is the memory that a node uses besides its arenas: one region as
-// large as the budget, outside the Go heap, that buffers are cut from at the
-// lowest address with room. So the same few pages are used over and over:
-// fresh ones are cleared by the kernel first, which costs more than all that a
-// load does with them. Who asks first is served first, so that a large
-// request is not starved by small ones.
+// staging is the memory that a node uses besides its arenas: regions, together
+// no larger than the budget, outside the Go heap, that buffers are cut from. Once
+// a device needs pinned memory half of the budget is that. Who asks first is
+// served first, so that a large request is not starved by small ones.
 type staging struct {
 	budget int64
 
 	mu      sync.Mutex
-	region  []byte // reserved at the first get; pages are there once touched
-	used    []extent
+	pages   region
+	pinned  region
+	pin     pinner     // what makes pinned memory; nil as long as nobody needs it
 	waiting []*request // oldest first
-	high    int64      // bytes from the region's start that may be present
-	peak    int64      // the most that high ever was
+	peak    int64      // the most that was ever present
 }
 
-// extent is a range [start, stop) of the region.
-type extent struct{ start, stop int64 }
+// pinner makes memory that devices copy from and to at their full rate, and
+// returns what frees it. device.Pin is one, for a device.
+type pinner func(bytes int64) (memory []byte, free func() error, err error)
 
-func (e extent) len() int64 { return e.stop - e.start }
-
-// request is a get that waits for room.
+// request is a get that waits for room: of pinned memory for the first size, of
+// pages for the others.
 type request struct {
 	sizes   []int64
 	buffers [][]byte
-	ready   chan struct{} // closed when buffers are there
+	err     error
+	ready   chan struct{} // closed when buffers, or err, are there
+
+	lacksPinned bool // it waits for pinned memory, not for pages
+}
+
+// pages returns how many bytes of pages are asked for.
+func (r *request) pages() (n int64) {
+	for _, size := range r.sizes[1:] {
+		n += size
+	}
+	return n
 }
 
 // stagingAlign is what buffers start and end at: pages of any machine, and
@@ -53,28 +58,27 @@ func newStaging(budget int64) *staging { return &staging{budget: budget} }
 // gives each back. It waits for others to give theirs back, and fails with
 // class out_of_capacity where the whole budget is not enough.
 func (s *staging) get(ctx context.Context, sizes ...int64) ([][]byte, error) {
-	r := &request{sizes: slices.Clone(sizes), ready: make(chan struct{})}
-	var need int64
+	_, b, err := s.getPinned(ctx, 0, sizes...)
+	return b, err
+}
+
+// getPinned is get for one buffer of pinned memory besides, which usePinned has
+// made ready. It gives all buffers or none: whoever waits for some holds none.
+func (s *staging) getPinned(ctx context.Context, pinned int64, sizes ...int64) ([]byte, [][]byte, error) {
+	r := &request{sizes: append([]int64{pinned}, sizes...), ready: make(chan struct{})}
 	for i, n := range r.sizes {
 		r.sizes[i] = (n + stagingAlign - 1) / stagingAlign * stagingAlign
-		need += r.sizes[i]
-	}
-	if need > s.budget {
-		return nil, &recovery.Error{Class: recovery.OutOfCapacity, Op: "stage",
-			Err:  fmt.Errorf("a chunk needs %d bytes of staging memory, the budget is %d", need, s.budget),
-			Hint: "raise the staging budget or plan smaller chunks"}
 	}
 	s.mu.Lock()
-	if err := s.reserve(); err != nil {
-		s.mu.Unlock()
-		return nil, err
-	}
 	s.waiting = append(s.waiting, r)
 	s.serve()
 	s.mu.Unlock()
 	select {
 	case <-r.ready:
-		return r.buffers, nil
+		if r.err != nil {
+			return nil, nil, r.err
+		}
+		return r.buffers[0], r.buffers[1:], nil
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -89,131 +93,170 @@ func (s *staging) get(ctx context.Context, sizes ...int64) ([][]byte, error) {
 			s.put(b)
 		}
 	}
-	return nil, context.Cause(ctx)
+	return nil, nil, context.Cause(ctx)
 }
 
-// reserve maps the region, of which nothing is present yet. s.mu is held.
-func (s *staging) reserve() error {
-	if s.region != nil {
-		return nil
+// usePinned makes half of the budget pinned memory, once: for all devices, since
+// each reaches what any of them pinned. It returns when that memory is there.
+func (s *staging) usePinned(ctx context.Context, pin pinner) error {
+	s.mu.Lock()
+	if s.pin == nil {
+		s.pin = pin
+		s.serve() // what waits may never fit now
 	}
-	size := max(s.budget/stagingAlign*stagingAlign, stagingAlign)
-	m, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
-	if err != nil {
-		return &recovery.Error{Class: recovery.OutOfCapacity, Op: "stage", Err: fmt.Errorf("map %d bytes: %w", size, err)}
-	}
-	// Huge pages are a wish: without them the region only costs more faults.
-	_ = unix.Madvise(m, unix.MADV_HUGEPAGE)
-	s.region = m
-	return nil
+	s.mu.Unlock()
+	b, _, err := s.getPinned(ctx, 1)
+	s.put(b)
+	return err
 }
 
-// serve gives buffers to those who wait, until the first that must wait
-// longer. s.mu is held.
+// rooms returns how large the regions may be.
+func (s *staging) rooms() (pinned, pages int64) {
+	if s.pin != nil {
+		pinned = s.budget / 2 / stagingAlign * stagingAlign
+	}
+	return pinned, s.budget - pinned
+}
+
+// serve gives buffers to those who wait, until the first that must wait longer.
+// Who wants pinned memory alone overtakes those that lack pages: whoever holds
+// pages may be sending to it. s.mu is held.
 func (s *staging) serve() {
-	for len(s.waiting) > 0 {
-		r := s.waiting[0]
-		if !s.cut(r) {
-			return
+	for i := 0; i < len(s.waiting); {
+		r := s.waiting[i]
+		if i > 0 && r.pages() > 0 {
+			i++
+			continue
 		}
-		s.waiting = s.waiting[1:]
-		close(r.ready)
+		done, err := s.cut(r)
+		switch {
+		case done || err != nil:
+			r.err = err
+			s.waiting = slices.Delete(s.waiting, i, i+1)
+			close(r.ready)
+		case r.lacksPinned:
+			return
+		default:
+			i++
+		}
 	}
 }
 
 // cut takes all of a request's buffers, or none. s.mu is held.
-func (s *staging) cut(r *request) bool {
-	taken := make([]extent, len(r.sizes))
+func (s *staging) cut(r *request) (bool, error) {
+	pinned, pages := s.rooms()
+	need := r.pages()
+	if need > pages {
+		return false, overBudget("staging memory", need, pages)
+	}
+	if r.sizes[0] > pinned {
+		return false, overBudget("pinned staging memory", r.sizes[0], pinned)
+	}
+	r.lacksPinned = true // until it is found
+	if ready, err := s.reserve(r.sizes[0] > 0, pinned, pages); !ready {
+		return false, err
+	}
+	r.buffers = make([][]byte, len(r.sizes))
 	for i, size := range r.sizes {
-		if size == 0 {
-			continue
+		from, limit := &s.pages, pages
+		if i == 0 {
+			from, limit = &s.pinned, pinned
 		}
-		e, ok := s.take(size)
-		if !ok {
-			for _, e := range taken[:i] {
-				s.release(e)
+		r.lacksPinned = i == 0
+		var ok bool
+		if r.buffers[i], ok = from.take(size, limit); !ok {
+			for _, b := range r.buffers[:i] {
+				s.giveBack(b)
 			}
-			return false
-		}
-		taken[i] = e
-	}
-	r.buffers = make([][]byte, len(taken))
-	for i, e := range taken {
-		if e.len() > 0 {
-			r.buffers[i] = s.region[e.start:e.stop:e.stop]
-			s.high = max(s.high, e.stop)
+			return false, nil
 		}
 	}
-	s.peak = max(s.peak, s.high)
-	return true
+	for _, b := range r.buffers[1:] {
+		s.pages.reach(b)
+	}
+	s.peak = max(s.peak, s.pages.high+s.pinned.high)
+	return true, nil
 }
 
-// take marks the lowest range of the given size that is free as used.
-func (s *staging) take(size int64) (extent, bool) {
-	at, i := int64(0), 0
-	for ; i < len(s.used) && s.used[i].start-at < size; i++ {
-		at = s.used[i].stop
-	}
-	if int64(len(s.region))-at < size {
-		return extent{}, false
-	}
-	e := extent{at, at + size}
-	s.used = slices.Insert(s.used, i, e)
-	return e, true
+func overBudget(what string, need, budget int64) error {
+	return &recovery.Error{Class: recovery.OutOfCapacity, Op: "stage",
+		Err:  fmt.Errorf("a chunk needs %d bytes of %s, the budget is %d", need, what, budget),
+		Hint: "raise the staging budget or plan smaller chunks"}
 }
 
-func (s *staging) release(e extent) {
-	if e.len() == 0 {
-		return
+// reserve makes the regions, as far as they are wanted and not there. It is not
+// ready as long as pages are in use that pinned memory is to replace. s.mu is
+// held.
+func (s *staging) reserve(wantPinned bool, pinned, pages int64) (ready bool, err error) {
+	if s.pages.memory == nil {
+		if s.pages, err = mapPages(max(s.budget/stagingAlign*stagingAlign, stagingAlign)); err != nil {
+			return false, err
+		}
 	}
-	i, ok := slices.BinarySearchFunc(s.used, e, func(a, b extent) int { return cmp.Compare(a.start, b.start) })
-	if !ok || s.used[i] != e {
-		panic("loader: a staging buffer is given back that was not taken")
+	if !wantPinned || s.pinned.memory != nil {
+		return true, nil
 	}
-	s.used = slices.Delete(s.used, i, i+1)
+	if ready, err = s.pages.shrink(pages); !ready || err != nil {
+		return false, err
+	}
+	if s.pinned.memory, s.pinned.free, err = s.pin(pinned); err != nil {
+		return false, err
+	}
+	s.pinned.high = pinned
+	return true, nil
 }
 
-// put gives a buffer of get back.
+// put gives a buffer of get or getPinned back.
 func (s *staging) put(b []byte) {
 	if b == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	start := int64(uintptr(unsafe.Pointer(&b[0])) - uintptr(unsafe.Pointer(&s.region[0])))
-	s.release(extent{start, start + int64(len(b))})
+	s.giveBack(b)
 	s.serve()
 }
 
-// prefault makes the first n bytes of the region present, as much of them as
-// the budget allows: what a load will use, cleared before it is timed.
+func (s *staging) giveBack(b []byte) {
+	if s.pinned.owns(b) {
+		s.pinned.release(b)
+	} else {
+		s.pages.release(b)
+	}
+}
+
+// prefault makes the first n bytes of the pages present, as many of them as the
+// budget allows: what a load will use, cleared before it is timed.
 func (s *staging) prefault(n int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.reserve(); err != nil {
+	pinned, pages := s.rooms()
+	if _, err := s.reserve(false, pinned, pages); err != nil {
 		return err
 	}
-	n = min((n+stagingAlign-1)/stagingAlign*stagingAlign, int64(len(s.region)))
-	if n <= s.high {
-		return nil
+	if err := s.pages.populate(min((n+stagingAlign-1)/stagingAlign*stagingAlign, pages)); err != nil {
+		return err
 	}
-	// A kernel before Linux 5.14 does not know the advice: then the pages come
-	// as they are touched.
-	if err := unix.Madvise(s.region[:n], unix.MADV_POPULATE_WRITE); err != nil && !errors.Is(err, unix.EINVAL) {
-		return &recovery.Error{Class: recovery.OutOfCapacity, Op: "stage", Err: fmt.Errorf("populate %d bytes: %w", n, err)}
-	}
-	s.high = n
-	s.peak = max(s.peak, n)
+	s.peak = max(s.peak, s.pages.high+s.pinned.high)
 	return nil
 }
 
-// trim gives the region back to the system unless some of it is in use.
+// trim gives the pages back to the system unless some are in use.
 func (s *staging) trim() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.region != nil && len(s.used) == 0 && unix.Munmap(s.region) == nil {
-		s.region, s.high = nil, 0
+	_ = s.pages.drop() // tried again
+}
+
+// close is trim, and gives pinned memory back too: the budget is whole again.
+func (s *staging) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := errors.Join(s.pages.drop(), s.pinned.drop())
+	if s.pinned.memory == nil && len(s.waiting) == 0 {
+		s.pin = nil
 	}
+	return err
 }
 
 func (s *staging) peakBytes() int64 {

@@ -48,8 +48,8 @@ func TestStagingBuffersDoNotOverlap(t *testing.T) {
 			count(b, -1)
 			s.put(b)
 		}
-		if len(s.used) != 0 || len(s.waiting) != 0 {
-			t.Fatalf("%d buffers and %d requests are left", len(s.used), len(s.waiting))
+		if len(s.pages.used) != 0 || len(s.waiting) != 0 {
+			t.Fatalf("%d buffers and %d requests are left", len(s.pages.used), len(s.waiting))
 		}
 		if s.peakBytes() > s.budget {
 			t.Fatalf("%d bytes of a budget of %d", s.peakBytes(), s.budget)
@@ -141,6 +141,97 @@ func TestStagingRefusesWhatNeverFits(t *testing.T) {
 	}
 }
 
+// pin is a pinner without a device.
+func pin(n int64) ([]byte, func() error, error) {
+	return make([]byte, n), func() error { return nil }, nil
+}
+
+// Pinned memory is half of the budget; a request for both kinds gets both or
+// none; and one for pinned memory alone overtakes what lacks pages, since who
+// holds them may be waiting for it, but nothing that lacks pinned memory.
+func TestStagingPinned(t *testing.T) {
+	const n = stagingAlign
+	s := newStaging(8 * n)
+	if err := s.usePinned(t.Context(), pin); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.getPinned(t.Context(), 5*n); recovery.ClassOf(err) != recovery.OutOfCapacity {
+		t.Errorf("five parts of four pinned ones: %v", err)
+	}
+	if _, err := s.get(t.Context(), 5*n); recovery.ClassOf(err) != recovery.OutOfCapacity {
+		t.Errorf("five parts of four beside pinned ones: %v", err)
+	}
+	sent, err := s.get(t.Context(), 3*n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type both struct {
+		pinned []byte
+		pages  [][]byte
+	}
+	queue := func(pinned, pages int64) chan both {
+		done := make(chan both, 1)
+		before := waiters(s)
+		go func() {
+			p, b, err := s.getPinned(t.Context(), pinned, pages)
+			if err != nil {
+				t.Error(err)
+			}
+			done <- both{p, b}
+		}()
+		for waiters(s) == before && len(done) == 0 {
+			runtime.Gosched()
+		}
+		return done
+	}
+	chunk := queue(2*n, 2*n) // lacks pages, and holds no pinned memory
+	landing := (<-queue(4*n, 0)).pinned
+	later := queue(n, 0) // behind the chunk, which lacks pinned memory as well now
+	s.put(sent[0])
+	if len(chunk)+len(later) > 0 {
+		t.Fatal("served without room")
+	}
+	s.put(landing)
+	b := <-chunk
+	s.put((<-later).pinned)
+	s.put(b.pinned)
+	s.put(b.pages[0])
+	if s.peakBytes() > s.budget {
+		t.Errorf("%d bytes of a budget of %d", s.peakBytes(), s.budget)
+	}
+	if err := s.close(); err != nil || s.pinned.memory != nil {
+		t.Errorf("pinned memory is left: %v", err)
+	}
+	all, err := s.get(t.Context(), 8*n)
+	if err != nil {
+		t.Fatalf("the whole budget, once no device is used: %v", err)
+	}
+	s.put(all[0])
+	s.trim()
+}
+
+// What pinning fails with is told to who asked, and to no other.
+func TestStagingPinFails(t *testing.T) {
+	s := newStaging(8 * stagingAlign)
+	defer s.trim()
+	broken := true
+	err := s.usePinned(t.Context(), func(n int64) ([]byte, func() error, error) {
+		if broken {
+			return nil, nil, recovery.Errorf(recovery.OutOfCapacity, "no more can be pinned")
+		}
+		return pin(n)
+	})
+	if recovery.ClassOf(err) != recovery.OutOfCapacity {
+		t.Errorf("%v, want what the device said", err)
+	}
+	broken = false
+	b, _, err := s.getPinned(t.Context(), 1)
+	if err != nil {
+		t.Fatalf("later: %v", err)
+	}
+	s.put(b)
+}
+
 func TestStagingPrefault(t *testing.T) {
 	s := newStaging(64 * stagingAlign)
 	for _, n := range []int64{0, 1, 5 * stagingAlign, stagingAlign, 1 << 40} {
@@ -159,7 +250,7 @@ func TestStagingPrefault(t *testing.T) {
 	b[0][0] = 1
 	s.put(b[0])
 	s.trim()
-	if s.region != nil {
+	if s.pages.memory != nil {
 		t.Error("an idle region is kept")
 	}
 }

@@ -10,14 +10,15 @@ import (
 )
 
 // target is the memory that one piece is written to: ranges of an arena of
-// this node, or a send buffer. Its digest is taken while the bytes are still
-// in the cache.
+// this node; or a buffer, to be sent, or copied to a device that the CPU cannot
+// address. Its digest is taken while the bytes are still in the cache.
 type target struct {
 	dest    Dest
 	piece   *shard.Piece
 	mem     [][]byte    // by extent
-	writer  *writer     // the right to write mem; nil for a send buffer
+	writer  *writer     // the right to write the piece; nil for a send buffer
 	unwatch func() bool // ends the watch over the right
+	copied  bool        // the piece is copied to its arena when it is done
 
 	stored dtype.Tally // values that are not finite, in what the piece was made of
 
@@ -31,10 +32,11 @@ func newTarget(d Dest, p *shard.Piece) *target {
 	return &target{dest: d, piece: p, filled: make([]int64, len(p.Extents)), hash: xxh3.New()}
 }
 
-// own makes mem of this node's arena the target's memory. Where the right to
-// write it is revoked, stop is called with the reason.
-func (t *target) own(w *writer, mem [][]byte, stop context.CancelCauseFunc) {
-	t.writer, t.mem = w, mem
+// own makes the target a piece of this node's arena. Where the right to write it
+// is revoked, stop is called with the reason.
+func (t *target) own(w *writer, stop context.CancelCauseFunc) {
+	t.writer, t.mem = w, w.rank.memory(t.piece)
+	t.copied = t.mem == nil
 	t.unwatch = context.AfterFunc(w.ctx, func() { stop(context.Cause(w.ctx)) })
 }
 

@@ -45,31 +45,35 @@ func (c *checker) validate(ctx context.Context) (Validation, error) {
 	cols := s.Held.Len()
 	rows := shard.Span{Stop: max(min(s.Rows.Len(), validateRows, validateValues/cols), 1)}
 	v.Tensor, v.Method = c.encoded[s.Tensor].tensor.Name, "wrapped"
-	w, ok := c.wrap(s, rows)
-	if !ok {
+	_, wraps := c.noRows(s).wrap()
+	if !wraps {
 		v.Method = "decoded"
 		rows.Stop = min(rows.Stop, decodedRows, max(c.staging.budget/(8*cols)-1, 1))
+	}
+	if row := c.copiedBytes(s, 1); row > 0 { // a copy of them must fit, with others'
+		rows.Stop = min(rows.Stop, max(c.staging.budget/8/row, 1))
 	}
 	v.Rows = rows.Len()
 	x := probe(int(cols))
 	// Both sides' working memory is staging: W as float32 where it must be
 	// decoded, and one row of it for our own arithmetic.
 	need := cols
-	if !ok {
+	if !wraps {
 		need += v.Rows * cols
 	}
-	err = c.withFloats(ctx, need, func(buf []float32) error {
+	err = c.eachRows(ctx, s, rows, rows.Len(), need, func(m view, buf []float32) error {
 		row := buf[:cols]
-		if !ok {
+		w, _ := m.wrap()
+		if !wraps {
 			decoded := buf[cols:need]
-			c.decode(decoded, s, rows)
+			m.decode(decoded, rows)
 			w = ort.Weight{Type: dtype.F32, Data: bytesOf(decoded), Rows: int(v.Rows), Cols: int(cols)}
 		}
 		y, err := lib.MulT(x, 1, w)
 		if err != nil {
 			return err
 		}
-		v.MaxError = c.compare(s, rows, x, y, row)
+		v.MaxError = m.compare(x, y, row)
 		return nil
 	})
 	if err != nil {
@@ -106,11 +110,11 @@ func (c *checker) largest() *shard.Slice {
 // compare multiplies again with sums in float64 and returns the largest
 // difference relative to the largest |y|. A row that is not finite on either
 // side must not be on both.
-func (c *checker) compare(s *shard.Slice, rows shard.Span, x, y []float32, row []float32) float64 {
+func (m view) compare(x, y []float32, row []float32) float64 {
 	var most, off float64
-	for i := range rows.Len() {
-		at := rows.Start + i
-		c.decode(row, s, shard.Span{Start: at, Stop: at + 1})
+	for i := range m.rows.Len() {
+		at := m.rows.Start + i
+		m.decode(row, shard.Span{Start: at, Stop: at + 1})
 		var sum float64
 		for k, w := range row {
 			sum += float64(x[k]) * float64(w)

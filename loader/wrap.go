@@ -4,16 +4,15 @@ import (
 	"github.com/gantry-ml/gantry/device/ort"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant"
-	"github.com/gantry-ml/gantry/shard"
 )
 
-// wrap sees rows of a slice, where they lie in the arena, as a matrix that ONNX
-// Runtime has an operator for; false where it has none for the scheme.
-func (c *checker) wrap(s *shard.Slice, rows shard.Span) (ort.Matrix, bool) {
-	e := &c.encoded[s.Tensor]
+// wrap sees the view's rows, where they lie, as a matrix that ONNX Runtime has an
+// operator for; false where it has none for the scheme.
+func (v view) wrap() (ort.Matrix, bool) {
+	e, rows, cols := v.enc, int(v.rows.Len()), int(v.slice.Held.Len())
 	mem := map[quant.Role][]byte{}
 	var values, scales quant.Plane
-	for i, b := range c.planes(s, rows) {
+	for i, b := range v.planes {
 		p := e.layout.Planes[i]
 		mem[p.Role] = b
 		switch p.Role {
@@ -24,10 +23,10 @@ func (c *checker) wrap(s *shard.Slice, rows shard.Span) (ort.Matrix, bool) {
 		}
 	}
 	if bits, block, ok := quant.NBits(e.scheme); ok {
-		return ort.NBits{Bits: bits, Block: block, Rows: int(rows.Len()), Cols: int(s.Held.Len()),
+		return ort.NBits{Bits: bits, Block: block, Rows: rows, Cols: cols,
 			Data: mem[quant.Values], Scales: mem[quant.Scales], Zeros: mem[quant.ZeroPoints]}, true
 	}
-	w := ort.Weight{Type: values.DType, Data: mem[quant.Values], Rows: int(rows.Len()), Cols: int(s.Held.Len())}
+	w := ort.Weight{Type: values.DType, Data: mem[quant.Values], Rows: rows, Cols: cols}
 	if scales.Role == quant.Scales {
 		if scales.DType != dtype.F32 {
 			return nil, false

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Prints the path of the ONNX Runtime library, and fetches it into .cache
 # first where there is none: GANTRY_ORT_LIB or an installed library of a
-# fitting version is used instead. device/ort looks in the same places.
+# fitting version is used instead, unless GANTRY_ORT_FETCH is set. device/ort
+# looks in the same places.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,7 +32,7 @@ if [[ -f $lib ]]; then
 	echo "$lib"
 	exit
 fi
-while read -r found; do
+while [[ -z ${GANTRY_ORT_FETCH:-} ]] && read -r found; do
 	# The version is in the name that the links end at: libonnxruntime.so.1.29.0.
 	if [[ $(readlink -f "$found") =~ \.so\.1\.([0-9]+)(\.[0-9]+)*$ ]] && ((BASH_REMATCH[1] >= min_minor)); then
 		say "using the installed $found, nothing is fetched"

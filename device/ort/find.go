@@ -15,11 +15,34 @@ const (
 	EnvLibrary = "GANTRY_ORT_LIB"
 
 	libraryName = "libonnxruntime.so.1"
-	// cacheDir is the folder that scripts/ort.sh fills.
-	cacheDir = ".cache/onnxruntime-1.29.0"
+	// cacheDir is the folder that scripts/ort.sh fills, cudaCacheDir that of
+	// scripts/ort-cuda.sh, which has the CUDA provider as well.
+	cacheDir     = ".cache/onnxruntime-1.29.0"
+	cudaCacheDir = ".cache/onnxruntime-cuda-1.29.0"
 
-	howToGet = "run `make ort`, or install ONNX Runtime and set " + EnvLibrary
+	howToGet     = "run `make ort`, or install ONNX Runtime and set " + EnvLibrary
+	howToGetCUDA = "run `make ort-cuda`, or install ONNX Runtime's build for GPUs and set " + EnvLibrary
 )
+
+// What the CUDA provider consists of. ONNX Runtime looks for the second in its
+// own folder, and the first belongs there too.
+const (
+	cudaLibrary   = "libonnxruntime_providers_cuda.so"
+	sharedLibrary = "libonnxruntime_providers_shared.so"
+)
+
+// FindCUDA returns the path of the CUDA provider's library, which lies beside
+// that of ONNX Runtime. Without one the error is of class not_found.
+func (r *Runtime) FindCUDA() (string, error) {
+	dir := filepath.Dir(r.path)
+	for _, name := range []string{sharedLibrary, cudaLibrary} {
+		if !isFile(filepath.Join(dir, name)) {
+			return "", &recovery.Error{Class: recovery.NotFound, Op: "find the CUDA provider of ONNX Runtime",
+				Err: fmt.Errorf("%s is not in %s", name, dir), Hint: howToGetCUDA}
+		}
+	}
+	return filepath.Join(dir, cudaLibrary), nil
+}
 
 // Find returns the path of the ONNX Runtime library: what GANTRY_ORT_LIB
 // names; next to the executable or in the cache beside it; what the dynamic
@@ -66,13 +89,14 @@ func besides() []string {
 	out := []string{
 		filepath.Join(dir, libraryName),
 		filepath.Join(dir, "../lib", libraryName),
+		filepath.Join(dir, "..", cudaCacheDir, libraryName),
 		filepath.Join(dir, "..", cacheDir, libraryName),
 	}
 	if !strings.HasSuffix(exe, ".test") {
 		return out
 	}
 	for dir, err = os.Getwd(); err == nil && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-		out = append(out, filepath.Join(dir, cacheDir, libraryName))
+		out = append(out, filepath.Join(dir, cudaCacheDir, libraryName), filepath.Join(dir, cacheDir, libraryName))
 	}
 	return out
 }

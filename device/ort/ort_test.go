@@ -135,13 +135,13 @@ func TestSlots(t *testing.T) {
 	}
 	text := regexp.MustCompile(`(?s)/\*.*?\*/|//[^\n]*`).ReplaceAllString(string(header), "")
 	body := regexp.MustCompile(`(?s)\nstruct OrtApi \{.*?\n\};`).FindString(text)
-	members := regexp.MustCompile(`ORT_API2_STATUS\(\s*(\w+)|ORT_CLASS_RELEASE\(\s*(\w+)|ORT_API_CALL\s*\*\s*(\w+)\s*\)`).FindAllStringSubmatch(body, -1)
+	members := regexp.MustCompile(`ORT_API2_STATUS\(\s*(\w+)|ORT_CLASS_RELEASE\(\s*(\w+)|ORT_API_CALL\s*\*\s*(\w+)\s*\)|ORT_API_T\([^,]+,\s*(\w+)`).FindAllStringSubmatch(body, -1)
 	if len(members) < 300 {
 		t.Fatalf("found %d members of OrtApi, there are some 400", len(members))
 	}
 	at := map[string]int{}
 	for i, m := range members {
-		name := m[1] + m[3]
+		name := m[1] + m[3] + m[4]
 		if m[2] != "" {
 			name = "Release" + m[2]
 		}

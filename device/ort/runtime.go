@@ -93,7 +93,8 @@ func start(l *library, path string) (*Runtime, error) {
 		return nil, fmt.Errorf("list providers: %w", err)
 	}
 	onnx.SetSharedLibraryPath(path)
-	if err := onnx.InitializeEnvironment(onnx.WithLogLevelError()); err != nil {
+	// What fails is returned, and is not to be told a second time on stderr.
+	if err := onnx.InitializeEnvironment(onnx.WithLogLevelFatal()); err != nil {
 		return nil, fmt.Errorf("start it: %w", err)
 	}
 	return r, nil

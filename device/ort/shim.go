@@ -82,7 +82,10 @@ var slots = map[string]int{
 	"AddInitializer":            C.slotAddInitializer,
 }
 
-func init() { maps.Copy(slots, valueSlots) }
+func init() {
+	maps.Copy(slots, valueSlots)
+	maps.Copy(slots, epDeviceSlots)
+}
 
 // library is an ONNX Runtime library in this process.
 type library struct {
