@@ -45,7 +45,7 @@ func (n *Node) Copy(ctx context.Context, jobID string, ref job.Ref, from job.Hol
 	defer context.AfterFunc(r.ctx, func() { cancel(context.Cause(r.ctx)) })()
 	ticket := transfer.Ticket{
 		Job: jobID, Chunk: ref.Chunk, Attempt: ref.Attempt, Epoch: j.currentEpoch(),
-		Rank: to.Hold.Rank, Generation: to.Hold.Generation, Bytes: p.Bytes, Digest: placed.digest, Stored: placed.stored,
+		Rank: to.Hold.Rank, Generation: to.Hold.Generation, Bytes: p.Bytes, Digest: placed.digest, Stored: placed.stored, Verified: placed.verified,
 	}
 	sender := n.opts.Sender
 	if to.Addr == "" {
@@ -66,5 +66,5 @@ func (n *Node) Copy(ctx context.Context, jobID string, ref job.Ref, from job.Hol
 	if err := sender.Send(ctx, to.Addr, ticket, mem); err != nil {
 		return nil, ctxOr(ctx, err)
 	}
-	return []job.PieceDone{j.done(ref.Chunk, to.Hold, placed.digest)}, nil
+	return []job.PieceDone{{Rank: to.Hold.Rank, Generation: to.Hold.Generation, Digest: placed.digest, Verified: placed.verified}}, nil
 }

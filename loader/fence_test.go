@@ -3,11 +3,13 @@ package loader
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/internal/transfer"
 	"github.com/gantry-ml/gantry/recovery"
@@ -304,5 +306,39 @@ func TestHeldIsWhatIsPlaced(t *testing.T) {
 	}
 	if n.Held("no such job") != nil {
 		t.Error("a job that is not open holds something")
+	}
+}
+
+// What a node holds tells whether all of it was checked against the source's
+// digests, wherever it was read.
+func TestHeldTellsWhatWasVerified(t *testing.T) {
+	for _, verified := range []bool{true, false} {
+		dir := digested(t, 2)
+		if !verified {
+			if err := os.Remove(filepath.Join(dir, digests.Name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, ix := open(t, dir)
+		plan := build(t, ix, shard.Options{Layout: shard.Layout{TP: 2, DP: 2}, ChunkBytes: 64 << 10})
+		m := newTeam(t, dir, plan, 2, NodeOptions{})
+		for c := range plan.Chunks {
+			done, _, err := m.nodes[0].Load(t.Context(), "j", job.Ref{Chunk: c, Attempt: 1}, m.dests(c, 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range done {
+				if p.Verified != verified {
+					t.Fatalf("chunk %d, rank %d: verified %v", c, p.Rank, p.Verified)
+				}
+			}
+		}
+		for i, n := range m.nodes {
+			for _, h := range n.Held("j") {
+				if len(h.Placed) != 1 || h.Verified != verified {
+					t.Errorf("node %d: %+v, want verified %v", i, h, verified)
+				}
+			}
+		}
 	}
 }

@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -182,7 +183,7 @@ func (l *chunkLoad) commit(ctx context.Context) error {
 			continue
 		}
 		d := t.digest()
-		if err := t.disown().commit(d, t.stored); err != nil {
+		if err := t.disown().commit(placedPiece{d, t.stored, l.verified()}); err != nil {
 			errs = append(errs, err)
 		} else {
 			l.place(t.dest, d)
@@ -203,7 +204,7 @@ func (l *chunkLoad) send(ctx context.Context) error {
 		}
 		ticket := transfer.Ticket{
 			Job: l.job.spec.ID, Chunk: l.ref.Chunk, Attempt: l.ref.Attempt, Epoch: l.epoch,
-			Rank: t.dest.Hold.Rank, Generation: t.dest.Hold.Generation, Bytes: t.piece.Bytes, Digest: t.digest(), Stored: t.stored,
+			Rank: t.dest.Hold.Rank, Generation: t.dest.Hold.Generation, Bytes: t.piece.Bytes, Digest: t.digest(), Stored: t.stored, Verified: l.verified(),
 		}
 		wg.Go(func() {
 			errs[i] = l.node.opts.Sender.Send(ctx, t.dest.Addr, ticket, t.mem)
@@ -222,13 +223,13 @@ func (l *chunkLoad) send(ctx context.Context) error {
 }
 
 func (l *chunkLoad) place(d Dest, digest [16]byte) {
-	l.done = append(l.done, l.job.done(l.ref.Chunk, d.Hold, digest))
+	l.done = append(l.done, job.PieceDone{Rank: d.Hold.Rank, Generation: d.Hold.Generation, Digest: digest, Verified: l.verified()})
 }
 
-// done is the report of a piece that its owner has.
-func (j *nodeJob) done(chunk int, h job.Hold, digest [16]byte) job.PieceDone {
-	return job.PieceDone{Rank: h.Rank, Generation: h.Generation, Digest: digest,
-		Verified: j.covered[j.spec.Plan.Chunks[chunk].File]}
+// verified says whether what is read is checked against the source's digests.
+func (l *chunkLoad) verified() bool {
+	c := &l.job.spec.Plan.Chunks[l.ref.Chunk]
+	return l.job.covered[c.File] && !slices.ContainsFunc(c.Also, func(r shard.Run) bool { return !l.job.covered[r.File] })
 }
 
 // release gives back what the load still holds.

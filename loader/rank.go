@@ -38,8 +38,9 @@ type rank struct {
 
 // placedPiece is what is known of a piece that lies in the arena.
 type placedPiece struct {
-	digest [16]byte
-	stored dtype.Tally // values that are not finite, in what it was made of
+	digest   [16]byte
+	stored   dtype.Tally // values that are not finite, in what it was made of
+	verified bool        // that was checked against the source's digests
 }
 
 // order ranks attempts at a piece: by epoch, then by attempt, then by the
@@ -128,13 +129,14 @@ func (r *rank) begin(ctx context.Context, chunk int, o order) (*writer, [16]byte
 func (r *rank) held() job.Held {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h := job.Held{Hold: r.hold}
+	h := job.Held{Hold: r.hold, Verified: true}
 	at := 0
 	for i := range r.plan.Chunks {
 		if _, err := piece(r.plan, i, r.hold.Rank); err != nil {
 			continue
 		}
-		if _, ok := r.placed[i]; ok {
+		if p, ok := r.placed[i]; ok {
+			h.Verified = h.Verified && p.verified
 			if n := len(h.Placed); n > 0 && h.Placed[n-1].Stop == at {
 				h.Placed[n-1].Stop++
 			} else {
@@ -146,14 +148,13 @@ func (r *rank) held() job.Held {
 	return h
 }
 
-// commit counts the piece as placed, unless the writer was revoked. stored are
-// the values that are not finite in what it was made of.
-func (w *writer) commit(digest [16]byte, stored dtype.Tally) error {
+// commit counts the piece as placed, unless the writer was revoked.
+func (w *writer) commit(p placedPiece) error {
 	w.rank.mu.Lock()
 	err := context.Cause(w.ctx)
 	if err == nil {
-		w.rank.placed[w.chunk] = placedPiece{digest, stored}
-		w.rank.tally = w.rank.tally.Plus(stored)
+		w.rank.placed[w.chunk] = p
+		w.rank.tally = w.rank.tally.Plus(p.stored)
 	}
 	w.rank.mu.Unlock()
 	w.end()

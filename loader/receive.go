@@ -90,5 +90,5 @@ func (l *landing) Commit(d [16]byte) error {
 			return err
 		}
 	}
-	return l.writer.commit(d, l.ticket.Stored)
+	return l.writer.commit(placedPiece{d, l.ticket.Stored, l.ticket.Verified})
 }

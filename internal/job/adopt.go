@@ -41,7 +41,7 @@ func (j *Job) moveIn(r *rank, w *worker, h Held) {
 	for _, run := range h.Placed {
 		for i := max(run.Start, 0); i < min(run.Stop, len(r.pieces)); i++ {
 			if at := r.pieces[i]; !j.pieces[at].placed {
-				j.unchecked = true // nobody says whether its bytes were checked
+				j.unchecked = j.unchecked || !h.Verified
 				j.mark(at)
 			}
 		}

@@ -61,6 +61,9 @@ type WorkerUp struct {
 type Held struct {
 	Hold   Hold
 	Placed []Run // of the rank's pieces, counted in the order of its chunks
+	// Verified says that all of those were made of bytes that were checked
+	// against the source's digests.
+	Verified bool
 }
 
 // Run is the half-open range [Start, Stop).

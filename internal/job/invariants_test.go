@@ -22,6 +22,13 @@ func (w *world) checkReady() {
 			}
 		}
 	}
+	want := w.j.Counters().ChunksTotal > 0
+	for _, ch := range w.j.plan.Chunks {
+		want = want && (checked(ch.ID) || len(ch.Pieces) == 0)
+	}
+	if got := w.j.SourceVerified(); got != want {
+		w.t.Fatalf("ready, source verified %v, want %v", got, want)
+	}
 }
 
 func (w *world) toldLost(id Worker) bool {

@@ -225,7 +225,11 @@ func (w *world) up(s *site) WorkerUp {
 	clear(s.revoked)
 	holds := slices.SortedFunc(maps.Keys(s.arenas), func(a, b Hold) int { return cmp.Or(a.Rank-b.Rank, int(a.Generation)-int(b.Generation)) })
 	for _, h := range holds {
-		u.Held = append(u.Held, Held{h, runsOf(w.j.plan, h.Rank, s.arenas[h])})
+		verified := true
+		for c := range s.arenas[h] {
+			verified = verified && checked(c)
+		}
+		u.Held = append(u.Held, Held{h, runsOf(w.j.plan, h.Rank, s.arenas[h]), verified})
 	}
 	return u
 }

@@ -85,13 +85,17 @@ func digestOf(chunk int) [16]byte {
 	return [16]byte{byte(chunk), byte(chunk >> 8), 1}
 }
 
+// checked says whether a chunk's bytes are checked against the source's
+// digests in these tests: all but those of one chunk.
+func checked(chunk int) bool { return chunk != 3 }
+
 func done(l Load) ChunkDone {
 	d := ChunkDone{Ref: l.Ref, BytesRead: 100}
 	if l.From != nil {
 		d.BytesRead = 0
 	}
 	for _, h := range l.Dests {
-		d.Pieces = append(d.Pieces, PieceDone{Rank: h.Rank, Generation: h.Generation, Digest: digestOf(l.Ref.Chunk)})
+		d.Pieces = append(d.Pieces, PieceDone{Rank: h.Rank, Generation: h.Generation, Digest: digestOf(l.Ref.Chunk), Verified: checked(l.Ref.Chunk)})
 	}
 	return d
 }

@@ -26,7 +26,7 @@ import (
 // and drops; a grant would cost every piece a round trip.
 //
 // All integers are little-endian.
-const hello = "GANTRYX\x04" // the last byte is the version
+const hello = "GANTRYX\x05" // the last byte is the version
 
 // Limits of what a peer may claim. Nothing is allocated by MaxPiece: it only
 // bounds how long a refused payload is read and dropped.
@@ -40,7 +40,7 @@ const (
 
 // Sizes of the fixed parts of frames.
 const (
-	ticketBytes = 5*8 + 2*4 + 16 + 4*8 + 1 // attempt, serial, epoch, generation, bytes; chunk, rank; digest; tally; length of job
+	ticketBytes = 5*8 + 2*4 + 16 + 4*8 + 1 + 1 // attempt, serial, epoch, generation, bytes; chunk, rank; digest; tally; verified; length of job
 	resultBytes = 1 + 1 + 2                // status; length of class; length of message
 	probeBytes  = 4 + 8 + 16               // process; address; number
 	placeBytes  = 8 + 8                    // address; length
@@ -74,7 +74,11 @@ func appendTicket(b []byte, t Ticket) ([]byte, error) {
 	for _, n := range []int64{t.Stored.All.NaN, t.Stored.All.Inf, t.Stored.Once.NaN, t.Stored.Once.Inf} {
 		b = le.AppendUint64(b, uint64(n))
 	}
-	b = append(b, byte(len(t.Job)))
+	verified := byte(0)
+	if t.Verified {
+		verified = 1
+	}
+	b = append(b, verified, byte(len(t.Job)))
 	return append(b, t.Job...), nil
 }
 
@@ -99,6 +103,7 @@ func readTicket(r io.Reader) (Ticket, error) {
 			All:  dtype.NonFinite{NaN: int64(le.Uint64(b[64:])), Inf: int64(le.Uint64(b[72:]))},
 			Once: dtype.NonFinite{NaN: int64(le.Uint64(b[80:])), Inf: int64(le.Uint64(b[88:]))},
 		},
+		Verified: b[96] != 0,
 	}
 	bytes := le.Uint64(b[32:])
 	if bytes > MaxPiece || t.Chunk > 1<<31-1 || t.Rank > 1<<31-1 {

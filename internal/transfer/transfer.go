@@ -22,6 +22,9 @@ type Ticket struct {
 	// Stored counts the values that are not finite in what the piece was made
 	// of, where the load counts them.
 	Stored dtype.Tally
+	// Verified says that what the piece was made of was checked against the
+	// source's digests.
+	Verified bool
 }
 
 // Sink is the receiving side: it owns the arenas.

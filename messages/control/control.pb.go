@@ -1117,6 +1117,7 @@ type Held struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hold          *Hold                  `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
 	Runs          []uint32               `protobuf:"varint,2,rep,packed,name=runs,proto3" json:"runs,omitempty"`
+	Verified      bool                   `protobuf:"varint,3,opt,name=verified,proto3" json:"verified,omitempty"` // all of those were made of bytes that matched the source's digests
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1163,6 +1164,13 @@ func (x *Held) GetRuns() []uint32 {
 		return x.Runs
 	}
 	return nil
+}
+
+func (x *Held) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
 }
 
 // Place asks for a rank's arena.
@@ -2864,10 +2872,11 @@ const file_control_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\x12+\n" +
 	"\x04held\x18\x03 \x03(\v2\x17.gantry.control.v1.HeldR\x04held\x12\x1d\n" +
 	"\n" +
-	"bytes_read\x18\x04 \x01(\x03R\tbytesRead\"G\n" +
+	"bytes_read\x18\x04 \x01(\x03R\tbytesRead\"c\n" +
 	"\x04Held\x12+\n" +
 	"\x04hold\x18\x01 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\x12\x12\n" +
-	"\x04runs\x18\x02 \x03(\rR\x04runs\"}\n" +
+	"\x04runs\x18\x02 \x03(\rR\x04runs\x12\x1a\n" +
+	"\bverified\x18\x03 \x01(\bR\bverified\"}\n" +
 	"\x05Place\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12+\n" +
 	"\x04hold\x18\x02 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\x12\x14\n" +

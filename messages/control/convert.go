@@ -148,7 +148,7 @@ func FromHeld(held []job.Held) []*Held {
 	out := make([]*Held, len(held))
 	left := maxRuns
 	for i, h := range held {
-		x := &Held{Hold: FromHold(h.Hold)}
+		x := &Held{Hold: FromHold(h.Hold), Verified: h.Verified}
 		at := 0
 		for _, r := range h.Placed[:min(left, len(h.Placed))] {
 			x.Runs = append(x.Runs, uint32(r.Start-at), uint32(r.Stop-r.Start))
@@ -164,7 +164,7 @@ func FromHeld(held []job.Held) []*Held {
 func (x *JobOpened) JobHeld(w job.Worker) []job.Held {
 	out := make([]job.Held, len(x.GetHeld()))
 	for i, h := range x.GetHeld() {
-		out[i].Hold = h.GetHold().Job(w)
+		out[i].Hold, out[i].Verified = h.GetHold().Job(w), h.GetVerified()
 		runs, at := h.GetRuns(), 0
 		for ; len(runs) >= 2; runs = runs[2:] {
 			start := at + int(runs[0])

@@ -68,7 +68,7 @@ func TestErrorTravels(t *testing.T) {
 func TestHeldTravels(t *testing.T) {
 	w := job.Worker{Name: "w1", Incarnation: 3}
 	held := []job.Held{
-		{Hold: job.Hold{Rank: 1, Generation: 4, Worker: w, Device: "cpu"}, Placed: []job.Run{{Start: 0, Stop: 900}, {Start: 901, Stop: 902}, {Start: 5000, Stop: 5007}}},
+		{Hold: job.Hold{Rank: 1, Generation: 4, Worker: w, Device: "cpu"}, Placed: []job.Run{{Start: 0, Stop: 900}, {Start: 901, Stop: 902}, {Start: 5000, Stop: 5007}}, Verified: true},
 		{Hold: job.Hold{Rank: 3, Generation: 1, Worker: w, Device: "cpu"}, Placed: []job.Run{{Start: 7, Stop: 8}}},
 		{Hold: job.Hold{Rank: 4, Generation: 1, Worker: w, Device: "cuda:0"}},
 	}

@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"os"
 	"syscall"
 	"testing"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
 )
@@ -58,7 +60,15 @@ func TestCoordinatorRestarted(t *testing.T) {
 	if kept.State != messages.StateReady {
 		t.Fatal(kept.Why)
 	}
-	j := c.Submit(slow(t, "left", 2))
+	q := slow(t, "left", 2)
+	q.URI = t.TempDir()
+	if err := os.CopyFS(q.URI, os.DirFS(kept.URI)); err != nil {
+		t.Fatal(err)
+	}
+	if err := digests.WriteBeside(t.Context(), q.URI); err != nil {
+		t.Fatal(err)
+	}
+	j := c.Submit(q)
 	c.Until("it loads", func() bool { return c.Status(j.Job).Counters.ChunksDone > 2 })
 	before := c.Status(j.Job)
 	c.Coordinator.Kill()
@@ -73,6 +83,9 @@ func TestCoordinatorRestarted(t *testing.T) {
 		if r.Worker != before.Ranks[i].Worker {
 			t.Errorf("rank %d was at %s and is at %s", i, before.Ranks[i].Worker, r.Worker)
 		}
+	}
+	if !end.SourceVerified {
+		t.Error("what was placed before was verified, and nobody knows of it")
 	}
 	if end.BytesRead > end.Counters.BytesToRead || before.BytesRead == 0 {
 		t.Errorf("%d bytes of %d were read, %d of them when the coordinator died", end.BytesRead, end.Counters.BytesToRead, before.BytesRead)
