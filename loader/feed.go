@@ -53,6 +53,9 @@ func (l *chunkLoad) newReads(ctx context.Context, runs []run) (*feed, error) {
 	if m, ok := f.reader.(source.Mapper); ok && m.Warm(l.chunk.Offset, l.chunk.Bytes) {
 		f.mapper = m
 	}
+	if l.chunk.Shared() && f.fits() { // else what is shared is read for each
+		f.whole, f.mapper = true, nil
+	}
 	for _, r := range l.chunk.Also {
 		f.beside += r.Bytes
 	}
@@ -60,7 +63,7 @@ func (l *chunkLoad) newReads(ctx context.Context, runs []run) (*feed, error) {
 	// would: the smaller the budget, the smaller the reads.
 	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.job.lane.slots))))
 	for _, b := range f.batches {
-		if f.mapper == nil && !keepsBytes(b) {
+		if f.mapper == nil && !f.whole && !keepsBytes(b) {
 			f.slab = max(f.slab, batchBytes(b))
 		}
 	}

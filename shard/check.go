@@ -149,10 +149,10 @@ func (p *Plan) checkChunk(id int, c *Chunk) error {
 		if t.Layout.Scope == quant.Tensor && !p.ReadTwice(s.Tensor) && !(whole && s.Rows == Span{0, t.Rows}) {
 			return badPlan("chunk %d: segment %d is a part of tensor %q, which %s needs all of", id, i, t.Name, t.Scheme)
 		}
-		if size, err := t.DType.Bytes(s.Rows.Len() * s.Cols.Len()); err != nil || s.Bytes != size || s.At != end {
+		if size, err := t.DType.Bytes(s.Rows.Len() * s.Cols.Len()); err != nil || s.Bytes != size || s.At != end && (s.At < 0 || s.At > end-s.Bytes) {
 			return badPlan("chunk %d: segment %d does not lie in it", id, i)
 		}
-		end += s.Bytes
+		end = max(end, s.At+s.Bytes)
 	}
 	if end != c.Bytes {
 		return badPlan("chunk %d has %d bytes, its segments %d", id, c.Bytes, end)

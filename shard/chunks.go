@@ -10,8 +10,28 @@ import (
 // chunks cuts the stored bytes and says where each part of them lands.
 func (b *builder) chunks() error {
 	p := b.plan
+	hosts := b.hosts()
+	guests := map[int][]int{}
+	for i, host := range hosts {
+		if host >= 0 {
+			guests[host] = append(guests[host], i)
+		}
+	}
 	for i := range p.Tensors {
+		if hosts[i] >= 0 {
+			continue
+		}
+		first := len(p.Chunks)
 		b.segments(i)
+		if first > 0 && slices.ContainsFunc(p.Chunks[first-1].Segments, func(s Segment) bool { return s.Tensor == i }) {
+			first--
+		}
+		chunks := p.Chunks[first:]
+		for _, guest := range guests[i] {
+			if !b.share(guest, chunks) {
+				b.segments(guest)
+			}
+		}
 	}
 	for i := range p.Tensors {
 		if p.ReadTwice(i) {

@@ -237,7 +237,7 @@ func (c *Chunk) Stored() int64 {
 // run of whole blocks of one row that is longer than a chunk.
 type Segment struct {
 	Tensor int   `json:"tensor"`
-	At     int64 `json:"at"` // offset of its first byte in the chunk
+	At     int64 `json:"at"` // offset of its first byte in the chunk; within an earlier segment where they share bytes
 	Bytes  int64 `json:"bytes"`
 	Rows   Span  `json:"rows"`
 	Cols   Span  `json:"cols"`

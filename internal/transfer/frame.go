@@ -41,9 +41,9 @@ const (
 // Sizes of the fixed parts of frames.
 const (
 	ticketBytes = 5*8 + 2*4 + 16 + 4*8 + 1 + 1 // attempt, serial, epoch, generation, bytes; chunk, rank; digest; tally; verified; length of job
-	resultBytes = 1 + 1 + 2                // status; length of class; length of message
-	probeBytes  = 4 + 8 + 16               // process; address; number
-	placeBytes  = 8 + 8                    // address; length
+	resultBytes = 1 + 1 + 2                    // status; length of class; length of message
+	probeBytes  = 4 + 8 + 16                   // process; address; number
+	placeBytes  = 8 + 8                        // address; length
 )
 
 // Statuses of a result.
