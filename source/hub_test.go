@@ -41,9 +41,9 @@ type testHub struct {
 // large is from what size on files are kept at the other host.
 const large = 1 << 10
 
-func newTestHub(t testing.TB, dir string) *testHub {
+func newTestHub(t testing.TB, dir string, between func(http.Handler) http.Handler) *testHub {
 	h := &testHub{t: t, dir: dir}
-	h.cdn = serve(t, func(w http.ResponseWriter, r *http.Request) {
+	h.cdn = serve(t, between(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a := r.Header.Get("Authorization") + r.Header.Get("Referer") + r.Header.Get("Cookie"); a != "" {
 			t.Errorf("the other host was sent %q", a)
 		}
@@ -54,8 +54,8 @@ func newTestHub(t testing.TB, dir string) *testHub {
 		}
 		w.Header().Set("ETag", fmt.Sprintf(`"cdn-%s"`, r.URL.Query().Get("signature")))
 		http.ServeFile(w, r, filepath.Join(dir, r.URL.Path))
-	})
-	server := serve(t, h.serve)
+	})).ServeHTTP)
+	server := serve(t, between(http.HandlerFunc(h.serve)).ServeHTTP)
 	t.Setenv("HF_ENDPOINT", server.URL)
 	t.Setenv("HF_TOKEN", testToken)
 	t.Setenv("HF_HUB_OFFLINE", "")
@@ -121,22 +121,24 @@ func (h *testHub) list(w http.ResponseWriter) {
 }
 
 func TestHubSource(t *testing.T) {
-	sourcetest.Run(t, func(t *testing.T, dir string) source.Source {
-		newTestHub(t, dir)
-		return open(t, "hf://org/name", source.Options{Retry: quick})
-	})
+	for name, between := range map[string]func(http.Handler) http.Handler{"plain": plain, "every third request fails": thirdFails} {
+		t.Run(name, func(t *testing.T) {
+			sourcetest.Run(t, func(t *testing.T, dir string) source.Source {
+				newTestHub(t, dir, between)
+				patient := quick
+				patient.Retries = 20 // a read asks two servers
+				return open(t, "hf://org/name", source.Options{Retry: patient})
+			})
+		})
+	}
 }
 
-// TestHubFaults: the same, over a line that fails every third time.
 func TestHubFaults(t *testing.T) {
-	sourcetest.Run(t, func(t *testing.T, dir string) source.Source {
-		newTestHub(t, dir)
-		s := open(t, "hf://org/name", source.Options{Retry: quick})
-		var rules strings.Builder
-		for i := range 200 {
-			fmt.Fprintf(&rules, "read * fail unreachable after=%d times=1\n", 3*i+2)
+	sourcetest.RunFaults(t, func(t *testing.T, dir string, between func(http.Handler) http.Handler) func(t *testing.T) source.Source {
+		newTestHub(t, dir, between)
+		return func(t *testing.T) source.Source {
+			return open(t, "hf://org/name", source.Options{Retry: sourcetest.Retry, Stall: sourcetest.Stall})
 		}
-		return source.Retry(source.Inject(s, faults(t, rules.String())), quick)
 	})
 }
 
@@ -170,7 +172,7 @@ func hubFolder(t *testing.T) string {
 // TestHubSignatures: a signed address is used until it is refused, then the
 // hub is asked for another.
 func TestHubSignatures(t *testing.T) {
-	h := newTestHub(t, hubFolder(t))
+	h := newTestHub(t, hubFolder(t), plain)
 	if err := readHub(source.Options{Retry: quick}, "hf://org/name@main", 10); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +183,7 @@ func TestHubSignatures(t *testing.T) {
 
 // TestHubRefusals: each has its class, and no error holds the token.
 func TestHubRefusals(t *testing.T) {
-	h := newTestHub(t, hubFolder(t))
+	h := newTestHub(t, hubFolder(t), plain)
 	o := source.Options{Retry: quick}
 	check := func(what string, err error, want recovery.Class) {
 		t.Helper()
@@ -202,7 +204,7 @@ func TestHubRefusals(t *testing.T) {
 // TestHubTokenFile takes the token from HF_TOKEN_PATH, which must be there,
 // and else from HF_HOME.
 func TestHubTokenFile(t *testing.T) {
-	newTestHub(t, hubFolder(t))
+	newTestHub(t, hubFolder(t), plain)
 	home := tree(t, map[string]string{"token": testToken + "\n"})
 	t.Setenv("HF_TOKEN", "")
 	t.Setenv("HF_TOKEN_PATH", filepath.Join(home, "missing"))

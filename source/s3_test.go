@@ -50,17 +50,8 @@ func bucket(t *testing.T) (*s3test.Server, string) {
 
 func TestS3Source(t *testing.T) {
 	for name, wrap := range map[string]func(http.Handler) http.Handler{
-		"direct": nil,
-		"every third request fails": func(h http.Handler) http.Handler {
-			var n atomic.Int64
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if n.Add(1)%3 == 0 {
-					w.WriteHeader(http.StatusServiceUnavailable)
-					return
-				}
-				h.ServeHTTP(w, r)
-			})
-		},
+		"direct":                    nil,
+		"every third request fails": thirdFails,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, b := bucket(t)
@@ -74,6 +65,17 @@ func TestS3Source(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestS3Faults(t *testing.T) {
+	sourcetest.RunFaults(t, func(t *testing.T, dir string, wrap func(http.Handler) http.Handler) func(t *testing.T) source.Source {
+		s, b := bucket(t)
+		s.PutFolder(t, b, "models/x/", dir)
+		between(t, s, wrap)
+		return func(t *testing.T) source.Source {
+			return open(t, "s3://"+b+"/models/x", source.Options{Retry: sourcetest.Retry, Stall: sourcetest.Stall})
+		}
+	})
 }
 
 // between puts a server of wrap's between client and service.
