@@ -99,6 +99,7 @@ type quantizationConfig struct {
 	FourBit    bool         `json:"load_in_4bit"`      // bitsandbytes
 	EightBit   bool         `json:"load_in_8bit"`
 	FourKind   string       `json:"bnb_4bit_quant_type"`
+	Algorithm  string       `json:"quant_algo"`        // modelopt: "FP8", "NVFP4"
 	FP8        string       `json:"fmt"`               // FP8 by block: "e4m3"
 	Block      [3]int64     `json:"weight_block_size"` // its rows and columns, then 0
 	Groups     configGroups `json:"config_groups"`     // compressed-tensors
@@ -132,7 +133,7 @@ func (g *configGroups) UnmarshalJSON(text []byte) error {
 func (ix *Index) quantization(c *quantizationConfig) *Quantization {
 	switch {
 	case c != nil:
-		q := &Quantization{Method: cmp.Or(c.Method, "unknown"), Format: cmp.Or(c.Format, c.Version, c.FourKind, c.FP8),
+		q := &Quantization{Method: cmp.Or(c.Method, "unknown"), Format: cmp.Or(c.Format, c.Version, c.FourKind, c.FP8, c.Algorithm),
 			Bits: cmp.Or(c.Bits, c.WBit), Group: cmp.Or(c.Group, c.QGroup)}
 		for _, name := range slices.Sorted(maps.Keys(c.Groups)) { // the first that says it
 			w := c.Groups[name].Weights

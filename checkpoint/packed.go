@@ -43,6 +43,7 @@ type formNames struct {
 	scaled  map[form.Scaled]string
 	words   map[form.Words]string
 	columns map[form.Columns]string
+	gemv    map[form.Gemv]string
 	bnb4    map[form.BNB4]string // of those without an offset
 }
 
@@ -68,9 +69,11 @@ var packers = map[string][]struct {
 }{
 	"compressed-tensors": {{".weight_packed", (*packer).compressed}, {".weight", (*packer).scaled}},
 	"gptq":               {{".qweight", (*packer).columns}},
-	"awq":                {{".qweight", (*packer).columns}},
+	"awq":                {{".qweight", (*packer).awq}},
 	"bitsandbytes":       {{".weight", (*packer).bitsandbytes}},
 	"fp8":                {{".weight", (*packer).blocks}},
+	"fbgemm_fp8":         {{".weight", (*packer).scaled}},
+	"modelopt":           {{".weight", (*packer).modelopt}},
 	"mxfp4":              {{"_blocks", (*packer).microscaling}},
 }
 
@@ -82,7 +85,7 @@ func pack(ctx context.Context, src source.Source, ix *Index) error {
 		return nil // no folder, or of none of these
 	}
 	p := &packer{ctx: ctx, src: src, ix: ix, config: *c.Quantization, byName: header.ByName(ix.Tensors), kinds: map[kind][]int64{},
-		names: formNames{map[form.Scaled]string{}, map[form.Words]string{}, map[form.Columns]string{}, map[form.BNB4]string{}}}
+		names: formNames{map[form.Scaled]string{}, map[form.Words]string{}, map[form.Columns]string{}, map[form.Gemv]string{}, map[form.BNB4]string{}}}
 	err := p.weights()
 	return cmp.Or(err, p.small.close())
 }

@@ -64,15 +64,45 @@ func (p *packer) shape(base string, t *Tensor, f form.Words) ([]int64, error) {
 // bits returns how many a weight has.
 func (p *packer) bits() int64 { return p.ix.quantization(&p.config).Bits }
 
-// scaled is compressed-tensors' int-quantized and float-quantized: a scale for
-// all, for each row, or for groups of a row.
+// modelopt is NVIDIA's Model Optimizer: FP8 with a scale for all, and NVFP4.
+func (p *packer) modelopt(base string, t *Tensor) (Packed, error) {
+	if t.DType != dtype.U8 {
+		return p.scaled(base, t)
+	}
+	if len(t.Shape) != 2 || t.Shape[1] > maxDimension {
+		return Packed{}, nil
+	}
+	return Packed{Name: t.Name, Shape: []int64{t.Shape[0], 2 * t.Shape[1]}, Form: form.NVFP4Times, Beside: p.beside(base, ".input_scale"),
+		Parts: []int{p.find(t.Name, ""), p.find(base, ".weight_scale"), p.find(base, ".weight_scale_2")}}, nil
+}
+
+// awq is AWQ's gemm and gemv.
+func (p *packer) awq(base string, t *Tensor) (Packed, error) {
+	if p.config.Version != "gemv" {
+		return p.columns(base, t)
+	}
+	scales := p.tensor(base, ".scales")
+	if scales == nil || len(t.Shape) != 2 || t.Shape[1] > maxDimension {
+		return Packed{}, nil
+	}
+	group := max(p.config.Group, p.config.QGroup)
+	if group < 1 {
+		group = 8 * t.Shape[1] // all inputs
+	}
+	return Packed{Name: base + weightSuffix, Shape: []int64{t.Shape[0], 8 * t.Shape[1]},
+		Form:  formName(p.names.gemv, form.Gemv{Group: group, Scale: scales.DType}),
+		Parts: []int{p.find(t.Name, ""), p.find(base, ".qzeros"), p.find(scales.Name, "")}}, nil
+}
+
+// scaled is compressed-tensors' int-quantized and float-quantized, and
+// fbgemm_fp8: a scale for all, for each row, or for groups of a row.
 func (p *packer) scaled(base string, t *Tensor) (Packed, error) {
 	scale := p.tensor(base, ".weight_scale")
 	if scale == nil || len(t.Shape) != 2 {
 		return Packed{}, nil
 	}
 	w := Packed{Name: t.Name, Shape: t.Shape, Parts: []int{p.find(t.Name, ""), p.find(scale.Name, "")},
-		Beside: p.beside(base, ".input_scale", ".input_zero_point")}
+		Beside: p.beside(base, ".input_scale", ".input_zero_point", ".input_scale_ub")}
 	f := form.Scaled{Scale: scale.DType, Rows: 1}
 	n, size := scale.Elements(), max(t.Shape[0], 1)
 	switch {
@@ -103,7 +133,9 @@ func (p *packer) columns(base string, t *Tensor) (Packed, error) {
 	}
 	out, in := scales.Shape[1], t.Shape[0]
 	if !f.AWQ {
-		in *= 32 / f.Bits
+		if in = in * 32 / f.Bits; t.Shape[0] > maxDimension {
+			return Packed{}, nil
+		}
 		if f.Plus = 1; p.config.Checkpoint == "gptq_v2" {
 			f.Plus = 0
 		}

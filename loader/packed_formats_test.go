@@ -233,6 +233,11 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	// Packed along the inputs; zero points along the outputs, one less stored.
 	"gptq":           func(f *packedFolder) string { return gptq(f, false) },
 	"gptq act-order": func(f *packedFolder) string { return gptq(f, true) },
+	"gptq, 3 bits":   gptq3,
+	"awq gemv":       gemv,
+	"fbgemm_fp8":     fbgemm,
+	"modelopt FP8":   modeloptFP8,
+	"modelopt NVFP4": modeloptNVFP4,
 	// Packed along the outputs, in the order 0 2 4 6 1 3 5 7.
 	"awq": func(f *packedFolder) string {
 		const group = 64

@@ -123,4 +123,5 @@ var forms = map[string]func(param string, stored dtype.Type, rows, cols int64) (
 	bnb4Name:        openBNB4,
 	gptqName:        openGPTQ,
 	awqName:         openAWQ,
+	gemvName:        openGemv,
 }

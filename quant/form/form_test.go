@@ -135,6 +135,7 @@ func FuzzOpen(f *testing.F) {
 		"scaled:scale=F16,rows=1": dtype.I8, "scaled:scale=F32,rows=128,cols=128": dtype.F8E4M3, "scaled:scale=BF16,cols=3,zero=1": dtype.I8,
 		"words:bits=4,groups=2,scale=F16,zero=1,index=1": dtype.I32, "mxfp4:": dtype.U8, "mxfp4": dtype.U8, "nvfp4": dtype.U8,
 		"float8": dtype.F8E5M2, "bnb4:block=64,nested=256,offset=0.5": dtype.U8, "gptq:bits=4,group=32,scale=F16,plus=1,index=1": dtype.I32, "awq:bits=4,group=32,scale=F16": dtype.I32,
+		"gptq:bits=3,group=32,scale=F16": dtype.I32, "awq_gemv:group=64,scale=F16": dtype.I32, "nvfp4:times": dtype.U8,
 	} {
 		f.Add(name, uint8(stored), uint16(64), uint16(64))
 	}

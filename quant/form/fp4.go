@@ -27,6 +27,14 @@ const MXFP4 = mxName
 // Source: compressed-tensors, compressors/nvfp4 and forward.py, _dequantize.
 const NVFP4 = nvName
 
+// NVFP4Times names what NVIDIA's Model Optimizer makes of the same: the F32 for
+// all is multiplied, and there is no negative zero. Parts: weight, weight_scale,
+// weight_scale_2. x = FP4 × (scale × scale_2).
+// Source: modelopt/torch/quantization/qtensor/nvfp4_tensor.py, dequantize.
+const NVFP4Times = nvName + ":" + timesParam
+
+const timesParam = "times"
+
 // fp4Values are those of E2M1.
 var fp4Values = [16]float32{0, 0.5, 1, 1.5, 2, 3, 4, 6, float32(math.Copysign(0, -1)), -0.5, -1, -1.5, -2, -3, -4, -6}
 
@@ -34,14 +42,19 @@ type fp4 struct {
 	rows, cols int64
 	block      int64
 	global     bool
+	times      bool // global is multiplied
 }
 
 func openMX(param string, stored dtype.Type, rows, cols int64) (Form, error) {
-	return openFP4(&fp4{rows, cols, 32, false}, param, stored)
+	return openFP4(&fp4{rows: rows, cols: cols, block: 32}, param, stored)
 }
 
 func openNV(param string, stored dtype.Type, rows, cols int64) (Form, error) {
-	return openFP4(&fp4{rows, cols, 16, true}, param, stored)
+	f := &fp4{rows: rows, cols: cols, block: 16, global: true, times: param == timesParam}
+	if f.times {
+		param = ""
+	}
+	return openFP4(f, param, stored)
 }
 
 func openFP4(f *fp4, param string, stored dtype.Type) (Form, error) {
@@ -79,10 +92,15 @@ func (f *fp4) Read(dst []byte, from []Slab, rows, cols Range) {
 		for c := cols.Start; c < cols.Stop; c++ {
 			scale := scales[c/f.block]
 			s := dtype.F8E8M0ToF32(scale)
-			if f.global {
+			v := fp4Values[q[c/2]>>(c%2*4)&15]
+			switch {
+			case f.times:
+				s = float32(dtype.F8E4M3ToF32(scale) * global)
+				v += 0 // -0 becomes 0
+			case f.global:
 				s = float32(dtype.F8E4M3ToF32(scale) / global)
 			}
-			putF32(dst, (r-rows.Start)*cols.Len()+c-cols.Start, float32(fp4Values[q[c/2]>>(c%2*4)&15]*s))
+			putF32(dst, (r-rows.Start)*cols.Len()+c-cols.Start, float32(v*s))
 		}
 	}
 }
