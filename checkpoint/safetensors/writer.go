@@ -3,7 +3,6 @@ package safetensors
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -99,14 +98,8 @@ func encode(tensors []Tensor, metadata map[string]string) ([]byte, error) {
 	return head, nil
 }
 
-// Writer writes one file as package outfile does: it appears under its name
-// whole or not at all. Its bytes may be written in any order and from several
-// goroutines; then call Commit, or Abort to leave nothing behind.
-type Writer struct {
-	tensors []Tensor
-	size    int64
-	out     *outfile.File
-}
+// Writer writes one file, which appears under its name whole or not at all.
+type Writer = outfile.Tensors
 
 // Create lays out a file and writes its header. The file has its whole size at
 // once; bytes that are never written are zero.
@@ -115,34 +108,5 @@ func Create(path string, tensors []Tensor, metadata map[string]string) (*Writer,
 	if err != nil {
 		return nil, err
 	}
-	out, err := outfile.Create(path, size)
-	if err != nil {
-		return nil, err
-	}
-	if err := out.WriteAt(head, 0); err != nil {
-		return nil, errors.Join(err, out.Abort())
-	}
-	return &Writer{tensors: placed, size: size, out: out}, nil
+	return outfile.CreateTensors(path, placed, head, size)
 }
-
-// Tensors are the file's tensors with their places.
-func (w *Writer) Tensors() []Tensor { return w.tensors }
-
-// Size is the file's size in bytes.
-func (w *Writer) Size() int64 { return w.size }
-
-// WriteTensor writes p at offset off of tensor i.
-func (w *Writer) WriteTensor(i int, p []byte, off int64) error {
-	t := w.tensors[i]
-	if off < 0 || off > t.Bytes || int64(len(p)) > t.Bytes-off {
-		return recovery.Errorf(recovery.Usage, "safetensors: write %d bytes at %d of tensor %q, which has %d", len(p), off, t.Name, t.Bytes)
-	}
-	return w.out.WriteAt(p, t.Offset+off)
-}
-
-// Commit gives the file its name, in place of one that had it, when its bytes
-// are on the disk.
-func (w *Writer) Commit() error { return w.out.Commit() }
-
-// Abort removes what was written. It must not follow Commit.
-func (w *Writer) Abort() error { return w.out.Abort() }
