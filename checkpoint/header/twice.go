@@ -1,6 +1,7 @@
 package header
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -34,6 +35,8 @@ func ByName(tensors []Tensor) []int32 {
 	for i := range order {
 		order[i] = int32(i)
 	}
-	slices.SortStableFunc(order, func(a, b int32) int { return strings.Compare(tensors[a].Name, tensors[b].Name) })
+	slices.SortFunc(order, func(a, b int32) int {
+		return cmp.Or(strings.Compare(tensors[a].Name, tensors[b].Name), cmp.Compare(a, b))
+	})
 	return order
 }
