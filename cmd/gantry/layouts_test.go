@@ -16,28 +16,38 @@ import (
 // TestQuantizeLayouts: no layout changes a byte of what is written, with
 // experts, rules and padding too.
 func TestQuantizeLayouts(t *testing.T) {
-	dir := testmodels.Write(t, "mixtral", false)
 	rules := filepath.Join(t.TempDir(), "rules.yaml")
-	if err := os.WriteFile(rules, []byte("rules: ['*.q_proj=rowwise', '*.w2=replicated']"), 0o600); err != nil {
+	if err := os.WriteFile(rules, []byte("rules: ['*.{q_proj,query,c_fc}=rowwise', '*.w2=replicated', '*experts*=rowwise']"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for scheme, name := range map[string]string{"int8": "model.safetensors", "none": "model.safetensors", "q8_0": "model.gguf", "q4_K_M": "model.gguf"} {
-		var first []byte
-		for _, layout := range []string{"", "--tp 2", "--ep 2", "--ep 4 --tp 2 --dp 2", "--tp 4 --pad-vocab", "--tp 2 --ep 2 --pad-vocab=8 --rules " + rules} {
-			out := filepath.Join(t.TempDir(), name)
-			args := append([]string{"quantize", dir, "--to", scheme, "--out", out}, strings.Fields(layout)...)
-			if code, _, stderr := gantry(t, args...); code != exit.Done {
-				t.Fatalf("%s %s: exit %d: %s", scheme, layout, code, stderr)
-			}
-			got, err := os.ReadFile(out)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if first == nil {
-				first = got
-			}
-			if !bytes.Equal(first, got) {
-				t.Errorf("%s: %s changes the file", scheme, layout)
+	for family, experts := range testmodels.Families() {
+		dir := testmodels.Write(t, family, false)
+		layouts := []string{"", "--tp 2", "--tp 4 --pad-vocab", "--tp 2 --dp 2 --rules " + rules}
+		if experts {
+			layouts = append(layouts, "--ep 2", "--ep 4 --tp 2 --dp 2", "--tp 2 --ep 2 --pad-vocab=8 --rules "+rules)
+		}
+		files := map[string]string{"int8": "model.safetensors", "none": "model.safetensors"}
+		if family == "mixtral" { // whose config.json has all that GGUF wants
+			files["q8_0"], files["q4_K_M"] = "model.gguf", "model.gguf"
+		}
+		for scheme, name := range files {
+			var first []byte
+			for _, layout := range layouts {
+				out := filepath.Join(t.TempDir(), name)
+				args := append([]string{"quantize", dir, "--to", scheme, "--out", out}, strings.Fields(layout)...)
+				if code, _, stderr := gantry(t, args...); code != exit.Done {
+					t.Fatalf("%s as %s %s: exit %d: %s", family, scheme, layout, code, stderr)
+				}
+				got, err := os.ReadFile(out)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if first == nil {
+					first = got
+				}
+				if !bytes.Equal(first, got) {
+					t.Errorf("%s as %s: %s changes the file", family, scheme, layout)
+				}
 			}
 		}
 	}

@@ -50,14 +50,20 @@ func (a *app) planCommand() *cobra.Command {
 		Short: "Show what a load would do, without reading a weight",
 		Long: `Show what a load would do: what tensors become and how many bytes that saves,
 ranks and their bytes, chunks, and what will not be as one might expect. With
---tensors each tensor is listed with what it becomes and why. Only headers are
-read. --json is the plan itself.
+--tensors each tensor is listed with how it is cut, what it becomes and why. Only
+headers are read. --json is the plan itself.
 
 A pattern of --quant-override is a glob over tensor names: * is any run of
 characters, dots too, ? one character, [0-3] one of several, {q,k} one of these.
 It matches a whole name or that of a module that holds the tensor: lm_head
-matches lm_head.weight, and model.layers.1 all of that layer.`,
+matches lm_head.weight, and model.layers.1 all of that layer.
+
+--rules FILE lists how modules are divided which no built-in rule knows, by the
+same patterns: rules: ["*.wide=colwise", {pattern: words, rule: vocab, place:
+embedding}].`,
 		Example: `  gantry plan ./model --tp 4 --quant q8_0
+  gantry plan ./mixtral --tp 2 --ep 4
+  gantry plan ./model --tp 2 --rules rules.yaml
   gantry plan ./model --quant q4_K_M --quant-override '*.{gate,up}_proj=q3_K' --tensors`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -89,7 +95,7 @@ matches lm_head.weight, and model.layers.1 all of that layer.`,
 	planFlags(cmd.Flags(), &o)
 	required.register(cmd.Flags())
 	q.register(cmd.Flags(), "quant")
-	cmd.Flags().BoolVar(&tensors, "tensors", false, "list each tensor, what it becomes and why")
+	cmd.Flags().BoolVar(&tensors, "tensors", false, "list each tensor, how it is cut, what it becomes and why")
 	return cmd
 }
 

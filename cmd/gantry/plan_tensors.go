@@ -60,8 +60,8 @@ func writeBecomes(w io.Writer, p *shard.Plan) error {
 
 func writeTensors(w io.Writer, p *shard.Plan) error {
 	fmt.Fprintln(w)
-	return table(w, "TENSOR\tSHAPE\tSTORED\tBECOMES\tBYTES\tWHY", len(p.Tensors), func(tw io.Writer, i int) {
+	return table(w, "TENSOR\tSHAPE\tCUT\tSTORED\tBECOMES\tBYTES\tWHY", len(p.Tensors), func(tw io.Writer, i int) {
 		t := &p.Tensors[i]
-		fmt.Fprintf(tw, "%s\t%v\t%s\t%s\t%s\t%s\n", printable(t.Name), t.Shape, t.DType, t.Scheme, size.Format(t.Placed()), printable(t.Why))
+		fmt.Fprintf(tw, "%s\t%v\t%s\t%s\t%s\t%s\t%s\n", printable(t.Name), t.Shape, t.Rule, t.DType, t.Scheme, size.Format(t.Placed()), printable(t.Why))
 	})
 }

@@ -32,7 +32,7 @@ func TestPlanShowsWhatTensorsBecome(t *testing.T) {
 	for _, line := range []string{
 		"int8     28       708.00 KiB  186.38 KiB",
 		"q8_0     1        128.00 KiB  34.00 KiB",
-		"[512 64]  F32     q8_0     34.00 KiB  override 2, *.embed_tokens=q8_0",
+		"[512 64]  vocab       F32     q8_0     34.00 KiB  override 2, *.embed_tokens=q8_0",
 		"override 1, model.layers.0=none",
 		"int8: weight of a linear layer",
 		"override 3, nobody=f16, matches no tensor",
