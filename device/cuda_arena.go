@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/gantry-ml/gantry/device/cudart"
+	"github.com/gantry-ml/gantry/device/ort"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -116,4 +117,14 @@ func Pin(id string, bytes int64) (memory []byte, free func() error, err error) {
 		return nil, nil, noRoomOn(id, "pin host memory", bytes, gpu.failed("cudaMallocHost", err))
 	}
 	return memory, func() error { return gpu.FreePinned(memory) }, nil
+}
+
+// CUDAMemory returns where an arena on a GPU lies, for sessions; false for
+// others.
+func CUDAMemory(a Arena) (d *ort.CUDADevice, at unsafe.Pointer, ok bool) {
+	c, ok := a.(*cudaArena)
+	if !ok {
+		return nil, nil, false
+	}
+	return c.gpu.CUDADevice, c.memory, true
 }

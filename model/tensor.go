@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
@@ -71,6 +72,15 @@ func (t *Tensor) Bytes() ([]byte, error) {
 		return t.As(t.DType())
 	}
 	return t.Plane(0)
+}
+
+// Place returns where Bytes lie: the arena and the offset in it; false where the
+// tensor does not lie whole in one, or a transform changes it.
+func (t *Tensor) Place() (a device.Arena, off int64, ok bool) {
+	if t.whole == nil || t.view.as != nil {
+		return nil, 0, false
+	}
+	return t.m.parts.Arenas[t.whole.Rank], t.whole.Slice.Planes[0].Offset, true
 }
 
 // Original returns the elements as they were stored, in Hugging Face's order of

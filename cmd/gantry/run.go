@@ -58,7 +58,7 @@ integers from 0 to 9). The sizes of free axes come from the values or from
 	flags.StringArrayVar(&f.inputs, "input", nil, "`NAME=VALUES` of an input of the graph (repeatable)")
 	flags.StringArrayVar(&f.dims, "dim", nil, "`AXIS=N`, the size of a free axis, such as batch=1 (repeatable)")
 	flags.StringVar(&f.output, "output", "", "write each output to a .npy file in folder `DIR`")
-	flags.StringVar(&f.device, "device", "auto", "device to place on: auto, cpu")
+	flags.StringVar(&f.device, "device", "cpu", "device to place and run on: cpu, cuda:N")
 	flags.StringVar(&f.quant, "quant", "", "what weights become; refused where the graph would not take it")
 	return cmd
 }

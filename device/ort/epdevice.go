@@ -16,6 +16,7 @@ enum {
 	slotReleaseTensor = 96,
 	slotRegisterLibrary = 301,
 	slotGetEpDevices = 303,
+	slotAppendProvider = 304,
 	slotEpDeviceEpName = 312,
 	slotEpDeviceMemoryInfo = 374,
 	slotCreateSharedAllocator = 375,
@@ -69,6 +70,10 @@ static gantry_status gantry_cpu_info(gantry_api a, void** out) {
 	return ((gantry_status (*)(int, int, void**))a[slotCreateCPUInfo])(deviceAllocator, memTypeDefault, out);
 }
 
+static gantry_status gantry_append_provider(gantry_api a, void* options, void* env, void* device) {
+	return ((gantry_status (*)(void*, void*, void**, size_t, char**, char**, size_t))a[slotAppendProvider])(options, env, &device, 1, NULL, NULL, 0);
+}
+
 static gantry_status gantry_bytes(gantry_api a, void* info, void* p, size_t n, void** out) {
 	enum { uint8 = 2 };
 	int64_t shape = n;
@@ -110,11 +115,13 @@ var epDeviceSlots = map[string]int{
 	"RegisterExecutionProviderLibrary": C.slotRegisterLibrary,
 	"GetEpDevices":                     C.slotGetEpDevices,
 	"EpDevice_EpName":                  C.slotEpDeviceEpName,
-	"EpDevice_MemoryInfo":              C.slotEpDeviceMemoryInfo,
-	"CreateSharedAllocator":            C.slotCreateSharedAllocator,
-	"CreateSyncStreamForEpDevice":      C.slotCreateSyncStream,
-	"SyncStream_GetHandle":             C.slotSyncStreamGetHandle,
-	"CopyTensors":                      C.slotCopyTensors,
+
+	"SessionOptionsAppendExecutionProvider_V2": C.slotAppendProvider,
+	"EpDevice_MemoryInfo":                      C.slotEpDeviceMemoryInfo,
+	"CreateSharedAllocator":                    C.slotCreateSharedAllocator,
+	"CreateSyncStreamForEpDevice":              C.slotCreateSyncStream,
+	"SyncStream_GetHandle":                     C.slotSyncStreamGetHandle,
+	"CopyTensors":                              C.slotCopyTensors,
 }
 
 // cudaProvider is the name of the execution provider that serves CUDA devices.
@@ -132,6 +139,7 @@ const (
 type CUDADevice struct {
 	lib            *library
 	env            unsafe.Pointer
+	ep             unsafe.Pointer // OrtEpDevice
 	device, pinned allocator
 	host           unsafe.Pointer // OrtMemoryInfo of pageable memory
 	stream         unsafe.Pointer
@@ -173,7 +181,7 @@ func (r *Runtime) CUDADevice(n int) (*CUDADevice, error) {
 	if ep == nil {
 		return nil, fmt.Errorf("ONNX Runtime's %s shows %d devices", cudaProvider, found)
 	}
-	d := &CUDADevice{lib: r.lib, env: env}
+	d := &CUDADevice{lib: r.lib, env: env, ep: ep}
 	if d.device, err = r.lib.allocator(env, ep, deviceMemory); err != nil {
 		return nil, err
 	}
@@ -268,4 +276,9 @@ func (d *CUDADevice) CopyOut(dst []byte, src unsafe.Pointer) error {
 
 func (d *CUDADevice) copy(toInfo, to, fromInfo, from unsafe.Pointer, n int) error {
 	return d.lib.check(C.gantry_copy(d.lib.api, d.env, toInfo, to, fromInfo, from, C.size_t(n), d.stream))
+}
+
+// serve has a session with these options run on the device.
+func (d *CUDADevice) serve(options unsafe.Pointer) error {
+	return d.lib.check(C.gantry_append_provider(d.lib.api, options, d.env, d.ep))
 }

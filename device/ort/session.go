@@ -31,6 +31,9 @@ type Model struct {
 	// weight is copied.
 	Prepack bool
 	Threads int // that a run uses; 0 is one per core
+	// CUDA is the device that the session runs on, nil the CPU. Every node must
+	// have a kernel there: one on the CPU would read the device's memory.
+	CUDA *CUDADevice
 }
 
 // Session is a model ready to be run over memory that somebody else owns: the
@@ -72,7 +75,7 @@ func (r *Runtime) NewSession(m Model) (_ *Session, err error) {
 		}
 	}()
 	for _, w := range m.Weights {
-		v, err := r.lib.newValue(w, &s.pin)
+		v, err := r.lib.newWeight(w, m.CUDA, &s.pin)
 		if err != nil {
 			return nil, fmt.Errorf("ort: wrap weight %q: %w", w.Name, err)
 		}
@@ -83,7 +86,7 @@ func (r *Runtime) NewSession(m Model) (_ *Session, err error) {
 	}
 	s.run, err = onnx.NewDynamicAdvancedSessionWithONNXData(m.Proto, m.Inputs, m.Outputs, options)
 	if err != nil {
-		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "make an ONNX Runtime session", Err: err}
+		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "make an ONNX Runtime session", Err: inLine(err)}
 	}
 	s.handle, err = handleOf(s.run, "s", "ortSession")
 	return s, err
@@ -112,10 +115,21 @@ func newOptions(dir string, m Model) (*onnx.SessionOptions, error) {
 		o.SetCpuMemArena(false),
 		o.SetMemPattern(false),
 	}
+	if m.CUDA != nil {
+		set = append(set, onDevice(o, m.CUDA))
+	}
 	if err := errors.Join(set...); err != nil {
 		return nil, errors.Join(err, o.Destroy())
 	}
 	return o, nil
+}
+
+func onDevice(o *onnx.SessionOptions, d *CUDADevice) error {
+	h, err := handleOf(o, "o")
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.serve(h), o.AddSessionConfigEntry("session.disable_cpu_ep_fallback", "1"))
 }
 
 // Run feeds the inputs, by name, and returns the outputs in the model's order,

@@ -68,6 +68,7 @@ import (
 	"maps"
 	"reflect"
 	"runtime"
+	"strings"
 	"unsafe"
 
 	onnx "github.com/yalue/onnxruntime_go"
@@ -145,8 +146,12 @@ func (l *library) check(s C.gantry_status) error {
 		return nil
 	}
 	defer C.gantry_release(l.api, s)
-	return errors.New(C.GoString(C.gantry_message(l.api, s)))
+	return inLine(errors.New(C.GoString(C.gantry_message(l.api, s))))
 }
+
+// inLine brings an error of ONNX Runtime's, which may have lines of any number,
+// to one.
+func inLine(err error) error { return errors.New(strings.Join(strings.Fields(err.Error()), " ")) }
 
 // trim gives free C memory back to the system. glibc keeps what was freed in
 // an arena per thread, and Go calls from many: tens of MiB after a few runs.

@@ -25,13 +25,15 @@ enum {
 typedef const void* const* gantry_api; // as in shim.go
 typedef void* gantry_status;
 
-// A tensor over memory of the CPU.
-static gantry_status gantry_new_tensor(gantry_api a, void* data, size_t bytes, const int64_t* shape, size_t rank, int type, void** out) {
+// A tensor over memory of the kind that info says; NULL is the CPU's.
+static gantry_status gantry_new_tensor(gantry_api a, void* info, void* data, size_t bytes, const int64_t* shape, size_t rank, int type, void** out) {
 	enum { deviceAllocator = 0, memTypeDefault = 0 };
-	void* info;
+	gantry_status (*create)(const void*, void*, size_t, const int64_t*, size_t, int, void**) =
+		(gantry_status (*)(const void*, void*, size_t, const int64_t*, size_t, int, void**))a[slotCreateTensor];
+	if (info) return create(info, data, bytes, shape, rank, type, out);
 	gantry_status s = ((gantry_status (*)(int, int, void**))a[slotCreateCpuMemoryInfo])(deviceAllocator, memTypeDefault, &info);
 	if (s) return s;
-	s = ((gantry_status (*)(const void*, void*, size_t, const int64_t*, size_t, int, void**))a[slotCreateTensor])(info, data, bytes, shape, rank, type, out);
+	s = create(info, data, bytes, shape, rank, type, out);
 	((void (*)(void*))a[slotReleaseMemoryInfo])(info);
 	return s;
 }
@@ -106,21 +108,33 @@ type Tensor struct {
 	Type  dtype.Type // Invalid in an output that is no tensor of numbers
 	Shape []int64
 	Data  []byte
+	// At is, instead of Data, the address of a weight in the memory of the
+	// session's CUDA device.
+	At unsafe.Pointer
 }
 
 // validate checks that the memory has the size that type and shape need.
 func (t Tensor) validate() error {
+	n, err := t.bytes()
+	if err != nil {
+		return err
+	}
+	return checkBytes("tensor "+t.Name, t.Data, n)
+}
+
+// bytes returns the size that type and shape need.
+func (t Tensor) bytes() (int, error) {
 	if !Holds(t.Type) {
-		return recovery.Errorf(recovery.Unsupported, "ort: ONNX Runtime has no tensors of %s, which %q is", t.Type, t.Name)
+		return 0, recovery.Errorf(recovery.Unsupported, "ort: ONNX Runtime has no tensors of %s, which %q is", t.Type, t.Name)
 	}
 	n, err := dtype.Elements(t.Shape)
 	if err == nil {
 		n, err = t.Type.PaddedBytes(n)
 	}
 	if err != nil {
-		return recovery.Errorf(recovery.Usage, "ort: tensor %q of %s %v: %w", t.Name, t.Type, t.Shape, err)
+		return 0, recovery.Errorf(recovery.Usage, "ort: tensor %q of %s %v: %w", t.Name, t.Type, t.Shape, err)
 	}
-	return checkBytes("tensor "+t.Name, t.Data, int(n))
+	return int(n), nil
 }
 
 // handle is an OrtValue*.
@@ -132,16 +146,39 @@ func (l *library) newValue(t Tensor, pin *runtime.Pinner) (handle, error) {
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	data, shape := t.Data, t.Shape
+	data := t.Data
 	if len(data) == 0 {
 		data = make([]byte, 1) // ONNX Runtime takes no null pointer
 	}
+	pin.Pin(&data[0])
+	return l.wrap(t, nil, unsafe.Pointer(&data[0]), len(t.Data))
+}
+
+// newWeight wraps a weight where it lies: in t's memory, as newValue does, or on
+// the device.
+func (l *library) newWeight(t Tensor, on *CUDADevice, pin *runtime.Pinner) (handle, error) {
+	if t.At == nil {
+		return l.newValue(t, pin)
+	}
+	if on == nil {
+		return nil, recovery.Errorf(recovery.Usage, "ort: weight %q lies on a device, the session does not", t.Name)
+	}
+	n, err := t.bytes()
+	if err != nil {
+		return nil, err
+	}
+	return l.wrap(t, on.device.info, t.At, n)
+}
+
+// wrap makes a tensor of t's type and shape over memory of a kind, an
+// OrtMemoryInfo; nil is the CPU's.
+func (l *library) wrap(t Tensor, info, at unsafe.Pointer, bytes int) (handle, error) {
+	shape := t.Shape
 	if len(shape) == 0 {
 		shape = []int64{1} // of which none are read
 	}
-	pin.Pin(&data[0])
 	var v unsafe.Pointer
-	err := l.check(C.gantry_new_tensor(l.api, unsafe.Pointer(&data[0]), C.size_t(len(t.Data)),
+	err := l.check(C.gantry_new_tensor(l.api, info, at, C.size_t(bytes),
 		(*C.int64_t)(&shape[0]), C.size_t(len(t.Shape)), C.int(elementType[t.Type]), &v))
 	return handle(v), err
 }

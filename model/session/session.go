@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/checkpoint/onnx"
@@ -73,17 +74,14 @@ func Check(p *shard.Plan) error {
 // graph (onnx.Weight.Embedded), and MatMulNBits', which its kernels pack.
 //
 // Errors: usage, as Check says; unsupported for other formats, and for graphs
-// that ONNX Runtime does not take; out_of_capacity where the memory is not the
-// CPU's; source_changed; not_found without the library.
+// that ONNX Runtime does not take, on a GPU also those with a node that has no
+// kernel there; source_changed; not_found without the library.
 func Open(ctx context.Context, m *model.Model) (_ *Session, err error) {
 	if err := isONNX(m.Index()); err != nil {
 		return nil, err
 	}
 	if err := Check(m.Plan()); err != nil {
 		return nil, err
-	}
-	if d := m.Ranks()[0].Device; d != device.CPU {
-		return nil, &recovery.Error{Class: recovery.OutOfCapacity, Op: "run on " + d, Err: errors.New("sessions run on the CPU only"), Hint: "load the model with --device cpu"}
 	}
 	lib, err := ort.Open("")
 	if err != nil {
@@ -124,7 +122,7 @@ func assemble(ctx context.Context, m *model.Model, g *onnx.Graph, r source.Reade
 		if err != nil {
 			return nil, err
 		}
-		return t.Bytes() // a view: the plan has one rank, on the CPU
+		return t.Bytes()
 	}
 	parts.Placeholder, parts.Prepack = onnx.Placeholder, g.NBits
 	for i := range g.Weights {
@@ -132,11 +130,15 @@ func assemble(ctx context.Context, m *model.Model, g *onnx.Graph, r source.Reade
 		if w.Embedded = w.Embedded || !ort.Holds(w.DType); w.Embedded {
 			continue
 		}
-		b, err := data(w)
+		t, err := vars.Tensor(w.Name)
 		if err != nil {
 			return parts, err
 		}
-		parts.Weights = append(parts.Weights, ort.Tensor{Name: w.GraphName(), Type: w.DType, Shape: w.Shape, Data: b})
+		x := ort.Tensor{Name: w.GraphName(), Type: w.DType, Shape: w.Shape}
+		if parts.CUDA, err = place(&x, t); err != nil {
+			return parts, err
+		}
+		parts.Weights = append(parts.Weights, x)
 	}
 	if parts.Proto, err = g.Strip(ctx, r, data); err != nil {
 		return parts, err
@@ -148,6 +150,21 @@ func assemble(ctx context.Context, m *model.Model, g *onnx.Graph, r source.Reade
 		parts.Outputs = append(parts.Outputs, v.Name)
 	}
 	return parts, nil
+}
+
+// place says where a weight lies: in memory of this process, or of the GPU that
+// is returned.
+func place(x *ort.Tensor, t *model.Tensor) (on *ort.CUDADevice, err error) {
+	a, off, ok := t.Place()
+	if !ok {
+		return nil, recovery.Errorf(recovery.Usage, "run: %s is not whole, as it was stored", t.Name())
+	}
+	if on, base, ok := device.CUDAMemory(a); ok {
+		x.At = unsafe.Add(base, off)
+		return on, nil
+	}
+	x.Data, err = t.Bytes() // a view
+	return nil, err
 }
 
 // Graph tells what goes in and comes out. It must not be changed.
