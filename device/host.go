@@ -163,7 +163,15 @@ func (a *hostArena) Prefault(ctx context.Context, threads int) error {
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	err := prefault(ctx, a.host, threads, populate)
+	var made atomic.Int64
+	err := prefault(ctx, a.host, threads, func(b []byte) error {
+		if n := made.Add(int64(len(b))); n/lookEvery > (n-int64(len(b)))/lookEvery {
+			if err := a.stillFits(a.size - n); err != nil {
+				return err
+			}
+		}
+		return populate(b)
+	})
 	if errors.Is(err, unix.ENOMEM) {
 		return noRoom(a.size, err)
 	}
@@ -172,6 +180,26 @@ func (a *hostArena) Prefault(ctx context.Context, threads int) error {
 	}
 	a.settle()
 	return nil
+}
+
+// lookEvery is how much memory is made present between two looks at what is
+// free, of a third of a millisecond each; spare is left for whoever needs
+// memory meanwhile.
+const (
+	lookEvery = 256 << 20
+	spare     = 64 << 20
+)
+
+// stillFits checks that what is left to be made present may be, until the next
+// look. What was promised may be another program's by now, such as an arena of
+// another worker on this machine: one that does not fit after all is an error,
+// where the kernel would end some process.
+func (a *hostArena) stillFits(left int64) error {
+	mem, err := readMemory(rootFS)
+	if err == nil && mem.Free < min(left, lookEvery)+spare {
+		err = noRoom(a.size, fmt.Errorf("%d bytes of memory are left free while it is made: something else took them", mem.Free))
+	}
+	return err
 }
 
 // prefault runs fill over b in parts, on several threads.

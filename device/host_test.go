@@ -3,7 +3,9 @@ package device
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
+	"testing/fstest"
 	"unsafe"
 
 	"github.com/gantry-ml/gantry/recovery"
@@ -48,6 +50,30 @@ func TestPromisesAddUp(t *testing.T) {
 	}
 	if err := b.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPrefaultStopsWhereMemoryRunsOut: another program takes what was promised.
+func TestPrefaultStopsWhereMemoryRunsOut(t *testing.T) {
+	a, err := newHostArena(600 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := rootFS
+	rootFS = fstest.MapFS{"proc/meminfo": {Data: []byte("MemTotal: 1000000 kB\nMemAvailable: 100000 kB\n")}}
+	err = a.Prefault(t.Context(), 2)
+	rootFS = real
+	if recovery.ClassOf(err) != recovery.OutOfCapacity || !strings.Contains(err.Error(), "something else took them") {
+		t.Errorf("%v, want class out_of_capacity", err)
+	}
+	if got := promised.on[a.node]; got != 600<<20 {
+		t.Errorf("%d bytes are promised of an arena that is not present", got)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := promised.on[a.node]; got != 0 {
+		t.Errorf("%d bytes are promised of an arena that is closed", got)
 	}
 }
 
