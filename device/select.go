@@ -125,7 +125,7 @@ func (s Selection) resolve(inv Inventory, usable func(id string) error) ([]Info,
 	ids := s.named(inv)
 	if len(s.ids) == 0 {
 		for _, g := range inv.GPUs {
-			if usable(g.ID) == nil {
+			if !g.MIG && usable(g.ID) == nil {
 				ids = append(ids, g.ID)
 			}
 		}
@@ -183,6 +183,9 @@ func (inv Inventory) gpu(id string) (GPU, error) {
 		return missing("there is no GPU: %s", inv.NoGPU)
 	case n >= len(inv.GPUs):
 		return missing("this machine has %d GPUs, the last is %s%d", len(inv.GPUs), cudaPrefix, len(inv.GPUs)-1)
+	}
+	if inv.GPUs[n].MIG {
+		return missing("it is split (MIG), and CUDA shows its instances in its place: name one in CUDA_VISIBLE_DEVICES")
 	}
 	return inv.GPUs[n], nil
 }

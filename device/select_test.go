@@ -45,6 +45,9 @@ func TestResolve(t *testing.T) {
 	for i := range three.GPUs {
 		three.GPUs[i].ID = fmt.Sprint("cuda:", i)
 	}
+	split := three
+	split.GPUs = slices.Clone(three.GPUs)
+	split.GPUs[1].MIG = true
 	only := func(ids ...string) func(string) error {
 		return func(id string) error {
 			if slices.Contains(ids, id) {
@@ -65,6 +68,8 @@ func TestResolve(t *testing.T) {
 		{"auto beside GPUs", "auto", three, all, "cuda:0 cuda:1 cuda:2"},
 		{"auto beside GPUs, one of which works", "auto", three, only("cuda:1"), "cuda:1"},
 		{"auto beside GPUs of no use", "auto", three, none, "cpu"},
+		{"auto beside a split GPU", "auto", split, all, "cuda:0 cuda:2"},
+		{"a split GPU", "cuda:0,cuda:1", split, all, "use device cuda:1: it is split (MIG)"},
 		{"cpu beside GPUs", "cpu", three, all, "cpu"},
 		{"cuda without a driver", "cuda:0", bare, all, "use device cuda:0: there is no GPU: NVML library not found"},
 		{"cuda in a list", "cpu,cuda:0", bare, all, "there is no GPU"},
