@@ -67,11 +67,25 @@ func (c *Coordinator) Load(ctx context.Context, q messages.LoadRequest) (message
 	})
 }
 
-// nameFree fails where a model of this name is resident or being loaded.
+// Swap submits a load whose model takes the place of the resident one of its
+// name when all of its ranks are ready. Until then, and where the load fails,
+// that one stays as it is. Class not_found: there is none.
+func (c *Coordinator) Swap(ctx context.Context, q messages.LoadRequest) (messages.Job, error) {
+	q.Replace = true
+	return c.Load(ctx, q)
+}
+
+// nameFree fails where a model of this name is resident or being loaded, or,
+// for one that is to be replaced, is not resident.
 func (a *coordinator) nameFree(q messages.LoadRequest) error {
-	if m := a.models[q.Name]; m != nil {
+	m := a.models[q.Name]
+	if m == nil && q.Replace {
+		return &recovery.Error{Class: recovery.NotFound, Op: "swap", File: q.URI,
+			Err: recovery.Errorf(recovery.NotFound, "no model named %q is resident", q.Name), Hint: "see `gantry models`, or load it"}
+	}
+	if m != nil && !q.Replace {
 		return &recovery.Error{Class: recovery.Usage, Op: "load", File: q.URI,
-			Err: recovery.Errorf(recovery.Usage, "a model named %s is resident, of job %s", q.Name, m.Job), Hint: "unload it or choose another --name"}
+			Err: recovery.Errorf(recovery.Usage, "a model named %s is resident, of job %s", q.Name, m.Job), Hint: "swap it, unload it or choose another --name"}
 	}
 	for _, e := range a.jobs {
 		if e.pid != nil && e.job.Model == q.Name {
@@ -94,6 +108,9 @@ func complete(q *messages.LoadRequest) error {
 	}
 	if err := messages.CheckToken("job id", q.Job); err != nil {
 		return err
+	}
+	if q.Replace && (q.Name == "" || q.Once) {
+		return recovery.Errorf(recovery.Usage, "swap: name the model to replace (name), which is for one that stays (not once)")
 	}
 	if q.Name == "" {
 		q.Name = nameFor(q.URI)

@@ -108,6 +108,8 @@ type coordinator struct {
 	exports map[string]*exportRun // by id
 	stored  []StoredJob           // of the store, until started
 	ticking bool
+	began   time.Time       // to lead
+	checked bool            // whether the workers of resident models are there
 	busy    *sync.WaitGroup // goroutines of the coordinator and its jobs
 }
 
@@ -144,6 +146,10 @@ type (
 // helloEvery is how often members out of reach are tried.
 const helloEvery = 500 * time.Millisecond
 
+// memberWait is how long a new leader waits to hear of the workers of resident
+// models: a lease, and some.
+const memberWait = 5 * time.Second
+
 // Receive implements actor.Actor.
 func (a *coordinator) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
@@ -171,6 +177,8 @@ func (a *coordinator) Receive(c actor.Context) {
 		a.exportOver(m)
 	case unloaded:
 		a.unloaded(c, m)
+	case retired:
+		a.retired(c, m)
 	case *control.Holding:
 		a.holding(c, m)
 	case *control.Refused:
@@ -196,25 +204,23 @@ func (a *coordinator) started(c actor.Context) {
 		})
 	}
 	for _, s := range a.stored {
-		if s.State.Final() || s.Request == nil {
+		switch m := a.modelOf(s.Job.Job); {
+		case s.State.Final() || s.Request == nil:
 			a.jobs[s.Job.Job] = &jobEntry{job: s.Job, revision: s.Revision}
-			continue
+		case m != nil:
+			a.conclude(s, m)
+		default:
+			a.resume(c, s)
 		}
-		a.resume(c, s)
 	}
 	a.stored = nil
+	a.began = time.Now()
 }
 
 // resume goes on with a job that an earlier coordinator had not brought to its
 // end. It is planned again, which gives the same plan, and the workers say what
 // they hold of it.
 func (a *coordinator) resume(c actor.Context, s StoredJob) {
-	for name, m := range a.models {
-		if m.Job == s.Job.Job { // written just before the old coordinator went
-			a.dropModel(m)
-			delete(a.models, name)
-		}
-	}
 	rec := s.Job
 	rec.Epoch, rec.State, rec.Stages, rec.Why = a.o.Epoch, messages.StatePlanning, nil, ""
 	if err := a.spawn(c, rec, s.Revision, *s.Request, context.Background()); err != nil {
@@ -256,6 +262,10 @@ func (a *coordinator) greetAll(c actor.Context) {
 		if !m.up {
 			a.greet(c, m)
 		}
+	}
+	if !a.checked && !a.began.IsZero() && time.Since(a.began) > memberWait {
+		a.checked = true
+		a.checkModels(c)
 	}
 }
 

@@ -30,6 +30,9 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 		ctx: ctx, cancel: cancel, span: span, workers: map[string]*jobWorker{},
 		rec: recorder{job: rec, revision: revision, before: before{retries: rec.Retries, recorded: rec.BytesRead}}, report: reporter{stage: progress.Initializing},
 	}
+	if m := a.models[rec.Model]; m != nil && req.Replace {
+		j.rec.modelRevision = m.Revision
+	}
 	if revision > 0 {
 		j.resumed = time.Now()
 		for _, r := range rec.Ranks {
@@ -52,6 +55,23 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 	return nil
 }
 
+// conclude ends a job whose model an earlier coordinator had written down just
+// before it went: that is what makes a model resident, so the job is ready.
+func (a *coordinator) conclude(s StoredJob, m *StoredModel) {
+	rec := s.Job
+	rec.Epoch, rec.State, rec.Stage, rec.Overall, rec.Why = a.o.Epoch, messages.StateReady, progress.Completed, 1, ""
+	rec.Ranks, rec.BytesPlaced = m.Ranks, m.Bytes
+	a.jobs[rec.Job] = &jobEntry{job: rec, revision: s.Revision}
+	a.event(rec.Job, rec.Model, progress.ReadyEvent, "all its ranks were ready when coordinator "+a.o.Name+" took over")
+	a.busy.Go(func() {
+		ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
+		defer cancel()
+		if _, err := a.o.Store.PutJob(ctx, rec, s.Revision); err != nil {
+			a.o.Log.Error("record of a job that is ready was not written", "job", rec.Job, "err", err)
+		}
+	})
+}
+
 // jobOver keeps what a job has left: its record, and a model where one stays.
 func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 	e := a.jobs[m.id]
@@ -64,7 +84,11 @@ func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 	}
 	e.job, e.revision = m.job, m.revision
 	if m.model != nil {
+		old := a.models[m.model.Name]
 		a.models[m.model.Name] = &StoredModel{Model: *m.model, Revision: m.modelRevision}
+		if old != nil && old.Job != m.id {
+			a.retire(c, old)
+		}
 	}
 	a.forgetOldest()
 	a.o.Log.Info("job is over", "job", m.id, "state", m.job.State, "seconds", m.job.Seconds, "why", m.job.Why)
@@ -118,6 +142,37 @@ func (a *coordinator) jobCrashed(c actor.Context, e *jobEntry) {
 	a.tellJobs(c, roomsChanged{})
 }
 
+// retired tells that a model that was replaced is freed.
+type retired struct {
+	model *StoredModel
+	err   error
+}
+
+// retire frees a model that another has taken the place of, in a goroutine that
+// answers with retired. A worker that is not there frees it when it is back.
+func (a *coordinator) retire(c actor.Context, model *StoredModel) {
+	at, self := a.present(), c.Self()
+	a.busy.Go(func() {
+		a.system.root.Send(self, retired{model, a.closeAt(at, model.Job)})
+	})
+}
+
+func (a *coordinator) retired(c actor.Context, m retired) {
+	if m.err != nil {
+		a.o.Log.Warn("a replaced model is not freed everywhere yet", "model", m.model.Name, "job", m.model.Job, "err", m.err)
+	}
+	a.ledger.forget(m.model.Job)
+	a.tellJobs(c, roomsChanged{})
+}
+
+// present lists the members.
+func (a *coordinator) present() (at []messages.Worker) {
+	for _, m := range a.members {
+		at = append(at, m.Worker)
+	}
+	return at
+}
+
 // unloaded is the outcome of an unload.
 type unloaded struct {
 	model *StoredModel
@@ -128,11 +183,7 @@ type unloaded struct {
 // unload frees a model at its workers and deletes its record, in a goroutine
 // that answers with unloaded.
 func (a *coordinator) unload(c actor.Context, model *StoredModel, answer chan<- reply) {
-	var at []messages.Worker
-	for _, m := range a.members {
-		at = append(at, m.Worker)
-	}
-	self := c.Self()
+	at, self := a.present(), c.Self()
 	a.busy.Go(func() {
 		err := a.closeAt(at, model.Job)
 		if err == nil {
@@ -197,4 +248,16 @@ func (a *coordinator) dropModel(model *StoredModel) {
 			a.o.Log.Error("record of a lost model was not deleted", "model", model.Name, "err", err)
 		}
 	})
+}
+
+// checkModels gives up the models whose workers went while nobody led.
+func (a *coordinator) checkModels(c actor.Context) {
+	for _, model := range a.models {
+		for _, r := range model.Ranks {
+			if a.members[r.Worker] == nil {
+				a.loseModel(c, model, "worker "+r.Worker+" is not there any more")
+				break
+			}
+		}
+	}
 }

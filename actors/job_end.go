@@ -125,6 +125,9 @@ func (a *jobActor) recorded(c actor.Context, m recorded) {
 	case m.final:
 		a.rec.written = true
 		a.closeIdle(c)
+		if a.rec.job.State == messages.StateReady && a.req.Replace {
+			a.emit(job.Emit{Kind: progress.Swapped, Reason: "it has taken the place of the model of that name", Rank: -1, Chunk: -1})
+		}
 		for _, e := range a.final {
 			a.emit(e)
 		}

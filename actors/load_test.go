@@ -78,6 +78,73 @@ func TestOnceLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestSwap: the new model takes the place of the old one when it is ready, and
+// the old one is freed; a swap that fails leaves it as it is.
+func TestSwap(t *testing.T) {
+	w := newWorld(t, 2)
+	q := request("a")
+	q.Options.Layout.TP, q.Name = 2, "m"
+	if _, err := w.co.Swap(t.Context(), q); recovery.ClassOf(err) != recovery.NotFound {
+		t.Fatalf("swap of nothing: %v", err)
+	}
+	old := w.load(q)
+	model := func() messages.Model {
+		t.Helper()
+		models, err := w.co.Models(t.Context())
+		if err != nil || len(models) != 1 {
+			t.Fatalf("models %+v, %v", models, err)
+		}
+		return models[0]
+	}
+	swap := func(id string) messages.Job {
+		t.Helper()
+		q.Job = id
+		if _, err := w.co.Swap(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		return w.wait(id)
+	}
+	broken := recovery.Errorf(recovery.InvalidCheckpoint, "broken")
+	for _, n := range w.nodes {
+		n.load = func(context.Context, job.Ref) error { return broken }
+	}
+	if j := swap("bad"); j.State != messages.StateFailed || model().Job != old.Job {
+		t.Fatalf("%s, and the model is of %s", j.State, model().Job)
+	}
+	for _, n := range w.nodes {
+		n.load = nil
+	}
+	if j := swap("b"); j.State != messages.StateReady || model().Job != "b" {
+		t.Fatalf("%s: %s; the model is of %s", j.State, j.Why, model().Job)
+	}
+	for _, n := range w.nodes {
+		w.until("the old model is freed", func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			_, old := n.open["a"]
+			_, young := n.open["b"]
+			return !old && young
+		})
+	}
+	if w.mem.count(progress.Swapped) != 1 {
+		t.Errorf("%d events swapped", w.mem.count(progress.Swapped))
+	}
+	// The model's record is what counts: a leader that goes between it and the
+	// job's leaves a job that is ready.
+	w.mem.mu.Lock()
+	rec := w.mem.jobs["b"]
+	rec.State = messages.StateSealing
+	w.mem.jobs["b"] = rec
+	w.mem.mu.Unlock()
+	if err := w.co.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.start(2, nil)
+	if j := w.wait("b"); j.State != messages.StateReady || model().Job != "b" {
+		t.Errorf("%s after the leader was lost; the model is of %s", j.State, model().Job)
+	}
+}
+
 func TestChunkIsRetried(t *testing.T) {
 	for _, c := range []struct {
 		name     string

@@ -29,6 +29,9 @@ type LoadRequest struct {
 	Validate  bool                 `json:"validate,omitempty"`   // count NaN and Inf too
 	InPlace   bool                 `json:"in_place,omitempty"`   // least staging memory: quant.Config.InPlace
 	Once      bool                 `json:"once,omitempty"`       // unload when it is ready
+	// Replace has the model take the place of the resident one of its name, when
+	// all of it is ready (`gantry.v1.api.swap`).
+	Replace bool `json:"replace,omitempty"`
 	// WaitSeconds is how long a load that does not fit yet, or has fewer than
 	// WaitWorkers, waits for workers to join.
 	WaitSeconds float64 `json:"wait_seconds,omitempty"`

@@ -21,6 +21,7 @@ import (
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // loadFlags are the flags of load besides those that shape the plan.
@@ -67,15 +68,21 @@ is gone when the command ends.`,
 		},
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&f.request.Name, "name", "", "the model's name (default: that of its folder or file)")
+	flags.BoolVar(&f.request.Once, "once", false, "unload when it is ready: load, validate, report")
+	f.register(flags)
+	return cmd
+}
+
+// register adds the flags that every load has.
+func (f *loadFlags) register(flags *pflag.FlagSet) {
 	planFlags(flags, &f.request.Options)
 	f.quant.register(flags, "quant")
 	f.require.register(flags)
-	flags.StringVar(&f.request.Name, "name", "", "the model's name (default: that of its folder or file)")
 	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto, cpu, cuda:N, or a list")
 	flags.StringVar(&f.placement, "placement", "", "YAML or JSON `FILE` that says which ranks go to which workers and devices; the others are placed as auto does")
 	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
 	flags.BoolVar(&f.request.Validate, "validate", false, "count NaN and Inf too, in what was stored and in what is placed")
-	flags.BoolVar(&f.request.Once, "once", false, "unload when it is ready: load, validate, report")
 	flags.Var(&f.limitRate, "limit-rate", "read at most so many bytes a second, each worker")
 	flags.Var(&f.staging, "staging", "staging memory of each worker in this process")
 	flags.IntVar(&f.workers, "workers", 1, "workers in this process (without --server)")
@@ -92,7 +99,6 @@ is gone when the command ends.`,
 	if err := flags.MarkHidden("inject"); err != nil {
 		panic(err) // the flag was defined above
 	}
-	return cmd
 }
 
 // check reports flags that make no sense, and completes the request.
@@ -168,7 +174,7 @@ func (a *app) load(ctx context.Context, f loadFlags) error {
 		}
 	}()
 	if f.detach {
-		j, err := client.Load(ctx, q)
+		j, err := submit(ctx, client, q)
 		if err != nil {
 			return err
 		}
@@ -223,13 +229,21 @@ func (a *app) loadAndExport(ctx context.Context, client *cluster.Client, q messa
 	return a.report(j, &x, f.memcpy)
 }
 
+// submit asks for a load, or a swap.
+func submit(ctx context.Context, client *cluster.Client, q messages.LoadRequest) (messages.Job, error) {
+	if q.Replace {
+		return client.Swap(ctx, q)
+	}
+	return client.Load(ctx, q)
+}
+
 // cancelPatience is how long an interrupted load may take to end.
 const cancelPatience = 10 * time.Second
 
 // follow submits a load and shows its progress until it has ended. When ctx
 // is done it cancels the job, and still waits for its end.
 func (a *app) follow(ctx context.Context, client *cluster.Client, q messages.LoadRequest) (messages.Job, error) {
-	j, err := client.Load(ctx, q)
+	j, err := submit(ctx, client, q)
 	if err != nil {
 		return j, err
 	}
@@ -257,17 +271,12 @@ func (a *app) follow(ctx context.Context, client *cluster.Client, q messages.Loa
 			if !ok {
 				return j, recovery.Errorf(recovery.ClusterLost, "job %s: lost sight of it before its end", j.Job)
 			}
-			switch {
-			case n.Err != nil:
+			if n.Err != nil {
 				return j, n.Err
-			case n.Event != nil:
-				view.event(*n.Event)
-			case n.Progress != nil:
-				view.update(*n.Progress)
-			case n.Job != nil:
-				j = *n.Job
-				view.job(j)
-				if j.State.Final() {
+			}
+			show(view, n)
+			if n.Job != nil {
+				if j = *n.Job; j.State.Final() {
 					return j, nil
 				}
 			}

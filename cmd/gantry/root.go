@@ -54,7 +54,7 @@ the device is not there, 6 cluster not reachable, 130 interrupted.`,
 	root.AddCommand(
 		a.inspectCommand(), a.planCommand(), a.loadCommand(), a.runCommand(), a.quantizeCommand(), a.synthCommand(), a.verifyCommand(),
 		a.upCommand(), a.statusCommand(), a.jobsCommand(), a.modelsCommand(), a.workersCommand(),
-		a.certsCommand(), a.cancelCommand(), a.unloadCommand(), a.exportCommand(), a.doctorCommand(), a.versionCommand(),
+		a.certsCommand(), a.cancelCommand(), a.unloadCommand(), a.swapCommand(), a.watchCommand(), a.exportCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -16,6 +16,9 @@ const ServiceName = "gantry"
 type API interface {
 	// Load submits a job. The same job id again returns the job there is.
 	Load(context.Context, messages.LoadRequest) (messages.Job, error)
+	// Swap submits a load whose model takes the place of the resident one of
+	// its name when all of it is ready.
+	Swap(context.Context, messages.LoadRequest) (messages.Job, error)
 	// Plan returns what a load would do.
 	Plan(context.Context, messages.LoadRequest) (*shard.Plan, error)
 	// Status returns a job, the newest where the request names none.
@@ -38,6 +41,7 @@ type API interface {
 // The verbs: the last token of `gantry.v1.api.<verb>`.
 const (
 	verbLoad    = "load"
+	verbSwap    = "swap"
 	verbPlan    = "plan"
 	verbStatus  = "status"
 	verbJobs    = "jobs"

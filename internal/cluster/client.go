@@ -21,10 +21,12 @@ import (
 const clientTimeout = requestTimeout + 5*time.Second
 
 // changeOver is how long a call tries again while nobody leads: as long as a
-// standby may take. changePause is between the tries.
+// standby may take. changePause is between the tries. silence is how long a try
+// waits for its answer: a leader that was killed or frozen gives none.
 const (
 	changeOver  = 4 * time.Second
 	changePause = 200 * time.Millisecond
+	silence     = 2 * time.Second
 )
 
 // Client asks a cluster's leader. Its methods are the verbs of API; errors
@@ -49,6 +51,12 @@ func NewClientAt(nc *nats.Conn, prefix string) (*Client, error) {
 // Load submits a job and returns it as it is then.
 func (c *Client) Load(ctx context.Context, q messages.LoadRequest) (messages.Job, error) {
 	return ask[messages.Job](ctx, c, verbLoad, q)
+}
+
+// Swap submits a load whose model takes the place of the resident one of its
+// name when all of it is ready.
+func (c *Client) Swap(ctx context.Context, q messages.LoadRequest) (messages.Job, error) {
+	return ask[messages.Job](ctx, c, verbSwap, q)
 }
 
 // Plan returns what a load would do.
@@ -111,11 +119,7 @@ func ask[R any](ctx context.Context, c *Client, verb string, q any) (reply R, er
 		ctx, cancel = context.WithTimeout(ctx, clientTimeout)
 		defer cancel()
 	}
-	data, err := c.request(ctx, verb, m)
-	for end := time.Now().Add(changeOver); errors.Is(err, errNobodyLeads) && time.Now().Before(end) && ctx.Err() == nil; {
-		time.Sleep(changePause)
-		data, err = c.request(ctx, verb, m)
-	}
+	data, err := c.insist(ctx, verb, m)
 	if err != nil {
 		return reply, err
 	}
@@ -127,6 +131,30 @@ func ask[R any](ctx context.Context, c *Client, verb string, q any) (reply R, er
 
 // errNobodyLeads is in the error of a request that no leader has answered.
 var errNobodyLeads = errors.New("no coordinator leads this cluster")
+
+// insist sends a request until a leader answers: all but those that take long
+// may be sent twice.
+func (c *Client) insist(ctx context.Context, verb string, m *nats.Msg) ([]byte, error) {
+	nobody := time.Time{} // since when nobody leads
+	for {
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if verb != verbPlan && verb != verbUnload {
+			try, cancel = context.WithTimeout(ctx, silence)
+		}
+		data, err := c.request(try, verb, m)
+		silent := try.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case silent:
+			nobody = time.Time{}
+		case !errors.Is(err, errNobodyLeads) || !nobody.IsZero() && time.Since(nobody) > changeOver || ctx.Err() != nil:
+			return data, err
+		case nobody.IsZero():
+			nobody = time.Now()
+		}
+		time.Sleep(changePause)
+	}
+}
 
 // request sends a request once.
 func (c *Client) request(ctx context.Context, verb string, m *nats.Msg) ([]byte, error) {

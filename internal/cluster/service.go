@@ -56,6 +56,7 @@ func without[R any](verb, about string, method func(API, context.Context) (R, er
 
 var endpoints = []endpoint{
 	with(verbLoad, "Submit a load. The same job id again is the same job.", API.Load),
+	with(verbSwap, "Submit a load whose model takes the place of the resident one of its name when all of it is ready.", API.Swap),
 	with(verbPlan, "Say what a load would do.", API.Plan),
 	with(verbStatus, "Show a job, the newest where none is named.", API.Status),
 	without(verbJobs, "List all jobs, newest first.", API.Jobs),

@@ -33,6 +33,9 @@ func (f *fakeLeader) Load(ctx context.Context, q messages.LoadRequest) (messages
 	f.load, f.span = q, trace.SpanContextFromContext(ctx)
 	return messages.Job{Job: q.Job, State: messages.StatePlanning}, f.fail
 }
+func (f *fakeLeader) Swap(ctx context.Context, q messages.LoadRequest) (messages.Job, error) {
+	return f.Load(ctx, q)
+}
 func (f *fakeLeader) Plan(context.Context, messages.LoadRequest) (*shard.Plan, error) {
 	return f.plan, f.fail
 }

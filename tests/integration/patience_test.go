@@ -122,7 +122,9 @@ func TestCancelFreesAtOnce(t *testing.T) {
 	for _, frozen := range []time.Duration{time.Second, 4 * time.Second} {
 		t.Run(fmt.Sprint(frozen), func(t *testing.T) {
 			c := StartCluster(t, bin, 2)
-			j := c.Submit(slow(t, "cancelled", 2))
+			q := slow(t, "cancelled", 2)
+			q.WaitWorkers, q.WaitSeconds = 2, 30
+			j := c.Submit(q)
 			c.Until("both hold something", func() bool {
 				s := c.Status(j.Job)
 				return len(s.Ranks) == 2 && s.Ranks[0].BytesDone > 0 && s.Ranks[1].BytesDone > 0

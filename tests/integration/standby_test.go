@@ -34,6 +34,7 @@ func (c *Cluster) until(id string, share float64) (s messages.Job) {
 func fine(t *testing.T, id string, tp int) messages.LoadRequest {
 	return messages.LoadRequest{
 		Job: id, Name: "m-" + id, URI: eightMiB(t), LimitRate: 2 << 20,
+		WaitWorkers: 2, WaitSeconds: 30, // one that is known may not be within reach yet
 		Options: shard.Options{Layout: shard.Layout{TP: tp}, ChunkBytes: 64 << 10},
 	}
 }

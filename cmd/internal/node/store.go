@@ -40,8 +40,16 @@ func (s store) Jobs(ctx context.Context) ([]actors.StoredJob, error) {
 	return out, err
 }
 
+// PutModel writes a model, also where the one that it was to replace was lost.
 func (s store) PutModel(ctx context.Context, m messages.Model, revision uint64) (uint64, error) {
-	return put(ctx, s.c.Models, m.Name, m, revision, func(at messages.Model) bool { return at.Job == m.Job })
+	written, err := put(ctx, s.c.Models, m.Name, m, revision, func(at messages.Model) bool { return at.Job == m.Job })
+	if revision == 0 || recovery.ClassOf(err) != recovery.Stale {
+		return written, err
+	}
+	if _, getErr := s.c.Models.Get(ctx, m.Name); recovery.ClassOf(getErr) != recovery.NotFound {
+		return written, err
+	}
+	return s.c.Models.Put(ctx, m, 0)
 }
 
 func (s store) DeleteModel(ctx context.Context, name string, revision uint64) error {
