@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ import (
 type CoordinatorOptions struct {
 	Name    string // of this coordinator, as progress shows it
 	Epoch   uint64 // of its leadership: its lease key's revision
+	Version string // of this release; workers of another one are not used
 	Store   Store
 	Plans   Plans
 	Publish Publisher
@@ -116,8 +118,9 @@ type coordinator struct {
 // member is a worker with a lease.
 type member struct {
 	messages.Worker
-	pid *actor.PID
-	up  bool // it has answered Hello, and its connection has not broken since
+	refused error // why it is never used: it runs another release
+	pid     *actor.PID
+	up      bool // it has answered Hello, and its connection has not broken since
 }
 
 // jobEntry is a job, running or ended.
@@ -248,6 +251,13 @@ func (a *coordinator) memberUp(c actor.Context, w messages.Worker) {
 	}
 	m := &member{Worker: w, pid: workerPID(w)}
 	a.members[w.Name] = m
+	if w.Version != a.o.Version {
+		m.refused = &recovery.Error{Class: recovery.Unsupported, Op: "use worker " + w.Name,
+			Err: fmt.Errorf("it runs version %q, coordinator %s version %q", w.Version, a.o.Name, a.o.Version), Hint: "run the same release everywhere"}
+		a.o.Log.Warn("worker is not used", "worker", w.Name, "err", m.refused)
+		a.tellJobs(c, workerRefused{w, m.refused})
+		return
+	}
 	a.greet(c, m)
 }
 
@@ -259,7 +269,7 @@ func (a *coordinator) greet(c actor.Context, m *member) {
 
 func (a *coordinator) greetAll(c actor.Context) {
 	for _, m := range a.members {
-		if !m.up {
+		if !m.up && m.refused == nil {
 			a.greet(c, m)
 		}
 	}

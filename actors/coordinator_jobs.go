@@ -42,6 +42,9 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 	for _, m := range a.members {
 		w := newJobWorker(m.Worker, j.needs)
 		w.up = m.up
+		if m.refused != nil {
+			w.err = m.refused
+		}
 		j.workers[m.Name] = w
 	}
 	pid, err := c.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return j },

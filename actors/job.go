@@ -107,6 +107,10 @@ func (w *jobWorker) check(r require.Requirements) {
 // What a Coordinator tells its Jobs.
 type (
 	workerUp      struct{ worker messages.Worker }
+	workerRefused struct {
+		worker messages.Worker
+		err    error
+	}
 	workerSuspect struct {
 		worker job.Worker
 		reason string
@@ -146,6 +150,8 @@ func (a *jobActor) Receive(c actor.Context) {
 		a.roomsChanged(c)
 	case workerUp:
 		a.workerUp(c, m.worker)
+	case workerRefused:
+		a.workers[m.worker.Name] = &jobWorker{Worker: m.worker, err: m.err}
 	case workerSuspect:
 		a.workerSuspect(c, m)
 	case workerLost:

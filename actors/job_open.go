@@ -24,10 +24,9 @@ func (a *jobActor) beginPlan(c actor.Context) {
 	var lacks error // why the first that must not be asked must not
 	for _, w := range a.inOrder() {
 		switch {
-		case !w.up:
-		case w.err == nil:
+		case w.up && w.err == nil:
 			ask = append(ask, w.Worker)
-		case lacks == nil:
+		case w.err != nil && lacks == nil:
 			lacks = w.err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/messages"
@@ -226,12 +227,15 @@ func (w *worker) header(jobID string, epoch uint64) *control.Header {
 func (w *worker) command(c actor.Context, m message) {
 	h := m.GetHeader()
 	err := w.admit(h)
+	if n := proto.Size(m); err == nil && n > control.MaxBytes { // ours are not sent
+		err = recovery.Errorf(recovery.Usage, "control message of %d bytes, at most %d are taken", n, control.MaxBytes)
+	}
 	if err == nil {
 		err = w.dispatch(c, m)
 	}
 	if err != nil {
 		w.Metrics.Refused(w.ctx, string(recovery.ClassOf(err)))
-		w.Log.Debug("refused", "job", h.GetJob(), "type", m.ProtoReflect().Descriptor().Name(), "err", err)
+		w.Log.Info("refused", "job", h.GetJob(), "type", m.ProtoReflect().Descriptor().Name(), "err", err)
 		w.answer(c, &control.Refused{Header: w.header(h.GetJob(), w.epoch), Error: control.FromError(err)})
 	}
 }

@@ -20,6 +20,7 @@ func main() {
 			f.String("name", "", "this coordinator's name (default: host and process id)")
 			f.String("nats", node.Embedded, "embedded, or the URL of a NATS server with JetStream")
 			f.String("nats-listen", "127.0.0.1:4222", "where the embedded NATS server listens; port 0 for any")
+			f.String("nats-users", "", "YAML file with the users of the embedded NATS server (default: anybody who reaches it)")
 			f.String("listen", "127.0.0.1:0", "where the coordinator's actors are reached; port 0 for any")
 			f.String("http", "127.0.0.1:8080", "where /healthz, /readyz and /metrics are served; empty for nowhere")
 			f.String("state-dir", "", "where the embedded NATS server keeps its state (default: a temporary folder)")
@@ -27,7 +28,7 @@ func main() {
 		Start: func(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
 			return node.StartCoordinator(ctx, node.CoordinatorConfig{
 				Name: s.String("name"), NATS: s.String("nats"), NATSListen: s.String("nats-listen"),
-				Listen: s.String("listen"), HTTP: s.String("http"), StateDir: s.String("state-dir"),
+				Listen: s.String("listen"), HTTP: s.String("http"), StateDir: s.String("state-dir"), NATSUsers: s.String("nats-users"),
 				Security: s.Security(), Telemetry: t,
 			})
 		},

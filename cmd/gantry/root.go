@@ -48,6 +48,8 @@ the device is not there, 6 cluster not reachable, 130 interrupted.`,
 	flags.BoolVar(&a.json, "json", false, "print one JSON value on stdout")
 	flags.StringVar(&a.server, "server", "", "NATS `URL` of a running cluster, such as nats://127.0.0.1:4222")
 	flags.StringVar(&a.security.NATSCreds, "nats-creds", "", "NATS credentials `FILE`")
+	flags.StringVar(&a.security.NATSUser, "nats-user", "", "user of a NATS server that has users")
+	flags.StringVar(&a.security.NATSPasswordFile, "nats-password-file", "", "`FILE` that holds the user's password")
 	flags.StringVar(&a.security.Cert, "tls-cert", "", "PEM `FILE` of a certificate for --server (gantry certs init makes some)")
 	flags.StringVar(&a.security.Key, "tls-key", "", "PEM `FILE` of its key")
 	flags.StringVar(&a.security.CA, "tls-ca", "", "PEM `FILE` of the authority that signed the cluster's certificates")

@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -36,12 +38,15 @@ type ServerOptions struct {
 	StateDir string       // "" is a temporary directory, removed at Close
 	TLS      *tls.Config  // must ask for client certificates; needed beyond loopback
 	Insecure bool         // allow a port beyond loopback without TLS
+	Users    []User       // who may connect; none: anybody
 	Log      *slog.Logger // nil is slog.Default()
+	Refused  func()       // counts what the server refused; nil counts nothing
 }
 
 // Server is a NATS server in this process, with JetStream.
 type Server struct {
 	ns      *server.Server
+	own     User // this process's, where there are users
 	tempDir string
 }
 
@@ -71,6 +76,15 @@ func StartServer(o ServerOptions) (*Server, error) {
 		opts.TLSTimeout = 5
 	}
 	s := &Server{}
+	if len(o.Users) > 0 {
+		s.own = User{Name: "gantry-" + nuid.Next(), Password: nuid.Next() + nuid.Next(), Role: RoleNode}
+		for _, u := range append(o.Users, s.own) {
+			if err := u.Validate(); err != nil {
+				return nil, err
+			}
+			opts.Users = append(opts.Users, u.natsUser())
+		}
+	}
 	dir := o.StateDir
 	if dir == "" {
 		var err error
@@ -85,7 +99,7 @@ func StartServer(o ServerOptions) (*Server, error) {
 		return nil, errors.Join(recovery.Errorf(recovery.Usage, "embedded NATS server: %w", err), s.removeTemp())
 	}
 	s.ns = ns
-	ns.SetLoggerV2(serverLog{o.Log}, false, false, false)
+	ns.SetLoggerV2(serverLog{o.Log, o.Refused}, false, false, false)
 	ns.Start()
 	if !ns.ReadyForConnections(startTimeout) || !ns.JetStreamEnabled() {
 		err := recovery.Errorf(recovery.ClusterLost, "embedded NATS server at %q, state in %s: not ready: see its log lines above (is the port taken, the directory writable?)", o.Listen, dir)
@@ -129,7 +143,11 @@ func Loopback(host string) bool {
 
 // Connect returns a connection that passes through memory, not a socket.
 func (s *Server) Connect() (*nats.Conn, error) {
-	return connect("", nats.InProcessServer(s.ns))
+	options := []nats.Option{nats.InProcessServer(s.ns)}
+	if s.own.Name != "" {
+		options = append(options, nats.UserInfo(s.own.Name, s.own.Password))
+	}
+	return connect("", options...)
 }
 
 // URL returns where clients connect, or "" where no port is open.
@@ -160,13 +178,22 @@ func (s *Server) removeTemp() error {
 
 // serverLog passes on the server's warnings and errors. Its notices (a banner
 // of twenty lines at each start) only show at debug level.
-type serverLog struct{ log *slog.Logger }
+type serverLog struct {
+	log     *slog.Logger
+	refused func()
+}
 
 func (l serverLog) Noticef(format string, v ...any) {
 	l.log.Debug("nats: " + fmt.Sprintf(format, v...))
 }
-func (l serverLog) Warnf(format string, v ...any)  { l.log.Warn("nats: " + fmt.Sprintf(format, v...)) }
-func (l serverLog) Errorf(format string, v ...any) { l.log.Error("nats: " + fmt.Sprintf(format, v...)) }
+func (l serverLog) Warnf(format string, v ...any) { l.log.Warn("nats: " + fmt.Sprintf(format, v...)) }
+func (l serverLog) Errorf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if l.refused != nil && (strings.Contains(text, "Violation") || strings.Contains(text, "authentication error")) {
+		l.refused()
+	}
+	l.log.Error("nats: " + text)
+}
 func (l serverLog) Fatalf(format string, v ...any) { l.log.Error("nats: " + fmt.Sprintf(format, v...)) }
 func (l serverLog) Debugf(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l serverLog) Tracef(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }

@@ -72,7 +72,7 @@ func (s Settings) Strings(name string) []string {
 func (s Settings) Security() node.Security {
 	return node.Security{
 		Cert: s.String("tls-cert"), Key: s.String("tls-key"), CA: s.String("tls-ca"),
-		NATSCreds: s.String("nats-creds"), Insecure: s.Bool("insecure"),
+		NATSCreds: s.String("nats-creds"), NATSUser: s.String("nats-user"), NATSPasswordFile: s.String("nats-password-file"), Insecure: s.Bool("insecure"),
 	}
 }
 
@@ -82,6 +82,8 @@ func SecurityFlags(f *pflag.FlagSet) {
 	f.String("tls-key", "", "PEM file of its key")
 	f.String("tls-ca", "", "PEM file of the authority that signed the other nodes' certificates")
 	f.String("nats-creds", "", "credentials file for an external NATS server")
+	f.String("nats-user", "", "user of a NATS server that has users")
+	f.String("nats-password-file", "", "file that holds the user's password")
 	f.Bool("insecure", false, "allow addresses beyond loopback without TLS")
 }
 

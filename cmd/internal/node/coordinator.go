@@ -29,6 +29,7 @@ type CoordinatorConfig struct {
 	Listen     string // of the actors; port 0 for any
 	HTTP       string // of health and metrics pages; "" for none
 	StateDir   string // of the embedded server; "" is a temporary one
+	NATSUsers  string // YAML file with the embedded server's users; "": anybody may connect
 	Security
 	Telemetry *telemetry.Telemetry // serves /metrics; nil with HTTP ""
 	Log       *slog.Logger         // nil is slog.Default
@@ -116,6 +117,9 @@ func StartCoordinator(ctx context.Context, cfg CoordinatorConfig) (_ *Coordinato
 // connect starts the embedded NATS server or connects to another.
 func (c *Coordinator) connect(cfg CoordinatorConfig, security *tls.Config, log *slog.Logger) (err error) {
 	if cfg.NATS != Embedded {
+		if cfg.NATSUsers != "" {
+			return recovery.Errorf(recovery.Usage, "--nats-users is for the embedded server: %s has its own", cfg.NATS)
+		}
 		c.NATSURL = cfg.NATS
 		if c.nats, err = cfg.connect(cfg.NATS, security); err != nil {
 			return err
@@ -123,8 +127,17 @@ func (c *Coordinator) connect(cfg CoordinatorConfig, security *tls.Config, log *
 		c.closer.add(closing(c.nats.Close))
 		return nil
 	}
+	users, err := readUsers(cfg.NATSUsers)
+	if err != nil {
+		return err
+	}
+	metrics, err := telemetry.NewMetrics()
+	if err != nil {
+		return err
+	}
 	server, err := cluster.StartServer(cluster.ServerOptions{
-		Listen: cfg.NATSListen, StateDir: cfg.StateDir, TLS: security, Insecure: cfg.Insecure, Log: log,
+		Listen: cfg.NATSListen, StateDir: cfg.StateDir, TLS: security, Insecure: cfg.Insecure, Users: users, Log: log,
+		Refused: func() { metrics.Refused(context.Background(), string(recovery.NotAllowed)) },
 	})
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ func (l *leader) term(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, term.Resign()) }()
 	co, err := l.system.StartCoordinator(ctx, actors.CoordinatorOptions{
-		Name: l.name, Epoch: term.Epoch(), Store: store{l.cluster}, Plans: l.cluster.Plans, Publish: l.publish, Log: l.log,
+		Name: l.name, Version: l.version, Epoch: term.Epoch(), Store: store{l.cluster}, Plans: l.cluster.Plans, Publish: l.publish, Log: l.log,
 	})
 	if err != nil {
 		return err

@@ -19,7 +19,9 @@ type Security struct {
 	Cert, Key string // PEM files of this node's certificate, for serving and calling
 	CA        string // PEM file of the authority that signed the others'
 	NATSCreds string // credentials file for an external NATS server
-	Insecure  bool   // allow addresses beyond loopback without TLS
+	// User and file of the password for a NATS server with users.
+	NATSUser, NATSPasswordFile string
+	Insecure                   bool // allow addresses beyond loopback without TLS
 }
 
 // tls returns the TLS configuration for both directions, nil where none is
@@ -81,6 +83,16 @@ func (s Security) connect(url string, t *tls.Config) (*nats.Conn, error) {
 	var more []nats.Option
 	if t != nil {
 		more = append(more, nats.Secure(t))
+	}
+	if (s.NATSUser == "") != (s.NATSPasswordFile == "") {
+		return nil, recovery.Errorf(recovery.Usage, "--nats-user and --nats-password-file belong together")
+	}
+	if s.NATSUser != "" {
+		password, err := s.password()
+		if err != nil {
+			return nil, err
+		}
+		more = append(more, nats.UserInfo(s.NATSUser, password))
 	}
 	return cluster.Connect(url, s.NATSCreds, more...)
 }
