@@ -69,7 +69,7 @@ chaos: ort
 
 # Each kind of fault at each point of a load, on real processes.
 test-cluster: ort
-	GANTRY_MATRIX=1 $(GO) test -count 1 -timeout 15m -v -run '^TestMatrix$$' ./tests/integration
+	GANTRY_MATRIX=1 $(GO) test -count 1 -timeout 15m -v -run '^Test(Matrix|Standby|NATSLost|Swap)$$' ./tests/integration
 
 # Without assembly the portable kernels are all there is.
 purego:

@@ -22,6 +22,7 @@ const (
 	jobTick     = 250 * time.Millisecond  // progress, records, what was not answered
 	recordEvery = 500 * time.Millisecond  // between records of an unchanged state
 	openAgain   = time.Second             // an unanswered OpenJob is sent again
+	openTries   = 4                       // for one worker to open the job
 	openWait    = 10 * time.Second        // for workers to open the job, once one has
 	joinWait    = time.Second             // for a worker that has what is required, while others lack it: a new leader hears of them one by one
 	closeWait   = 1500 * time.Millisecond // for workers to free what an ended job held
@@ -82,6 +83,7 @@ type jobWorker struct {
 	opened bool
 	err    error // why it could not open the job, or must not be asked to
 	asked  time.Time
+	fails  int // answers that it could not open the job
 	closed bool
 	held   []job.Held // what it had of the job when it opened it, until the machine knows
 	// What it did for the job so far.

@@ -107,7 +107,10 @@ func (a *jobActor) jobOpened(c actor.Context, w *jobWorker, m *control.JobOpened
 		return
 	}
 	if err := m.GetError().Recover(); err != nil {
-		w.err = err
+		w.fails++
+		if again := recovery.ShouldRecover(err) || recovery.ClassOf(err) == recovery.ClusterLost; !again || w.fails == openTries {
+			w.err = err
+		}
 		a.o.Log.Warn("worker cannot open the job", "job", a.id, "worker", w.Name, "err", err)
 	} else {
 		w.opened, w.held = true, m.JobHeld(lifeOf(w.Worker))

@@ -23,6 +23,12 @@ type Plans struct {
 // refresh is the age from which a document that is put again is written again.
 const refresh = plansAge / 2
 
+// The time that the first try to read a document has, and the last about.
+const (
+	firstRead = time.Second
+	lastRead  = 30 * time.Second
+)
+
 // PutIndex stores an index and returns its digest. Storing it again is no
 // error.
 func (p *Plans) PutIndex(ctx context.Context, ix *checkpoint.Index) (string, error) {
@@ -61,7 +67,7 @@ func (p *Plans) Put(ctx context.Context, data []byte) (string, error) {
 
 // Get returns the document with the given digest, and checks that it is it.
 func (p *Plans) Get(ctx context.Context, digest string) ([]byte, error) {
-	data, err := p.objects.GetBytes(ctx, digest)
+	data, err := p.read(ctx, digest)
 	if err != nil {
 		return nil, classify("read plan "+digest, err)
 	}
@@ -69,6 +75,19 @@ func (p *Plans) Get(ctx context.Context, digest string) ([]byte, error) {
 		return nil, &recovery.Error{Class: recovery.DigestMismatch, Op: "read plan " + digest, Err: errors.New("its bytes have the digest " + got)}
 	}
 	return data, nil
+}
+
+// read reads a document. Where somebody puts it anew meanwhile, the parts that
+// this read waits for are gone: it begins again, with twice the time.
+func (p *Plans) read(ctx context.Context, digest string) (data []byte, err error) {
+	for limit := firstRead; ; limit *= 2 {
+		try, cancel := context.WithTimeout(ctx, limit)
+		data, err = p.objects.GetBytes(try, digest)
+		cancel()
+		if err == nil || errors.Is(err, jetstream.ErrObjectNotFound) || ctx.Err() != nil || limit > lastRead {
+			return data, err
+		}
+	}
 }
 
 func digestOf(data []byte) string {

@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,4 +120,34 @@ func TestPlans(t *testing.T) {
 	}
 	_, err = c.Plans.Index(t.Context(), digest)
 	wantClass(t, err, recovery.DigestMismatch)
+}
+
+// TestPlansPutTwice: a document that is put by several at once, and read all the
+// while, is there for each reader.
+func TestPlansPutTwice(t *testing.T) {
+	s := startServer(t, ServerOptions{})
+	data := bytes.Repeat([]byte("plan "), 200_000)
+	digest, err := open(t, s, Options{}).Plans.Put(t.Context(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 3 {
+		writer, reader := open(t, s, Options{}).Plans, open(t, s, Options{}).Plans
+		all.Go(func() {
+			for range 5 {
+				if _, err := writer.objects.PutBytes(t.Context(), digest, data); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		all.Go(func() {
+			for range 5 {
+				if got, err := reader.Get(t.Context(), digest); err != nil || !bytes.Equal(got, data) {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
