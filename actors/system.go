@@ -50,6 +50,8 @@ type SystemOptions struct {
 	// call, its RootCAs check servers, its ClientCAs clients, who must have a
 	// certificate.
 	TLS *tls.Config
+	// Refused, where set, hears of who shows no good certificate.
+	Refused func(who net.Addr, err error)
 	// Log gets what protoactor has to say; nil is slog.Default.
 	Log *slog.Logger
 }
@@ -94,14 +96,14 @@ func NewSystem(o SystemOptions) (s *System, err error) {
 	if err != nil {
 		return nil, recovery.Errorf(recovery.Usage, "listen address %q: port %q is not a number", o.Listen, portText)
 	}
-	s.remote = remote.NewRemote(as, remoteConfig(host, port, o.TLS))
+	s.remote = remote.NewRemote(as, remoteConfig(host, port, o))
 	s.remote.Start()
 	return s, nil
 }
 
 // remoteConfig returns the settings of the remote, each of which is there for
 // a failure that was seen without it.
-func remoteConfig(host string, port int, t *tls.Config) *remote.Config {
+func remoteConfig(host string, port int, o SystemOptions) *remote.Config {
 	server := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxReceive),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
@@ -109,11 +111,11 @@ func remoteConfig(host string, port int, t *tls.Config) *remote.Config {
 	}
 	// Dial options replace the default, which is an insecure connection.
 	creds := insecure.NewCredentials()
-	if t != nil {
-		serving := t.Clone()
+	if o.TLS != nil {
+		serving := o.TLS.Clone()
 		serving.ClientAuth = tls.RequireAndVerifyClientCert
-		server = append(server, grpc.Creds(credentials.NewTLS(serving)))
-		creds = credentials.NewTLS(t)
+		server = append(server, grpc.Creds(watched{credentials.NewTLS(serving), o.Refused}))
+		creds = credentials.NewTLS(o.TLS)
 	}
 	return remote.Configure(host, port,
 		remote.WithServerOptions(server...),
@@ -125,6 +127,26 @@ func remoteConfig(host string, port int, t *tls.Config) *remote.Config {
 		remote.WithEndpointWriterBatchSize(writerBatch),
 		func(c *remote.Config) { c.MaxRetryCount = connectTries }, // has no option function
 	)
+}
+
+// watched are credentials that tell of handshakes that fail.
+type watched struct {
+	credentials.TransportCredentials
+	refused func(net.Addr, error)
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (w watched) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secured, info, err := w.TransportCredentials.ServerHandshake(c)
+	if err != nil && w.refused != nil {
+		w.refused(c.RemoteAddr(), err)
+	}
+	return secured, info, err
+}
+
+// Clone implements credentials.TransportCredentials.
+func (w watched) Clone() credentials.TransportCredentials {
+	return watched{w.TransportCredentials.Clone(), w.refused}
 }
 
 // Address is where other systems reach this one's actors, or protoactor's

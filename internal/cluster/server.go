@@ -189,8 +189,11 @@ func (l serverLog) Noticef(format string, v ...any) {
 func (l serverLog) Warnf(format string, v ...any) { l.log.Warn("nats: " + fmt.Sprintf(format, v...)) }
 func (l serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	if l.refused != nil && (strings.Contains(text, "Violation") || strings.Contains(text, "authentication error")) {
-		l.refused()
+	for _, what := range []string{"Violation", "authentication error", "TLS handshake error"} {
+		if l.refused != nil && strings.Contains(text, what) {
+			l.refused()
+			break
+		}
 	}
 	l.log.Error("nats: " + text)
 }

@@ -29,6 +29,7 @@ func patience(bytes int64) time.Duration {
 type Server struct {
 	sink     Sink
 	tls      *tls.Config // nil: streams are plain
+	refused  func(net.Addr, error)
 	listener net.Listener
 
 	mu      sync.Mutex
@@ -45,6 +46,8 @@ type Security struct {
 	TLS *tls.Config
 	// Insecure allows plain streams beyond loopback.
 	Insecure bool
+	// Refused, where set, hears of who shows no good certificate.
+	Refused func(who net.Addr, err error)
 }
 
 // protocol is what both sides of a protected stream must want to speak, so
@@ -81,7 +84,7 @@ func Listen(addr string, sink Sink, o Security) (*Server, error) {
 	if err != nil {
 		return nil, &recovery.Error{Class: recovery.Unavailable, Op: "listen", File: addr, Err: err}
 	}
-	s := &Server{sink: sink, tls: config, listener: l, streams: map[net.Conn]struct{}{}}
+	s := &Server{sink: sink, tls: config, refused: o.Refused, listener: l, streams: map[net.Conn]struct{}{}}
 	s.wg.Add(1)
 	go s.accept()
 	return s, nil
@@ -149,7 +152,14 @@ func (s *Server) accept() {
 func (s *Server) serve(c net.Conn) {
 	c.SetDeadline(time.Now().Add(grace))
 	if s.tls != nil {
-		c = tls.Server(c, s.tls)
+		secured := tls.Server(c, s.tls)
+		if err := secured.Handshake(); err != nil {
+			if s.refused != nil {
+				s.refused(c.RemoteAddr(), err)
+			}
+			return
+		}
+		c = secured
 	}
 	if err := greet(c); err != nil {
 		return

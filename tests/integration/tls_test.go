@@ -122,6 +122,16 @@ func TestMutualTLS(t *testing.T) {
 			t.Errorf("actors at %s refuse a good certificate: %v", port, err)
 		}
 	}
+	if err := handshake(c.Workers["w1"].Ready["transfer"], &tls.Config{RootCAs: a.pool, MinVersion: tls.VersionTLS13, NextProtos: []string{"gantry-transfer"}}); err == nil {
+		t.Error("pieces are taken from a client without a certificate")
+	}
+	// Of NATS and of the actors; of the actors and of the pieces.
+	for p, want := range map[*Process]float64{c.Coordinator: 2, c.Workers["w1"]: 2} {
+		c.Until(p.Name+" counts whom it refused", func() bool { return p.metric(t, "gantry_control_refused") >= want })
+		if p.find("connection refused") == "" {
+			t.Errorf("%s logs nothing of it", p.Name)
+		}
+	}
 	other, _ := newAuthority(t).flags("stranger")
 	p := Begin(t, filepath.Join(bin, "worker"), "stranger", append(other, "--nats", c.URL, "--name", "stranger")...)
 	if code := p.Wait(); code != 6 {

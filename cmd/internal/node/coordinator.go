@@ -87,7 +87,11 @@ func StartCoordinator(ctx context.Context, cfg CoordinatorConfig) (_ *Coordinato
 	if err := c.connect(cfg, security, log); err != nil {
 		return nil, err
 	}
-	system, err := actors.NewSystem(actors.SystemOptions{Listen: cfg.Listen, TLS: security, Log: log})
+	refused, err := refusals(log)
+	if err != nil {
+		return nil, err
+	}
+	system, err := actors.NewSystem(actors.SystemOptions{Listen: cfg.Listen, TLS: security, Refused: refused, Log: log})
 	if err != nil {
 		return nil, err
 	}

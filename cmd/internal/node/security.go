@@ -1,9 +1,11 @@
 package node
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/telemetry"
 )
 
 // Security is who may talk to a process, and as whom it talks to others. The
@@ -52,6 +55,15 @@ func (s Security) tls() (*tls.Config, error) {
 		RootCAs:              pool, ClientCAs: pool,
 		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
 	}, nil
+}
+
+// refusals makes what hears of strangers: it logs and counts them.
+func refusals(log *slog.Logger) (func(who net.Addr, err error), error) {
+	metrics, err := telemetry.NewMetrics()
+	return func(who net.Addr, err error) {
+		metrics.Refused(context.Background(), string(recovery.NotAllowed))
+		log.Warn("connection refused", "from", who, "err", err)
+	}, err
 }
 
 // checkListen refuses an address that others can reach unless both sides are

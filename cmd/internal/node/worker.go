@@ -94,12 +94,16 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	system, err := actors.NewSystem(actors.SystemOptions{Listen: cfg.Listen, TLS: security, Log: log})
+	refused, err := refusals(log)
+	if err != nil {
+		return nil, err
+	}
+	system, err := actors.NewSystem(actors.SystemOptions{Listen: cfg.Listen, TLS: security, Refused: refused, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	w.closer.add(closing(system.Close))
-	streams := transfer.Security{TLS: security, Insecure: cfg.Insecure}
+	streams := transfer.Security{TLS: security, Insecure: cfg.Insecure, Refused: refused}
 	pool := &transfer.Pool{Security: streams, StreamOnly: cfg.PeerStream, Rate: cfg.PeerRate}
 	w.closer.add(pool.Close)
 	node := loader.NewNode(cfg.nodeOptions(pool))
