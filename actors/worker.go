@@ -30,6 +30,8 @@ type WorkerOptions struct {
 	Node    Node
 	Open    Opener
 	Plans   Plans
+	// Begun fails where no leader of that epoch has been; nil believes all.
+	Begun   func(ctx context.Context, epoch uint64) error
 	Metrics Metrics      // nil counts nothing
 	Log     *slog.Logger // nil is slog.Default
 }
@@ -138,6 +140,8 @@ func (w *worker) Receive(c actor.Context) {
 		w.measured(m)
 	case message:
 		w.command(c, m)
+	case confirmed:
+		w.confirmed(c, m)
 	case jobOpened:
 		w.jobOpened(c, m)
 	case jobClosed:
@@ -214,8 +218,37 @@ func (w *worker) admit(h *control.Header) error {
 	case h.GetEpoch() < w.epoch:
 		return recovery.Errorf(recovery.Stale, "epoch %d is over, worker %s follows %d", h.GetEpoch(), w.life.Name, w.epoch)
 	}
-	w.epoch = h.GetEpoch()
 	return nil
+}
+
+// confirmLimit is how long NATS has to tell whether an epoch has begun.
+const confirmLimit = 2 * time.Second
+
+// confirmed is what NATS says of a new epoch, and the command that named it.
+type confirmed struct {
+	command message
+	sender  *actor.PID
+	err     error
+}
+
+// confirm asks whether an epoch that is new here has begun, before the command
+// is carried out: a forged one must not fence off who leads.
+func (w *worker) confirm(c actor.Context, m message) {
+	self, sender := c.Self(), c.Sender()
+	w.goDo(func() {
+		ctx, cancel := context.WithTimeout(w.ctx, confirmLimit)
+		defer cancel()
+		w.system.root.Send(self, confirmed{m, sender, w.Begun(ctx, m.GetHeader().GetEpoch())})
+	})
+}
+
+func (w *worker) confirmed(c actor.Context, m confirmed) {
+	if m.err != nil {
+		w.refuse(c, m.command, m.sender, m.err)
+		return
+	}
+	w.epoch = max(w.epoch, m.command.GetHeader().GetEpoch())
+	c.RequestWithCustomSender(c.Self(), m.command, m.sender)
 }
 
 // header heads a message from this worker.
@@ -227,6 +260,13 @@ func (w *worker) header(jobID string, epoch uint64) *control.Header {
 func (w *worker) command(c actor.Context, m message) {
 	h := m.GetHeader()
 	err := w.admit(h)
+	if err == nil && h.GetEpoch() > w.epoch {
+		if w.Begun != nil {
+			w.confirm(c, m)
+			return
+		}
+		w.epoch = h.GetEpoch()
+	}
 	if n := proto.Size(m); err == nil && n > control.MaxBytes { // ours are not sent
 		err = recovery.Errorf(recovery.Usage, "control message of %d bytes, at most %d are taken", n, control.MaxBytes)
 	}
@@ -234,9 +274,17 @@ func (w *worker) command(c actor.Context, m message) {
 		err = w.dispatch(c, m)
 	}
 	if err != nil {
-		w.Metrics.Refused(w.ctx, string(recovery.ClassOf(err)))
-		w.Log.Info("refused", "job", h.GetJob(), "type", m.ProtoReflect().Descriptor().Name(), "err", err)
-		w.answer(c, &control.Refused{Header: w.header(h.GetJob(), w.epoch), Error: control.FromError(err)})
+		w.refuse(c, m, c.Sender(), err)
+	}
+}
+
+// refuse tells whoever sent a command why it is not carried out.
+func (w *worker) refuse(c actor.Context, m message, to *actor.PID, err error) {
+	id := m.GetHeader().GetJob()
+	w.Metrics.Refused(w.ctx, string(recovery.ClassOf(err)))
+	w.Log.Info("refused", "job", id, "type", m.ProtoReflect().Descriptor().Name(), "err", err)
+	if to != nil {
+		c.Request(to, &control.Refused{Header: w.header(id, w.epoch), Error: control.FromError(err)})
 	}
 }
 

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -11,7 +12,7 @@ import (
 )
 
 // The keys of the leader's bucket. The lease's value names its holder; the
-// other, which does not end, who led last.
+// other, which does not end, who led last, and in which epoch.
 const (
 	leaderKey = "leader"
 	lastKey   = "last"
@@ -35,7 +36,7 @@ func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
 	for {
 		err := l.take(ctx, []byte(holder))
 		if err == nil {
-			_, err = c.leader.PutString(ctx, lastKey, holder)
+			_, err = c.leader.PutString(ctx, lastKey, lastValue(holder, l.revision))
 		}
 		if err == nil {
 			break
@@ -83,8 +84,29 @@ func (t *Term) ledLast(ctx context.Context) error {
 	if err != nil {
 		return classify("see who led last", err)
 	}
-	if string(e.Value()) != t.holder {
+	if string(e.Value()) != lastValue(t.holder, t.epoch) {
 		return recovery.Errorf(recovery.Stale, "another coordinator has led since")
+	}
+	return nil
+}
+
+// lastValue is what lies under lastKey.
+func lastValue(holder string, epoch uint64) string { return fmt.Sprintf("%s %d", holder, epoch) }
+
+// Begun fails with class stale where no term of that epoch, or of a later one,
+// has begun.
+func (c *Cluster) Begun(ctx context.Context, epoch uint64) error {
+	e, err := c.leader.Get(ctx, lastKey)
+	if err != nil {
+		return classify("see who led last", err)
+	}
+	var holder string
+	var last uint64
+	if _, err := fmt.Sscan(string(e.Value()), &holder, &last); err != nil {
+		return classify("see who led last", err)
+	}
+	if epoch > last {
+		return recovery.Errorf(recovery.Stale, "epoch %d has not begun, the last is %d", epoch, last)
 	}
 	return nil
 }

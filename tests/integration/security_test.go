@@ -160,6 +160,7 @@ func TestForgedCommands(t *testing.T) {
 	}{
 		"another version": {&control.CloseJob{Header: with(func(h *control.Header) { h.Version = 99 })}, recovery.Unsupported, "version 99"},
 		"an old epoch":    {&control.CloseJob{Header: with(func(h *control.Header) { h.Epoch-- })}, recovery.Stale, "epoch"},
+		"a later epoch":   {&control.Hello{Header: with(func(h *control.Header) { h.Epoch++ })}, recovery.Stale, "has not begun"},
 		"another life":    {&control.CloseJob{Header: with(func(h *control.Header) { h.Incarnation-- })}, recovery.Stale, "life"},
 		"an unknown job":  {&control.Place{Header: with(func(h *control.Header) { h.Job = "unknown" }), Hold: hold, Bytes: 1 << 20}, recovery.Stale, "unknown"},
 		"too large":       {&control.OpenIndex{Header: good(), Uri: strings.Repeat("x", 100<<10)}, recovery.Usage, "102"},

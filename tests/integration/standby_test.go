@@ -29,11 +29,11 @@ func (c *Cluster) until(id string, share float64) (s messages.Job) {
 	return s
 }
 
-// fine is a load that takes about two seconds on two workers, by small steps:
+// fine is a load that takes about four seconds on two workers, by small steps:
 // 8 MiB at a rate, in chunks of 64 KiB.
 func fine(t *testing.T, id string, tp int) messages.LoadRequest {
 	return messages.LoadRequest{
-		Job: id, Name: "m-" + id, URI: eightMiB(t), LimitRate: 2 << 20,
+		Job: id, Name: "m-" + id, URI: eightMiB(t), LimitRate: 1 << 20,
 		WaitWorkers: 2, WaitSeconds: 30, // one that is known may not be within reach yet
 		Options: shard.Options{Layout: shard.Layout{TP: tp}, ChunkBytes: 64 << 10},
 	}
@@ -105,7 +105,7 @@ func TestStandby(t *testing.T) {
 			want := all.calm(t)
 			q := fine(t, "led", 2)
 			if c.share > .9 {
-				q.LimitRate /= 3 // the moment is short
+				q.LimitRate /= 2 // the moment is short
 			}
 			j := all.Submit(q)
 			before := all.until(j.Job, c.share)
