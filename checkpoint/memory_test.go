@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/checkpoint/gguf/gguftest"
 	"github.com/gantry-ml/gantry/checkpoint/onnx/onnxtest"
+	"github.com/gantry-ml/gantry/internal/alloctest"
 	"github.com/gantry-ml/gantry/internal/invariants"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/source"
@@ -337,7 +337,7 @@ func TestMemoryOfExperts(t *testing.T) {
 	h := experts(64)
 	var ix *checkpoint.Index
 	var err error
-	all := allocated(func() { ix, err = checkpoint.Open(context.Background(), h) })
+	all := int64(alloctest.Bytes(func() { ix, err = checkpoint.Open(context.Background(), h) }))
 	if err != nil || len(ix.Tensors) != 64*4096 {
 		t.Fatalf("%v", err)
 	}
@@ -347,19 +347,10 @@ func TestMemoryOfExperts(t *testing.T) {
 		t.Errorf("%d bytes for each expert, at most 160 are allowed", each)
 	}
 	h = experts(65)
-	all = allocated(func() { _, err = checkpoint.Open(context.Background(), h) })
+	all = int64(alloctest.Bytes(func() { _, err = checkpoint.Open(context.Background(), h) }))
 	if recovery.ClassOf(err) != recovery.Unsupported || all > memoryFree {
 		t.Errorf("%d bytes allocated: %v", all, err)
 	}
-}
-
-// allocated returns the bytes that f allocates in all, kept or not.
-func allocated(f func()) int64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	f()
-	runtime.ReadMemStats(&after)
-	return int64(after.TotalAlloc - before.TotalAlloc)
 }
 
 // TestMemory holds all that indexing allocates to four times the headers and a
@@ -368,7 +359,7 @@ func TestMemory(t *testing.T) {
 	for _, kind := range memoryKinds {
 		h := kind.make()
 		var err error
-		all, size := allocated(func() { _, err = checkpoint.Open(context.Background(), h) }), h.size()
+		all, size := int64(alloctest.Bytes(func() { _, err = checkpoint.Open(context.Background(), h) })), h.size()
 		times := float64(max(all-memoryFree, 0)) / float64(size)
 		t.Logf("%-50s %9d bytes, allocated %6.2f times as much, %5.2f beyond a mebibyte", kind.name, size, float64(all)/float64(size), times)
 		if c := recovery.ClassOf(err); kind.refused != (err != nil) || err != nil && c != recovery.Unsupported && c != recovery.InvalidCheckpoint || len(fmt.Sprint(err)) > 500 {

@@ -2,21 +2,21 @@
 // must not allocate more than their input is worth, whatever it claims.
 package alloctest
 
-import "runtime/metrics"
+import "runtime"
 
 // Slack is what every parser may allocate besides what its input is worth:
 // errors, first buffers, and what other goroutines do meanwhile.
 const Slack = 256 << 10
 
-// Bytes returns how many bytes f allocates in all, kept or not. Objects that
-// are smaller than a page of the allocator may be counted late.
+// Bytes returns how many bytes f allocates in all, kept or not. It stops the
+// world to count: runtime/metrics may count small objects late, up to some
+// hundred KiB of what others allocated before when a collection falls into f.
 func Bytes(f func()) uint64 {
-	heap := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(heap)
-	before := heap[0].Value.Uint64()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	f()
-	metrics.Read(heap)
-	return heap[0].Value.Uint64() - before
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }
 
 // Over returns how many bytes f allocates, and whether that is more than limit

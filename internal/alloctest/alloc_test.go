@@ -1,6 +1,9 @@
 package alloctest
 
-import "testing"
+import (
+	"runtime"
+	"testing"
+)
 
 var kept []byte
 
@@ -19,5 +22,20 @@ func TestBytes(t *testing.T) {
 	}
 	if n, over := Over(1<<20, func() { kept = make([]byte, 2<<20) }); !over || n < 2<<20 {
 		t.Errorf("%d bytes of 2 MiB, over 1 MiB %v", n, over)
+	}
+}
+
+// TestCollection: what was allocated before f is not f's, even where it lies in
+// spans that a collection within f hands back.
+func TestCollection(t *testing.T) {
+	for range 20 {
+		var before [][]byte
+		for size := 8; size <= 32<<10; size += size/8 + 8 {
+			before = append(before, make([]byte, size))
+		}
+		if n := Bytes(runtime.GC); n > 64<<10 {
+			t.Errorf("%d bytes of a collection", n)
+		}
+		runtime.KeepAlive(before)
 	}
 }
