@@ -59,7 +59,7 @@ func (e *Error) Error() string {
 		b.WriteString(" ")
 	}
 	if e.Tensor != "" {
-		fmt.Fprintf(&b, "tensor %q ", e.Tensor)
+		fmt.Fprintf(&b, "tensor %.200q ", e.Tensor) // a name is data, of any length
 	}
 	if e.Length > 0 {
 		fmt.Fprintf(&b, "bytes [%d, %d) ", e.Offset, e.Offset+e.Length)

@@ -172,3 +172,12 @@ func TestClassOf(t *testing.T) {
 		t.Error("the cause is not in the chain")
 	}
 }
+
+// A tensor's name is data: one of a mebibyte does not make a message as long.
+func TestLongNames(t *testing.T) {
+	e := Errorf(InvalidCheckpoint, "bad")
+	e.Tensor = strings.Repeat("x", 1<<20)
+	if n := len(e.Error()); n > 300 {
+		t.Errorf("a message of %d bytes", n)
+	}
+}

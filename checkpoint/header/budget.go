@@ -5,7 +5,7 @@ import "github.com/gantry-ml/gantry/recovery"
 // What a header may make its parser and the Index allocate besides the bytes
 // that are read: so many times its size, and as much for small ones. With what
 // it is read into, at most twice its size or a mebibyte, indexing stays under
-// four times the header and a mebibyte.
+// four times the header and a mebibyte, for each file.
 const (
 	budgetTimes = 3
 	budgetFree  = 384 << 10
