@@ -8,8 +8,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/checkpoint/onnx/onnxtest"
 	"github.com/gantry-ml/gantry/quant"
+	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
 )
@@ -75,6 +77,37 @@ func TestSharedBytes(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// TestSharedBytesAreVerified: what two tensors lie over is checked for both.
+func TestSharedBytesAreVerified(t *testing.T) {
+	const rows, cols = 384, 64
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "model.onnx"), onnxtest.Model(onnxtest.Graph([]onnxtest.Message{
+		onnxtest.Tensor("model.embed_tokens.weight", 1, rows, cols).External("w", 0, rows*cols*4),
+		onnxtest.Tensor("lm_head.weight", 1, rows, cols).External("w", 0, rows*cols*4),
+	})), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "w")
+	if err := os.WriteFile(file, make([]byte, rows*cols*4), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := digests.WriteBeside(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, chunk := range []int64{shard.MaxChunkBytes, 64 << 10} {
+		o := []Option{withChunks(chunk), WithLayout(shard.Layout{TP: 2})}
+		if r := load(t, dir, o...).Report(); !r.SourceVerified || r.ReadAmplification() != 1 {
+			t.Errorf("chunks of %d: verified %v, amplification %g", chunk, r.SourceVerified, r.ReadAmplification())
+		}
+		flip(t, file, rows*cols*4-1)
+		_, err := New(o...).Load(t.Context(), dir)
+		flip(t, file, rows*cols*4-1)
+		if recovery.ClassOf(err) != recovery.DigestMismatch {
+			t.Errorf("chunks of %d: a flipped bit: %v", chunk, err)
 		}
 	}
 }
