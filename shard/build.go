@@ -105,6 +105,13 @@ func (b *builder) warn() {
 		slices.Sort(modules)
 		b.warnf("the number of heads is unknown: the rows of %s are cut evenly, perhaps inside a head", strings.Join(modules, ", "))
 	}
+	if n := len(b.plan.Straddles); n > 0 {
+		names := make([]string, n)
+		for i, s := range b.plan.Straddles {
+			names[i] = s.Tensor
+		}
+		b.warnf("cut inside blocks or groups, which several ranks then hold, and some engines refuse: %s", some(names))
+	}
 	if len(b.twice) > 0 {
 		b.warnf("read twice, first for the largest value, which the scheme needs and no chunk has all of: %s", some(b.twice))
 	}
