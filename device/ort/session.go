@@ -88,8 +88,10 @@ func (r *Runtime) NewSession(m Model) (_ *Session, err error) {
 	if err != nil {
 		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "make an ONNX Runtime session", Err: inLine(err)}
 	}
-	s.handle, err = handleOf(s.run, "s", "ortSession")
-	return s, err
+	if s.handle, err = handleOf(s.run, "s", "ortSession"); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // newOptions returns the options of a session over placed weights.

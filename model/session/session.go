@@ -91,7 +91,6 @@ func Open(ctx context.Context, m *model.Model) (_ *Session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{release: release}
 	defer func() {
 		if err != nil {
 			release()
@@ -101,21 +100,23 @@ func Open(ctx context.Context, m *model.Model) (_ *Session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	if s.graph, err = onnx.ReadGraph(ctx, r); err != nil {
+	g, parts, err := assemble(ctx, m, r)
+	if err := errors.Join(err, r.Close()); err != nil {
 		return nil, err
 	}
-	parts, err := assemble(ctx, m, s.graph, r)
+	run, err := lib.NewSession(parts)
 	if err != nil {
 		return nil, err
 	}
-	s.run, err = lib.NewSession(parts)
-	return s, err
+	return &Session{graph: g, run: run, release: release}, nil
 }
 
 // assemble puts together what a session is made of: the graph from r, and the
 // weights from the model's memory.
-func assemble(ctx context.Context, m *model.Model, g *onnx.Graph, r source.Reader) (parts ort.Model, err error) {
+func assemble(ctx context.Context, m *model.Model, r source.Reader) (g *onnx.Graph, parts ort.Model, err error) {
+	if g, err = onnx.ReadGraph(ctx, r); err != nil {
+		return nil, parts, err
+	}
 	vars := m.Vars()
 	data := func(w *onnx.Weight) ([]byte, error) {
 		t, err := vars.Tensor(w.Name)
@@ -132,16 +133,16 @@ func assemble(ctx context.Context, m *model.Model, g *onnx.Graph, r source.Reade
 		}
 		t, err := vars.Tensor(w.Name)
 		if err != nil {
-			return parts, err
+			return nil, parts, err
 		}
 		x := ort.Tensor{Name: w.GraphName(), Type: w.DType, Shape: w.Shape}
 		if parts.CUDA, err = place(&x, t); err != nil {
-			return parts, err
+			return nil, parts, err
 		}
 		parts.Weights = append(parts.Weights, x)
 	}
 	if parts.Proto, err = g.Strip(ctx, r, data); err != nil {
-		return parts, err
+		return nil, parts, err
 	}
 	for _, v := range g.Feeds() {
 		parts.Inputs = append(parts.Inputs, v.Name)
@@ -149,7 +150,7 @@ func assemble(ctx context.Context, m *model.Model, g *onnx.Graph, r source.Reade
 	for _, v := range g.Outputs {
 		parts.Outputs = append(parts.Outputs, v.Name)
 	}
-	return parts, nil
+	return g, parts, nil
 }
 
 // place says where a weight lies: in memory of this process, or of the GPU that
