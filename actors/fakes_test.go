@@ -106,6 +106,8 @@ func (n *fakeNode) Close(id string) error {
 
 func (n *fakeNode) Held(string) []job.Held { return nil }
 
+func (n *fakeNode) Lends(string) []int { return nil }
+
 func (n *fakeNode) PeakStaging() int64 { return 42 }
 
 func (n *fakeNode) DumpRank(ctx context.Context, _ string, rank int, path string) ([16]byte, error) {

@@ -85,6 +85,7 @@ type jobWorker struct {
 	asked  time.Time
 	fails  int // answers that it could not open the job
 	closed bool
+	lends  []int      // what it can copy from arenas of other jobs
 	held   []job.Held // what it had of the job when it opened it, until the machine knows
 	// What it did for the job so far.
 	bytesRead  int64
@@ -243,6 +244,7 @@ func (a *jobActor) machineUp(w *jobWorker) job.WorkerUp {
 		Rooms:  a.ledger.rooms(a.id, w.Worker, a.wants),
 		Window: window(w.Staging),
 		Held:   w.held,
+		Lends:  w.lends,
 	}
 	w.held = nil
 	return up

@@ -113,7 +113,7 @@ func (a *jobActor) jobOpened(c actor.Context, w *jobWorker, m *control.JobOpened
 		}
 		a.o.Log.Warn("worker cannot open the job", "job", a.id, "worker", w.Name, "err", err)
 	} else {
-		w.opened, w.held = true, m.JobHeld(lifeOf(w.Worker))
+		w.opened, w.held, w.lends = true, m.JobHeld(lifeOf(w.Worker)), m.JobLends()
 		a.rec.before.told += m.GetBytesRead()
 		if a.opened.IsZero() {
 			a.opened = time.Now()

@@ -24,6 +24,7 @@ type Node interface {
 	Copy(ctx context.Context, jobID string, ref job.Ref, from job.Hold, to loader.Dest) ([]job.PieceDone, error)
 	Seal(ctx context.Context, jobID string, h job.Hold) (loader.SealReport, error)
 	Free(jobID string, h job.Hold) error
+	Lends(jobID string) (ranks []int)
 	// Held does not block.
 	Held(jobID string) []job.Held
 	Close(jobID string) error

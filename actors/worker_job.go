@@ -23,6 +23,7 @@ type heldJob struct {
 	spec     loader.JobSpec
 	plan     string            // digest
 	index    *checkpoint.Index // set before the job is open
+	lends    []uint32          // ranks of the first copy that other jobs here hold; set before the job is open
 	boss     *actor.PID        // the Job actor that opened it
 	state    jobState
 	ctx      context.Context // ends when the job is closed; carries its trace
@@ -145,7 +146,7 @@ func (w *worker) reportOpened(c actor.Context, j *heldJob) {
 			held = append(held, h)
 		}
 	}
-	w.report(c, j, &control.JobOpened{Header: w.header(j.spec.ID, j.spec.Epoch), Held: control.FromHeld(held), BytesRead: j.read})
+	w.report(c, j, &control.JobOpened{Header: w.header(j.spec.ID, j.spec.Epoch), Held: control.FromHeld(held), BytesRead: j.read, Lends: j.lends})
 }
 
 // beginOpen opens the job in a goroutine.
@@ -184,7 +185,13 @@ func (w *worker) open(ctx context.Context, j *heldJob, m *control.OpenJob) error
 		return recovery.Errorf(recovery.Internal, "worker %s builds plan %s, the coordinator %s: run the same release everywhere", w.life.Name, got, m.GetPlanDigest())
 	}
 	j.spec.Plan, j.index = plan, ix
-	return w.Node.Open(ctx, j.spec)
+	if err := w.Node.Open(ctx, j.spec); err != nil {
+		return err
+	}
+	for _, r := range w.Node.Lends(j.spec.ID) {
+		j.lends = append(j.lends, uint32(r))
+	}
+	return nil
 }
 
 // jobDo runs f in a goroutine that the closing of j waits for.
@@ -201,7 +208,7 @@ func (w *worker) jobOpened(c actor.Context, m jobOpened) {
 	if j.state != jobIsOpening {
 		return // closed meanwhile
 	}
-	w.report(c, j, &control.JobOpened{Header: w.header(j.spec.ID, j.spec.Epoch), Error: control.FromError(m.err)})
+	w.report(c, j, &control.JobOpened{Header: w.header(j.spec.ID, j.spec.Epoch), Error: control.FromError(m.err), Lends: j.lends})
 	if m.err != nil {
 		w.Log.Warn("job could not be opened", "job", j.spec.ID, "err", m.err)
 		w.beginClose(c, j)

@@ -1,8 +1,10 @@
 package loader
 
 import (
+	"bytes"
 	"context"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/gantry-ml/gantry/internal/job"
@@ -161,5 +163,73 @@ func TestFreeEndsCopies(t *testing.T) {
 	}
 	if err := <-got; recovery.ClassOf(err) != recovery.Stale {
 		t.Error(err)
+	}
+}
+
+// A node lends the sealed arenas of one job to another whose ranks hold the
+// same bytes, whatever its chunks and copies, until the first is closed.
+func TestLends(t *testing.T) {
+	m := replicas(t, 1, NodeOptions{})
+	n := m.nodes[0]
+	path := filepath.Join(testdata(t, "stories260K"), "hf-f32")
+	_, ix := open(t, path)
+	again := func(id string, o shard.Options, validate bool) *shard.Plan {
+		t.Helper()
+		plan := build(t, ix, o)
+		if err := n.Open(t.Context(), JobSpec{ID: id, Epoch: 1, URI: path, Plan: plan, Validate: validate}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Close(id) })
+		return plan
+	}
+	same := shard.Options{ChunkBytes: 256 << 10, Scheme: "q8_0", Layout: shard.Layout{TP: 2}}
+	plan := again("same", same, false)
+	again("validated", same, true)
+	again("other", shard.Options{Scheme: "f16", Layout: shard.Layout{TP: 2}}, false)
+	if got := n.Lends("same"); len(got) != 0 {
+		t.Errorf("lends %v before anything is sealed", got)
+	}
+	seals := m.load(t.Context())
+	for id, want := range map[string][]int{"same": {0, 1}, "validated": nil, "other": nil, "j": nil, "none": nil} {
+		if got := n.Lends(id); !slices.Equal(got, want) {
+			t.Errorf("lends %v to %s, want %v", got, id, want)
+		}
+	}
+	lend := func(chunk int, to job.Hold) error {
+		_, err := n.Copy(t.Context(), "same", job.Ref{Chunk: chunk, Attempt: 1}, job.Hold{Rank: to.Rank}, Dest{Hold: to})
+		return err
+	}
+	for r := range 2 {
+		h := job.Hold{Rank: r, Generation: 1, Device: "cpu"}
+		if err := n.Place(t.Context(), "same", h); err != nil {
+			t.Fatal(err)
+		}
+		for i := range plan.Chunks {
+			if _, err := piece(plan, i, r); err != nil {
+				continue
+			}
+			if err := lend(i, h); err != nil {
+				t.Fatalf("chunk %d of rank %d: %v", i, r, err)
+			}
+		}
+		if _, err := n.Seal(t.Context(), "same", h); err != nil {
+			t.Error(err)
+		}
+		if a, b := n.jobs["j"].ranks[r].arena.Host(), n.jobs["same"].ranks[r].arena.Host(); !bytes.Equal(a, b) {
+			t.Errorf("rank %d (%x): its copy differs", r, seals[r].Digest)
+		}
+	}
+	again("late", same, false)
+	for _, id := range []string{"j", "same"} {
+		if err := n.Close(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := job.Hold{Rank: 0, Generation: 1, Device: "cpu"}
+	if err := n.Place(t.Context(), "late", h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Copy(t.Context(), "late", job.Ref{Attempt: 1}, job.Hold{Rank: 0}, Dest{Hold: h}); recovery.ClassOf(err) != recovery.Stale {
+		t.Errorf("lent by a job that is closed: %v", err)
 	}
 }

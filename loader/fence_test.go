@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/zeebo/xxh3"
-
 	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/internal/transfer"
@@ -25,15 +23,6 @@ func receiver(t *testing.T) (*team, transfer.Ticket) {
 	m := newTeam(t, path, plan, 1, NodeOptions{})
 	p := &plan.Chunks[0].Pieces[0]
 	return m, transfer.Ticket{Job: "j", Epoch: 1, Attempt: 5, Generation: 1, Bytes: p.Bytes}
-}
-
-// digestOf returns the digest of a piece that lies in mem.
-func digestOf(mem [][]byte) [16]byte {
-	h := xxh3.New()
-	for _, m := range mem {
-		h.Write(m)
-	}
-	return h.Sum128().Bytes()
 }
 
 // grant receives a ticket that must be granted.

@@ -227,9 +227,12 @@ func (l *chunkLoad) place(d Dest, digest [16]byte) {
 }
 
 // verified says whether what is read is checked against the source's digests.
-func (l *chunkLoad) verified() bool {
-	c := &l.job.spec.Plan.Chunks[l.ref.Chunk]
-	return l.job.covered[c.File] && !slices.ContainsFunc(c.Also, func(r shard.Run) bool { return !l.job.covered[r.File] })
+func (l *chunkLoad) verified() bool { return l.job.verifies(&l.job.spec.Plan.Chunks[l.ref.Chunk]) }
+
+// verifies says whether what the job reads of a chunk is checked against the
+// source's digests.
+func (j *nodeJob) verifies(c *shard.Chunk) bool {
+	return j.covered[c.File] && !slices.ContainsFunc(c.Also, func(r shard.Run) bool { return !j.covered[r.File] })
 }
 
 // release gives back what the load still holds.

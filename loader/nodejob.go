@@ -31,11 +31,12 @@ type nodeJob struct {
 	cancel context.CancelCauseFunc
 	busy   sync.WaitGroup // calls between enter and leave
 
-	mu      sync.Mutex
-	closed  bool
-	epoch   uint64
-	ranks   map[int]*rank
-	readers []*lazyReader // by file of the plan
+	mu           sync.Mutex
+	closed       bool
+	epoch        uint64
+	ranks        map[int]*rank
+	readers      []*lazyReader  // by file of the plan
+	fingerprints map[int]string // of ranks that were asked about
 }
 
 // encoded is how a tensor is transformed.
@@ -64,7 +65,7 @@ type lazyReader struct {
 }
 
 func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, string, recovery.Strategy) (source.Source, error)) (*nodeJob, error) {
-	j := &nodeJob{spec: s, epoch: s.Epoch, ranks: map[int]*rank{}, encoded: make([]encoded, len(s.Plan.Tensors))}
+	j := &nodeJob{spec: s, epoch: s.Epoch, ranks: map[int]*rank{}, fingerprints: map[int]string{}, encoded: make([]encoded, len(s.Plan.Tensors))}
 	for i := range s.Plan.Tensors {
 		t := &s.Plan.Tensors[i]
 		scheme, err := quant.Parse(t.Scheme)

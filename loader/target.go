@@ -69,6 +69,15 @@ func (t *target) digest() [16]byte {
 	return t.hash.Sum128().Bytes()
 }
 
+// digestOf returns the digest of a piece that lies in mem.
+func digestOf(mem [][]byte) [16]byte {
+	h := xxh3.New()
+	for _, m := range mem {
+		h.Write(m)
+	}
+	return h.Sum128().Bytes()
+}
+
 // split divides one buffer over the extents of a piece, in order.
 func split(b []byte, p *shard.Piece) [][]byte {
 	m := make([][]byte, len(p.Extents))

@@ -166,9 +166,9 @@ func (j *Job) ask(c int, w *worker) {
 	}
 	for at := ch.first; at < ch.stop; at++ {
 		var open []*piece
-		asked := false
+		asked := j.had(at)
 		for _, p := range j.twins(at) {
-			asked = asked || p.asked || p.placed
+			asked = asked || p.asked
 			if p.open {
 				open = append(open, p)
 			}

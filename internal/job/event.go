@@ -52,6 +52,9 @@ type WorkerUp struct {
 	// Window is how many stored bytes the worker takes at once. One chunk is
 	// always allowed.
 	Window int64
+	// Lends are the ranks of the first copy that the worker can copy from an
+	// arena of another job, which holds the same bytes.
+	Lends []int
 	// Held is what the worker has of this job from before: an earlier driver
 	// of it is gone, and this one goes on where that one was.
 	Held []Held
@@ -186,7 +189,7 @@ type Place struct {
 
 // Load asks a worker to read a chunk and place its pieces for the given holds;
 // with From, to copy them from that arena of its own, which has them, and to
-// read nothing.
+// read nothing. A From without a generation is an arena that it lends.
 // It needs no answer but its report: most are over before the machine would
 // ask again. A second Load with a Ref that the worker knows, running or over,
 // must start nothing: it answers Accepted and no more.

@@ -125,7 +125,10 @@ func (j *Job) shut(r *rank) {
 	}
 	r.open = false
 	for _, at := range r.pieces {
-		j.unqueueCopies(at, r.home)
+		j.unlend(at, r.home)
+		if p := &j.pieces[at]; p.copy == nil {
+			p.giver = nil
+		}
 		j.change(at, func(p *piece) { p.open = false })
 	}
 }

@@ -103,6 +103,9 @@ func (w *world) checkLoad(l Load) {
 		if p.placed || p.asked && p.copy != nil {
 			w.t.Fatalf("%+v asks for a piece that is placed, or on its way", l)
 		}
+		if l.From == nil && w.j.lent(at) {
+			w.t.Fatalf("%+v reads what could be copied from another job's arena", l)
+		}
 		for _, q := range w.j.twins(at) {
 			if l.From == nil && q.placed {
 				w.t.Fatalf("%+v reads what rank %d has", l, q.rank)
@@ -111,7 +114,7 @@ func (w *world) checkLoad(l Load) {
 				w.t.Fatalf("%+v while rank %d gets the same bytes from a replica", l, q.rank)
 			}
 		}
-		if l.From == nil {
+		if l.From == nil || l.From.Generation == 0 {
 			continue
 		}
 		if r := &w.j.ranks[l.From.Rank]; r.hold != *l.From || !r.open || !w.j.pieces[w.j.find(l.Ref.Chunk, l.From.Rank)].placed {

@@ -74,6 +74,7 @@ type Job struct {
 	ranks   []rank
 	pins    map[int]*placement.Pin
 	flights map[attempt]*flight
+	lenders map[int][]*worker // that can, or could, copy a rank of the first copy from another job's arena
 
 	workers []*worker // by order of appearance
 	byName  map[string]*worker
@@ -116,7 +117,7 @@ func New(plan *shard.Plan, o Options) *Job {
 	if o.Accept <= 0 {
 		o.Accept = DefaultAccept
 	}
-	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}, flights: map[attempt]*flight{}, budget: o.RetryBudget, pins: map[int]*placement.Pin{}}
+	j := &Job{plan: plan, o: o, byName: map[string]*worker{}, counted: map[attempt]struct{}{}, flights: map[attempt]*flight{}, lenders: map[int][]*worker{}, budget: o.RetryBudget, pins: map[int]*placement.Pin{}}
 	if j.err = j.lay(); j.err == nil {
 		j.err = placement.Check(o.Pins, len(j.ranks))
 	}

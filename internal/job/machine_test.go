@@ -11,7 +11,7 @@ import (
 
 // newWorld makes a world; late workers may join after the start.
 func newWorld(t *rapid.T, late bool) *world {
-	w := &world{t: t, now: t0, reads: map[int]int{}}
+	w := &world{t: t, now: t0, reads: map[int]int{}, asked: map[asked]bool{}}
 	ranks := rapid.IntRange(1, 3).Draw(t, "ranks")
 	n := rapid.IntRange(0, 12).Draw(t, "chunks")
 	shapes := make([][]int, n)
@@ -26,6 +26,7 @@ func newWorld(t *rapid.T, late bool) *world {
 	if rapid.Bool().Draw(t, "twice") {
 		readTwice(p)
 	}
+	each := ranks
 	if dp := rapid.IntRange(1, 3).Draw(t, "dp"); dp > 1 {
 		p, ranks = copies(p, dp), ranks*dp
 	}
@@ -36,6 +37,9 @@ func newWorld(t *rapid.T, late bool) *world {
 	for i := range rapid.IntRange(1, 3).Draw(t, "workers") {
 		// Room for all ranks and for old arenas whose Free is on its way.
 		s := newSite(fmt.Sprint("w", i), 1, 1000*int64(ranks))
+		if late {
+			s.lends = rapid.SliceOfNDistinct(rapid.IntRange(0, each-1), 0, each, rapid.ID).Draw(t, "lends")
+		}
 		w.sites = append(w.sites, s)
 		if late && rapid.Bool().Draw(t, "late") {
 			s.alive, s.told = false, gone

@@ -31,6 +31,7 @@ func (j *Job) admit(e WorkerUp) *worker {
 func (j *Job) greet(w *worker, e WorkerUp) {
 	w.health, w.losesAt = up, time.Time{}
 	w.rooms, w.window = slices.Clone(e.Rooms), e.Window
+	j.borrow(w, e.Lends)
 	j.look(w)
 }
 
@@ -105,6 +106,7 @@ func (j *Job) workerSuspect(e WorkerSuspect) {
 // distrust stops work for a worker and takes its attempts back.
 func (j *Job) distrust(w *worker, h health) {
 	w.health = h
+	j.borrow(w, nil)
 	j.look(w)
 	for i := range j.ranks {
 		if j.ranks[i].home == w {

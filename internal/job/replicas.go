@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
@@ -61,14 +62,10 @@ func (j *Job) twins(at int) iter.Seq2[int, *piece] {
 	}
 }
 
-// had reports whether a replica has the piece, or its own rank.
+// had reports whether a replica has the piece, its own rank, or a lender.
 func (j *Job) had(at int) bool {
-	for _, p := range j.twins(at) {
-		if p.placed {
-			return true
-		}
-	}
-	return false
+	unread, _ := j.need(at)
+	return unread == 0
 }
 
 // need returns what a piece and its twins add to their chunk's unread and
@@ -82,6 +79,9 @@ func (j *Job) need(at int) (unread, blocked int) {
 		if p.open {
 			blocked = 0
 		}
+	}
+	if j.lent(at) {
+		return 0, 0
 	}
 	return 1, blocked
 }
@@ -112,50 +112,57 @@ func (j *Job) addUnread(ch *chunk, n int) {
 // spread queues the next copy of a piece at a worker that has it, unless one
 // is under way.
 func (j *Job) spread(at int) {
-	if j.pieces[at].twin == at {
+	lent := j.lent(at)
+	if j.pieces[at].twin == at && !lent {
 		return
 	}
 	to := -1
-	var from []*piece
+	var from []giver
 	for i, p := range j.twins(at) {
 		switch {
 		case p.giver != nil:
 			return
 		case !p.open || p.asked || p.resting:
 		case p.placed:
-			from = append(from, p)
+			from = append(from, giver{j.ranks[p.rank].home, p.given})
 		case to < 0:
 			to = i
+		}
+	}
+	if lent && to >= 0 {
+		// A lender serves its engine too: replicas come before it.
+		for _, w := range j.lenders[j.plan.InFirstCopy(j.pieces[to].rank)] {
+			if w.lends[j.plan.InFirstCopy(j.pieces[to].rank)] {
+				from = append(from, giver{w, 1})
+			}
 		}
 	}
 	if to < 0 || len(from) == 0 {
 		return
 	}
 	p := &j.pieces[to]
-	best := from[0]
-	for _, q := range from[1:] {
-		if j.compareGivers(p, q, best) < 0 {
-			best = q
-		}
-	}
-	p.giver = j.ranks[best.rank].home
+	p.giver = slices.MinFunc(from, j.ranks[p.rank].home.compareGivers).worker
 	p.giver.gives = append(p.giver.gives, to)
 	j.look(p.giver)
 }
 
-// compareGivers tells which of two pieces to copy: one of the same worker,
-// which sends nothing, then the one that was copied least, then that of the
-// worker with less to copy.
-func (j *Job) compareGivers(to, a, b *piece) int {
-	home := func(p *piece) *worker { return j.ranks[p.rank].home }
-	far := func(p *piece) int {
-		if home(p) == home(to) {
+// giver is a worker that can copy a piece, and how often it did.
+type giver struct {
+	worker *worker
+	given  int
+}
+
+// compareGivers tells which of two is to copy a piece to w: w itself, which
+// sends nothing, then the one that did so least, then the one with less to copy.
+func (w *worker) compareGivers(a, b giver) int {
+	far := func(g giver) int {
+		if g.worker == w {
 			return 0
 		}
 		return 1
 	}
 	return cmp.Or(cmp.Compare(far(a), far(b)), cmp.Compare(a.given, b.given),
-		cmp.Compare(len(home(a).gives), len(home(b).gives)), cmp.Compare(home(a).giving, home(b).giving))
+		cmp.Compare(len(a.worker.gives), len(b.worker.gives)), cmp.Compare(a.worker.giving, b.worker.giving))
 }
 
 // give has a worker copy what it should, as its credit allows.
@@ -184,16 +191,8 @@ func (j *Job) copy(at int, w *worker) {
 			return
 		}
 	}
-}
-
-// unqueueCopies takes back what is queued to be copied to a rank of w, or from
-// it.
-func (j *Job) unqueueCopies(at int, w *worker) {
-	for i, p := range j.twins(at) {
-		if p.copy == nil && (i == at || p.giver == w) {
-			p.giver = nil
-		}
-	}
+	lent := Hold{Rank: j.plan.InFirstCopy(p.rank), Worker: w.id}
+	p.copy = j.fly(w, &flight{chunk: p.chunk, piece: at, from: lent})
 }
 
 // copyFailed has a copy tried again after a pause, perhaps from another
@@ -206,6 +205,11 @@ func (j *Job) copyFailed(f *flight, err error) {
 		return
 	}
 	name := f.worker.id.Name
+	if f.from.Generation == 0 && recovery.ClassOf(err) == recovery.Stale { // it lends no more
+		j.setLend(f.worker, f.from.Rank, false)
+		j.spread(f.piece)
+		return
+	}
 	if j.o.Strategy.Kind == recovery.KindFailFast {
 		j.failChunk(f.chunk, name, err)
 		return
@@ -231,7 +235,7 @@ func (j *Job) part(at int) {
 			j.pieces[i].twin = next
 		}
 	}
-	p.twin = at
+	p.twin, p.parted = at, true
 	unread, blocked := j.need(at)
 	ch := &j.chunks[p.chunk]
 	ch.blocked += blocked

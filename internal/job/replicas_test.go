@@ -177,3 +177,43 @@ func TestCopyThatFails(t *testing.T) {
 		t.Errorf("%s after %d copies and %d reads: %v", j.Status(), tries, reads, j.Err())
 	}
 }
+
+// What another job's arena holds is copied from there, also for a layout
+// without copies, and read from the source when it goes.
+func TestLentArenas(t *testing.T) {
+	const n = 20
+	for _, dp := range []int{1, 3} {
+		ups := workers(4)
+		for i := range dp {
+			ups[i].Rooms[0].Bytes = 1000
+		}
+		ups[3].Rooms, ups[3].Lends = nil, []int{0} // it has no room left
+		j := New(copies(planOf(1, n, everyone(1)), dp), Options{})
+		from := 0
+		for _, l := range all[Load](obey(j, t0, j.Start(t0, ups), nil)) {
+			if l.From == nil {
+				t.Errorf("dp %d: %+v reads what is lent", dp, l)
+			} else if l.From.Generation == 0 {
+				from++
+			}
+		}
+		if j.Status() != Ready || from != n || j.BytesRead() != 0 {
+			t.Errorf("dp %d: %s, %d of %d pieces from the lender, %d bytes read: %v", dp, j.Status(), from, n, j.BytesRead(), j.Err())
+		}
+
+		j = New(copies(planOf(1, n, everyone(1)), dp), Options{})
+		var flying []Load
+		obey(j, t0, j.Start(t0, ups), func(c Command) bool {
+			l, ok := c.(Load)
+			if ok = ok && l.From != nil && l.From.Generation == 0 && l.Ref.Chunk >= n/2; ok {
+				flying = append(flying, l)
+			}
+			return ok
+		})
+		cmds := j.Step(t0, ChunkFailed{Ref: flying[0].Ref, Err: recovery.Errorf(recovery.Stale, "unloaded")})
+		obey(j, t0, cmds, nil)
+		if j.Status() != Ready || j.BytesRead() != 100*n/2 || j.Retries() != 0 {
+			t.Errorf("dp %d: %s, %d bytes read, %d retries after half was lent: %v", dp, j.Status(), j.BytesRead(), j.Retries(), j.Err())
+		}
+	}
+}

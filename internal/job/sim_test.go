@@ -22,6 +22,7 @@ type site struct {
 	room    int64
 	alive   bool
 	cut     bool // suspect: nothing goes in or out
+	lends   []int
 	opened  bool // the job's driver of now knows what it holds
 	driver  int  // the last that did
 	told    health
@@ -48,6 +49,7 @@ type world struct {
 	sites   []*site
 	mail    []letter
 	reads   map[int]int
+	asked   map[asked]bool
 	lossy   bool
 	spoiled bool // something was lost: bytes may be read again
 	ended   bool
@@ -58,6 +60,12 @@ type world struct {
 	log     []heard
 	said    [][]Command
 	again   func() *Job // makes the same job anew
+}
+
+// asked is a load that a driver has asked for.
+type asked struct {
+	driver int
+	ref    Ref
 }
 
 // heard is an event and its time.
@@ -85,7 +93,9 @@ func (w *world) take(cmds []Command) {
 		case Place:
 			w.mail = append(w.mail, letter{command: c, to: c.Hold.Worker})
 		case Load:
-			if f := w.j.current(c.Ref); f != nil { // a later command of the same step may have taken it back
+			// The first time, unless a later command of the same step has taken it back.
+			if key := (asked{w.driver, c.Ref}); w.j.current(c.Ref) != nil && !w.asked[key] {
+				w.asked[key] = true
 				w.checkLoad(c)
 			}
 			w.mail = append(w.mail, letter{command: c, to: c.Ref.Worker})
@@ -185,7 +195,7 @@ func (w *world) finish(s *site, i int) {
 	s.running = slices.Delete(s.running, i, i+1)
 	if l.From == nil {
 		w.reads[l.Ref.Chunk]++
-	} else if !s.arenas[*l.From][l.Ref.Chunk] {
+	} else if !s.arenas[*l.From][l.Ref.Chunk] && (l.From.Generation > 0 || !slices.Contains(s.lends, l.From.Rank)) {
 		w.reply(s, ChunkFailed{l.Ref, 0, recovery.Errorf(recovery.Stale, "no such piece here")})
 		return
 	}
@@ -216,7 +226,7 @@ func (w *world) tell(s *site, h health) {
 // up is what a site says of itself; to a driver that has not heard it before,
 // also what it holds.
 func (w *world) up(s *site) WorkerUp {
-	u := WorkerUp{Worker: s.id, Rooms: []Room{{Device: "cpu", Bytes: s.room}}, Window: 250}
+	u := WorkerUp{Worker: s.id, Rooms: []Room{{Device: "cpu", Bytes: s.room}}, Window: 250, Lends: s.lends}
 	if s.opened {
 		return u
 	}
@@ -288,7 +298,7 @@ func (w *world) pick(label string, n int) int { return rapid.IntRange(0, n-1).Dr
 // trouble does one thing that nobody wanted.
 func (w *world) trouble() {
 	s := w.sites[w.pick("site", len(w.sites))]
-	switch w.pick("trouble", 9) {
+	switch w.pick("trouble", 10) {
 	case 0: // the process dies; its lease ends now or later
 		if s.alive {
 			s.alive, w.spoiled = false, true
@@ -335,6 +345,8 @@ func (w *world) trouble() {
 		}
 	case 7: // the driver dies, and another takes over
 		w.takeOver()
+	case 9: // a model is unloaded that a worker lent from
+		s.lends = nil
 	case 8: // a copy arrives with a flipped bit, for good
 		if i := slices.IndexFunc(s.running, func(l Load) bool { return l.From != nil }); s.alive && i >= 0 {
 			w.reply(s, ChunkFailed{s.running[i].Ref, 0, recovery.Errorf(recovery.DigestMismatch, "damaged")})

@@ -41,6 +41,7 @@ type piece struct {
 	copy        *flight // the copy to it under way
 	given       int     // copies made of it since it was placed
 	fails       int     // copies to it that failed
+	parted      bool    // only a read gives it
 	resting     bool    // no copy to it now: the last one failed
 	known       bool    // digest is set; it stays when the piece is lost
 	digest      [16]byte
@@ -97,14 +98,15 @@ type worker struct {
 	rooms   []Room
 	window  int64
 	flying  []*flight
-	out     int64  // stored bytes that it reads
-	queue   set    // chunks that it should read, because it owns most of them
-	queued  int64  // stored bytes of those
-	giving  int64  // bytes that it copies to others
-	gives   []int  // pieces that it should copy; what has another giver by now, or a copy, counts no more
-	ghosts  []Hold // arenas of this life that ranks were moved away from
-	placing int    // its ranks whose arenas are not there yet
-	hungry  bool   // in Job.hungry
+	out     int64        // stored bytes that it reads
+	queue   set          // chunks that it should read, because it owns most of them
+	queued  int64        // stored bytes of those
+	giving  int64        // bytes that it copies to others
+	gives   []int        // pieces that it should copy; what has another giver by now, or a copy, counts no more
+	ghosts  []Hold       // arenas of this life that ranks were moved away from
+	lends   map[int]bool // by rank of the first copy: whether it can copy that from another job's arena
+	placing int          // its ranks whose arenas are not there yet
+	hungry  bool         // in Job.hungry
 	losesAt time.Time
 }
 

@@ -1048,6 +1048,7 @@ type JobOpened struct {
 	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	Held          []*Held                `protobuf:"bytes,3,rep,name=held,proto3" json:"held,omitempty"`
 	BytesRead     int64                  `protobuf:"varint,4,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"` // from the source so far
+	Lends         []uint32               `protobuf:"varint,5,rep,packed,name=lends,proto3" json:"lends,omitempty"`                   // ranks of the first copy whose bytes another job's arenas hold there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1108,6 +1109,13 @@ func (x *JobOpened) GetBytesRead() int64 {
 		return x.BytesRead
 	}
 	return 0
+}
+
+func (x *JobOpened) GetLends() []uint32 {
+	if x != nil {
+		return x.Lends
+	}
+	return nil
 }
 
 // Held is an arena and which of its rank's pieces are placed, counted in the
@@ -1371,7 +1379,7 @@ type LoadChunk struct {
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	Ref           *Ref                   `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
 	Dests         []*Dest                `protobuf:"bytes,3,rep,name=dests,proto3" json:"dests,omitempty"`
-	From          *Hold                  `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"` // of a copy
+	From          *Hold                  `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"` // of a copy; without a generation an arena of another job
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2866,13 +2874,14 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"limit_rate\x18\a \x01(\x03R\tlimitRate\x12\x1a\n" +
 	"\bvalidate\x18\b \x01(\bR\bvalidate\x12\x19\n" +
-	"\bin_place\x18\t \x01(\bR\ainPlace\"\xba\x01\n" +
+	"\bin_place\x18\t \x01(\bR\ainPlace\"\xd0\x01\n" +
 	"\tJobOpened\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12.\n" +
 	"\x05error\x18\x02 \x01(\v2\x18.gantry.control.v1.ErrorR\x05error\x12+\n" +
 	"\x04held\x18\x03 \x03(\v2\x17.gantry.control.v1.HeldR\x04held\x12\x1d\n" +
 	"\n" +
-	"bytes_read\x18\x04 \x01(\x03R\tbytesRead\"c\n" +
+	"bytes_read\x18\x04 \x01(\x03R\tbytesRead\x12\x14\n" +
+	"\x05lends\x18\x05 \x03(\rR\x05lends\"c\n" +
 	"\x04Held\x12+\n" +
 	"\x04hold\x18\x01 \x01(\v2\x17.gantry.control.v1.HoldR\x04hold\x12\x12\n" +
 	"\x04runs\x18\x02 \x03(\rR\x04runs\x12\x1a\n" +

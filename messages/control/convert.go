@@ -175,6 +175,15 @@ func (x *JobOpened) JobHeld(w job.Worker) []job.Held {
 	return out
 }
 
+// JobLends returns the ranks that the worker lends.
+func (x *JobOpened) JobLends() []int {
+	out := make([]int, len(x.GetLends()))
+	for i, r := range x.GetLends() {
+		out[i] = int(r)
+	}
+	return out
+}
+
 // FromTally returns t as a message.
 func FromTally(t dtype.Tally) *Tally {
 	return &Tally{AllNan: t.All.NaN, AllInf: t.All.Inf, OnceNan: t.Once.NaN, OnceInf: t.Once.Inf}

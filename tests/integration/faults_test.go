@@ -48,7 +48,7 @@ func events(t *testing.T, c *Cluster, id string) map[progress.Kind][]progress.Ev
 // it held and no more, and the events say so.
 func TestWorkerKilled(t *testing.T) {
 	c := StartCluster(t, bin, 3)
-	calm := slow(t, "calm", 2)
+	calm := once(slow(t, "calm", 2))
 	calm.LimitRate = 0
 	want := c.Load(calm)
 	if want.State != messages.StateReady {

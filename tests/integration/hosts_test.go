@@ -74,7 +74,7 @@ func TestHosts(t *testing.T) {
 	c.Until("all workers are there", func() bool { return len(c.MustWorkers()) == 3 })
 	q := stories(t, "hf-f32", "together", 2)
 	want := alone(t, q)
-	whole := c.Load(q)
+	whole := c.Load(once(q))
 	if whole.State != messages.StateReady {
 		t.Fatalf("%s: %s", whole.State, whole.Why)
 	}

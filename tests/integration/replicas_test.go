@@ -64,6 +64,12 @@ func replicated(id, uri string, dp int) messages.LoadRequest {
 		Options: shard.Options{Layout: shard.Layout{DP: dp}, ChunkBytes: 64 << 10}}
 }
 
+// once is a load that leaves nothing which a later one could be filled from.
+func once(q messages.LoadRequest) messages.LoadRequest {
+	q.Once = true
+	return q
+}
+
 // sameRanks fails the test where the copies of a model differ.
 func sameRanks(t *testing.T, j messages.Job, digest string) {
 	t.Helper()
@@ -82,7 +88,7 @@ func sameRanks(t *testing.T, j messages.Job, digest string) {
 func TestFourCopies(t *testing.T) {
 	uri, served := limitedSource(t, 512<<10)
 	c := StartCluster(t, bin, 4, "--allow-host", "127.0.0.1")
-	one := c.Load(replicated("one", uri, 1))
+	one := c.Load(once(replicated("one", uri, 1)))
 	sameRanks(t, one, one.Ranks[0].Digest)
 	before := served.Swap(0)
 	four := c.Load(replicated("four", uri, 4))
@@ -132,7 +138,7 @@ func killed(t *testing.T, c *Cluster, q messages.LoadRequest, chunks int) (victi
 func TestLostCopyIsRefilled(t *testing.T) {
 	uri, served := limitedSource(t, 512<<10)
 	c := StartCluster(t, bin, 3, "--allow-host", "127.0.0.1")
-	want := c.Load(replicated("want", uri, 1))
+	want := c.Load(once(replicated("want", uri, 1)))
 	whole := served.Swap(0)
 	q := replicated("lost", uri, 2)
 	victim := killed(t, c, q, want.Counters.ChunksTotal/2)
@@ -155,10 +161,7 @@ func TestLostCopyIsRefilled(t *testing.T) {
 func TestLateWorkerIsFilledByPeers(t *testing.T) {
 	uri, served := limitedSource(t, 512<<10)
 	c := StartCluster(t, bin, 2, "--allow-host", "127.0.0.1", "--cpu-ranks", "1")
-	want := c.Load(replicated("want", uri, 1))
-	if _, err := c.Client.Unload(t.Context(), want.Model); err != nil {
-		t.Fatal(err)
-	}
+	want := c.Load(once(replicated("want", uri, 1)))
 	q := replicated("late", uri, 2)
 	killed(t, c, q, want.Counters.ChunksTotal/2)
 	c.Until("the copy that is left is whole", func() bool { return c.Status(q.Job).Ranks[0].Digest != "" })
@@ -172,6 +175,34 @@ func TestLateWorkerIsFilledByPeers(t *testing.T) {
 	}
 	if end.Ranks[1].Worker != "late" {
 		t.Errorf("rank 1 is at %s", end.Ranks[1].Worker)
+	}
+}
+
+// TestScaleOut: a model that is loaded again, for a worker that joined later,
+// comes from the one that is resident, and not from the source; of another
+// scheme it is another model.
+func TestScaleOut(t *testing.T) {
+	uri, served := limitedSource(t, 512<<10)
+	args := []string{"--allow-host", "127.0.0.1", "--cpu-ranks", "1"}
+	c := StartCluster(t, bin, 1, args...)
+	first := c.Load(replicated("first", uri, 1))
+	sameRanks(t, first, first.Ranks[0].Digest)
+	c.StartWorker("late", args...)
+	whole := served.Swap(0)
+	q := replicated("second", uri, 1)
+	q.WaitSeconds = 10
+	second := c.Load(q)
+	sameRanks(t, second, first.Ranks[0].Digest)
+	if second.Ranks[0].Worker != "late" || second.BytesRead != 0 || second.ReadAmplification != 0 {
+		t.Errorf("at %s, %d bytes read, amplification %g", second.Ranks[0].Worker, second.BytesRead, second.ReadAmplification)
+	}
+	if n := served.Swap(0); n > whole/10 { // headers
+		t.Errorf("the source served %d bytes of %d for the second", n, whole)
+	}
+	c.StartWorker("later", args...)
+	q.Job, q.Name, q.Options.Scheme = "third", "m-third", "f16"
+	if third := c.Load(q); third.State != messages.StateReady || third.BytesRead != first.BytesRead {
+		t.Errorf("%s, %d bytes read for another scheme: %s", third.State, third.BytesRead, third.Why)
 	}
 }
 
@@ -239,7 +270,7 @@ func (p pushed) push(t *testing.T, f func(*transfer.Ticket, []byte)) error {
 // the worker process, and the load ends as if it had never come.
 func TestPiecesThatAreRefused(t *testing.T) {
 	c := StartCluster(t, bin, 1)
-	calm := slow(t, "calm", 1)
+	calm := once(slow(t, "calm", 1))
 	calm.LimitRate = 0
 	want := c.Load(calm)
 	p := slowlyLoading(t, c, "target")
@@ -312,7 +343,8 @@ func TestThawedReader(t *testing.T) {
 	if end.State != messages.StateReady {
 		t.Fatalf("%s: %s", end.State, end.Why)
 	}
-	q.Job, q.Name, q.URI, q.Once = "calm", "m-calm", stories(t, "hf-f32", "", 2).URI, true
+	q.Job, q.Name, q.URI = "calm", "m-calm", stories(t, "hf-f32", "", 2).URI
+	q = once(q)
 	for i, r := range c.Load(q).Ranks {
 		if end.Ranks[i].Digest != r.Digest {
 			t.Errorf("rank %d has digest %s, want %s", i, end.Ranks[i].Digest, r.Digest)
