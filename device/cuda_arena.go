@@ -15,8 +15,9 @@ import (
 // cudaArena is memory of a GPU, of ONNX Runtime's shared allocator for it.
 type cudaArena struct {
 	life
-	gpu    *cudaDevice
-	memory unsafe.Pointer // nil of an arena without bytes
+	gpu     *cudaDevice
+	memory  unsafe.Pointer // nil of an arena without bytes
+	foreign bool           // another process's
 }
 
 func newCUDAArena(id string, bytes int64) (*cudaArena, error) {
@@ -100,10 +101,44 @@ func (a *cudaArena) Close() error {
 	if a.memory == nil {
 		return nil
 	}
+	if a.foreign {
+		return a.gpu.cuda.CloseImported(a.gpu.n, a.memory)
+	}
 	if err := a.gpu.Free(a.memory); err != nil {
 		return fmt.Errorf("device: free an arena on %s: %w", a.device, a.gpu.failed("cudaFree", err))
 	}
 	return nil
+}
+
+// Export returns a handle for cudaIpcOpenMemHandle.
+func (a *cudaArena) Export() (Handle, error) {
+	if err := a.use(); err != nil {
+		return Handle{}, err
+	}
+	h := Handle{Kind: KindCUDA, Device: a.device, Size: a.size}
+	if a.memory == nil {
+		return h, nil
+	}
+	var err error
+	if h.CUDA, err = a.gpu.cuda.Export(a.gpu.n, a.memory); err != nil {
+		return Handle{}, fmt.Errorf("device: export an arena on %s: %w", a.device, err)
+	}
+	return h, nil
+}
+
+func attachCUDA(h Handle) (*cudaArena, error) {
+	gpu, err := openCUDA(h.Device)
+	if err != nil {
+		return nil, err
+	}
+	a := &cudaArena{life: life{device: h.Device, size: h.Size}, gpu: gpu, foreign: true}
+	if h.Size == 0 {
+		return a, nil
+	}
+	if a.memory, err = gpu.cuda.Import(gpu.n, h.CUDA); err != nil {
+		return nil, fmt.Errorf("device: attach %d bytes on %s: %w", h.Size, h.Device, err)
+	}
+	return a, nil
 }
 
 // Pin returns memory of the host that the device copies from and to at its full

@@ -44,35 +44,65 @@ var promised = struct {
 }{on: map[int]int64{}}
 
 func newHostArena(bytes int64) (*hostArena, error) {
-	a := &hostArena{life: life{device: CPU, size: bytes}, host: []byte{}, node: anyNode}
+	a := &hostArena{}
+	return a, a.make(bytes, noFile)
+}
+
+// noFile is the file of private memory.
+const noFile = -1
+
+// make makes the arena, in a file that has nothing in it yet or in private
+// memory.
+func (a *hostArena) make(bytes int64, file int) error {
+	a.life, a.host, a.node = life{device: CPU, size: bytes}, []byte{}, anyNode
 	if bytes == 0 {
-		return a, nil
+		return nil
 	}
 	nodes, err := a.promise()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	page := int64(os.Getpagesize())
 	length := (bytes + page - 1) / page * page
-	m, err := unix.Mmap(-1, 0, int(length+hugePage), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	m, body, err := mapArena(length, file)
 	if err != nil {
 		a.settle()
-		return nil, noRoom(bytes, fmt.Errorf("mmap: %w", err))
+		return noRoom(bytes, err)
 	}
-	start := -uintptr(unsafe.Pointer(&m[0])) & (hugePage - 1)
-	body := m[start : start+uintptr(length)]
 	// Only the arena's own pages are advised, so that no huge page reaches
 	// over its end. A kernel without huge pages answers EINVAL: then the
 	// arena has small ones, which is slower and otherwise the same.
 	if err := unix.Madvise(body, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
 		a.settle()
-		return nil, errors.Join(fmt.Errorf("device: madvise huge pages: %w", err), unix.Munmap(m))
+		return errors.Join(fmt.Errorf("device: madvise huge pages: %w", err), unix.Munmap(m))
 	}
 	if len(nodes) > 1 {
 		_ = bind(body, nodes, a.node) // a wish: Detect tells where it is refused
 	}
 	a.mapping, a.host = m, body[:bytes:bytes]
-	return a, nil
+	return nil
+}
+
+// mapArena maps memory of the given length, whole pages, and returns what is
+// mapped and the arena in it. That of a file begins with the file; private
+// memory begins at a huge page's boundary.
+func mapArena(length int64, file int) (mapping, body []byte, err error) {
+	if file != noFile {
+		if err := unix.Ftruncate(file, length); err != nil {
+			return nil, nil, fmt.Errorf("ftruncate: %w", err)
+		}
+		m, err := unix.Mmap(file, 0, int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return nil, nil, fmt.Errorf("mmap: %w", err)
+		}
+		return m, m, nil
+	}
+	m, err := unix.Mmap(-1, 0, int(length+hugePage), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, nil, fmt.Errorf("mmap: %w", err)
+	}
+	start := -uintptr(unsafe.Pointer(&m[0])) & (hugePage - 1)
+	return m, m[start : start+uintptr(length)], nil
 }
 
 // promise books free memory for the arena and chooses its NUMA node, of those

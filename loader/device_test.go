@@ -2,12 +2,14 @@ package loader
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/internal/job"
@@ -24,8 +26,10 @@ type apart struct {
 	mu             sync.Mutex
 	arenas, pinned [][]byte // that are there
 	mostPinned     int64
-	copies, copied int64 // to the device, and their bytes
-	fail           error // of the next copy
+	copies, copied int64  // to the device, and their bytes
+	fail           error  // of the next copy
+	spoil          bool   // the next copy
+	during         func() // what happens while something is copied to the device; nil is nothing
 }
 
 // options makes nodes place on the device.
@@ -109,7 +113,19 @@ func (a *apartArena) Device() string { return a.id }
 func (a *apartArena) Host() []byte   { return nil }
 
 func (a *apartArena) CopyIn(off int64, p []byte) error {
-	return errors.Join(a.on.copy(p, true), a.Arena.CopyIn(off, p))
+	if a.on.during != nil {
+		a.on.during()
+	}
+	if err := errors.Join(a.on.copy(p, true), a.Arena.CopyIn(off, p)); err != nil {
+		return err
+	}
+	a.on.mu.Lock()
+	defer a.on.mu.Unlock()
+	if a.on.spoil && len(p) > 0 {
+		a.on.spoil = false
+		a.Arena.Host()[off] ^= 1
+	}
+	return nil
 }
 
 func (a *apartArena) CopyOut(p []byte, off int64) error {
@@ -191,6 +207,71 @@ func TestDeviceCopyFails(t *testing.T) {
 		if err != nil || len(done) != 1 {
 			t.Errorf("rank %d, once more: %v, %v", dest.Hold.Rank, done, err)
 		}
+	}
+}
+
+// TestDeviceCopiesOverlap: while a chunk is copied the next is read and
+// transformed, also where only one may be at once.
+func TestDeviceCopiesOverlap(t *testing.T) {
+	path := filepath.Join(testdata(t, "stories260K"), "hf-f32")
+	_, ix := open(t, path)
+	plan := build(t, ix, shard.Options{Scheme: "q8_0", ChunkBytes: 256 << 10})
+	d := &apart{t: t}
+	t.Cleanup(d.clean)
+	o := d.options(4 << 20)
+	o.Parallel = 1
+	m := newTeam(t, path, plan, 1, o)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	copying, both := make(chan struct{}, len(plan.Chunks)), make(chan struct{})
+	var once sync.Once
+	d.during = func() {
+		select {
+		case copying <- struct{}{}:
+		default:
+		}
+		if len(copying) > 1 { // two chunks, since each copies its extents in turn
+			once.Do(func() { close(both) })
+		}
+		select {
+		case <-both:
+		case <-ctx.Done():
+			t.Error("nothing was read while a chunk was copied")
+		}
+	}
+	m.load(ctx)
+}
+
+// TestDeviceReadBack: what is not on the device as it was copied is found when
+// the rank is validated.
+func TestDeviceReadBack(t *testing.T) {
+	path := filepath.Join(testdata(t, "stories260K"), "hf-f32")
+	_, ix := open(t, path)
+	d := &apart{t: t, spoil: true}
+	t.Cleanup(d.clean)
+	m := newTeam(t, path, build(t, ix, shard.Options{Scheme: "q8_0"}), 1, d.options(64<<20))
+	m.chunks(t.Context())
+	_, err := m.nodes[0].Seal(t.Context(), "j", m.holds[0])
+	if recovery.ClassOf(err) != recovery.DigestMismatch || !strings.Contains(err.Error(), "on apart the piece of chunk 0 has digest") {
+		t.Errorf("%v, want class digest_mismatch, the device and the chunk", err)
+	}
+}
+
+// TestDeviceStagingTooSmall: pieces that pinned memory cannot hold are refused
+// before anything is read.
+func TestDeviceStagingTooSmall(t *testing.T) {
+	path := filepath.Join(testdata(t, "stories260K"), "hf-f32")
+	_, ix := open(t, path)
+	d := &apart{t: t}
+	t.Cleanup(d.clean)
+	n := NewNode(d.options(1 << 20)) // of one chunk of 1016 KiB half is not enough
+	if err := n.Open(t.Context(), JobSpec{ID: "j", Epoch: 1, URI: path, Plan: build(t, ix, shard.Options{})}); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close("j")
+	err := n.Place(t.Context(), "j", job.Hold{Generation: 1, Device: "apart"})
+	if recovery.ClassOf(err) != recovery.OutOfCapacity || !strings.Contains(err.Error(), "pinned staging memory, the budget is 524288") {
+		t.Errorf("%v, want class out_of_capacity and what is too small", err)
 	}
 }
 

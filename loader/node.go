@@ -167,12 +167,22 @@ func (n *Node) Place(ctx context.Context, jobID string, h job.Hold) error {
 		}
 	}
 	if h.Device != device.CPU {
-		err := n.staging.usePinned(ctx, func(bytes int64) ([]byte, func() error, error) { return n.opts.Pin(h.Device, bytes) })
-		if err != nil {
+		pin := func(bytes int64) ([]byte, func() error, error) { return n.opts.Pin(h.Device, bytes) }
+		if err := n.staging.usePinned(ctx, pin, largestPiece(j.spec.Plan, h.Rank)); err != nil {
 			return err
 		}
 	}
 	return j.place(ctx, h, n.opts)
+}
+
+// largestPiece returns the bytes of the rank's largest piece.
+func largestPiece(p *shard.Plan, rank int) (most int64) {
+	for i := range p.Chunks {
+		if piece, err := piece(p, i, rank); err == nil {
+			most = max(most, piece.Bytes)
+		}
+	}
+	return most
 }
 
 // likely is how much staging memory a load will use at the least: what each

@@ -25,8 +25,6 @@ type region struct {
 // extent is a range [start, stop) of a region.
 type extent struct{ start, stop int64 }
 
-func (e extent) len() int64 { return e.stop - e.start }
-
 // mapPages maps memory of which nothing is present yet.
 func mapPages(size int64) (region, error) {
 	m, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)

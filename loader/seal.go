@@ -48,6 +48,9 @@ func (n *Node) Seal(ctx context.Context, jobID string, h job.Hold) (SealReport, 
 		return SealReport{}, err
 	}
 	if j.spec.Validate {
+		if err = c.readBack(ctx); err != nil {
+			return SealReport{}, err
+		}
 		v := &s.Validation
 		if v.Stored, v.Placed, err = c.nonFinite(ctx); err != nil {
 			return SealReport{}, err

@@ -97,15 +97,16 @@ func (s *staging) getPinned(ctx context.Context, pinned int64, sizes ...int64) (
 }
 
 // usePinned makes half of the budget pinned memory, once: for all devices, since
-// each reaches what any of them pinned. It returns when that memory is there.
-func (s *staging) usePinned(ctx context.Context, pin pinner) error {
+// each reaches what any of them pinned. It returns when that memory is there,
+// and fails where it cannot hold the given number of bytes.
+func (s *staging) usePinned(ctx context.Context, pin pinner, largest int64) error {
 	s.mu.Lock()
 	if s.pin == nil {
 		s.pin = pin
 		s.serve() // what waits may never fit now
 	}
 	s.mu.Unlock()
-	b, _, err := s.getPinned(ctx, 1)
+	b, _, err := s.getPinned(ctx, max(largest, 1))
 	s.put(b)
 	return err
 }

@@ -152,7 +152,7 @@ func pin(n int64) ([]byte, func() error, error) {
 func TestStagingPinned(t *testing.T) {
 	const n = stagingAlign
 	s := newStaging(8 * n)
-	if err := s.usePinned(t.Context(), pin); err != nil {
+	if err := s.usePinned(t.Context(), pin, 4*n); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := s.getPinned(t.Context(), 5*n); recovery.ClassOf(err) != recovery.OutOfCapacity {
@@ -220,7 +220,7 @@ func TestStagingPinFails(t *testing.T) {
 			return nil, nil, recovery.Errorf(recovery.OutOfCapacity, "no more can be pinned")
 		}
 		return pin(n)
-	})
+	}, 0)
 	if recovery.ClassOf(err) != recovery.OutOfCapacity {
 		t.Errorf("%v, want what the device said", err)
 	}

@@ -79,7 +79,7 @@ func (f *loadFlags) register(flags *pflag.FlagSet) {
 	planFlags(flags, &f.request.Options)
 	f.quant.register(flags, "quant")
 	f.require.register(flags)
-	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto, cpu, cuda:N, or a list")
+	flags.StringVar(&f.request.Device, "device", "auto", "devices to place on: auto (GPUs that can be used, else cpu), cpu, cuda, cuda:N, or a list")
 	flags.StringVar(&f.placement, "placement", "", "YAML or JSON `FILE` that says which ranks go to which workers and devices; the others are placed as auto does")
 	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
 	flags.BoolVar(&f.request.Validate, "validate", false, "count NaN and Inf too, in what was stored and in what is placed")

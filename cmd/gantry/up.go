@@ -53,7 +53,7 @@ and a worker. It prints one line when it is ready and ends on SIGINT. Without
 	flags.StringVar(&cfg.HTTP, "http", "127.0.0.1:8080", "where /healthz, /readyz and /metrics are served")
 	flags.StringVar(&cfg.StateDir, "state-dir", "", "folder for jobs and events (default: a temporary one)")
 	flags.IntVar(&cfg.Workers, "workers", 1, "workers in this process")
-	flags.StringVar(&devices, "devices", "auto", "devices to place on: auto, cpu, or a list")
+	flags.StringVar(&devices, "devices", "auto", "devices to place on: auto (GPUs that can be used, else cpu), cpu, cuda, or a list such as cuda:0,cuda:1")
 	flags.StringArrayVar(&cfg.WriteRoots, "export-root", nil, "folder that models may be exported to; may be given several times (default: none)")
 	flags.Var(&memory, "memory", "memory for arenas (default: what is free)")
 	flags.BoolVar(&cfg.Mlock, "mlock", false, "keep arenas from being swapped out; the locked-memory limit (ulimit -l) must allow it")

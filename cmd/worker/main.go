@@ -32,7 +32,7 @@ func flags(f *pflag.FlagSet) {
 	f.String("name", "", "this worker's name, which stays over restarts (default: host and process id)")
 	f.String("nats", "", "URL of the cluster's NATS server, such as nats://127.0.0.1:4222")
 	f.String("listen", "127.0.0.1:0", "where the worker's actors are reached; port 0 for any")
-	f.String("devices", "auto", "devices to place on: auto, cpu, or a list such as cuda:0,cuda:1")
+	f.String("devices", "auto", "devices to place on: auto (GPUs that can be used, else cpu), cpu, cuda, or a list such as cuda:0,cuda:1")
 	f.Int("cpu-ranks", 0, "at most so many ranks on the CPU (default: as many as fit)")
 	f.String("memory", "", "memory for arenas on the CPU, such as 8GiB (default: what is free)")
 	f.Bool("mlock", false, "keep arenas from being swapped out; the locked-memory limit (ulimit -l) must allow it")

@@ -33,7 +33,7 @@ type State struct {
 	DeviceAllocs, DeviceFrees, DeviceBytes, DevicePeak uint64
 	PinnedAllocs, PinnedFrees, PinnedBytes, PinnedPeak uint64
 	Copies, Copied                                     [4]uint64 // and their bytes, by kind
-	Pageable                                           uint64    // copies between the device and host memory that is not pinned
+	Pageable                                           [4]uint64 // copies between the device and host memory that is not pinned
 	Deferred                                           uint64    // copies that waited for their stream to be synchronized
 	Streams, StreamsMade, Events, Syncs, Launches      uint64
 	Handles, HandlesOpen                               uint64 // of memory for other processes, and of theirs

@@ -108,6 +108,23 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestFindCUDA: both libraries of the provider lie beside ONNX Runtime's.
+func TestFindCUDA(t *testing.T) {
+	dir := t.TempDir()
+	r := &Runtime{path: filepath.Join(dir, libraryName)}
+	for _, name := range []string{sharedLibrary, cudaLibrary} {
+		if _, err := r.FindCUDA(); recovery.ClassOf(err) != recovery.NotFound || !strings.Contains(err.Error(), name+" is not in "+dir) {
+			t.Errorf("without %s: %v", name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := r.FindCUDA(); err != nil || got != filepath.Join(dir, cudaLibrary) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestCheckVersion(t *testing.T) {
 	for v, ok := range map[string]bool{
 		"1.24.0": true, "1.29.0": true, "1.30.0-dev": true,

@@ -10,21 +10,22 @@ import (
 	"testing"
 )
 
-// script is a copy of scripts/ort.sh in a checkout of its own, with commands
+// script is a copy of one of the scripts in a checkout of its own, with commands
 // that stand in for what it would find on this machine.
 type script struct {
+	name string
 	root string // of the checkout
 	bin  string // its commands come first on PATH
 }
 
-func newScript(t *testing.T) script {
+func newScript(t *testing.T, name string) script {
 	t.Helper()
-	text, err := os.ReadFile("../../scripts/ort.sh")
+	text, err := os.ReadFile("../../scripts/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := script{root: t.TempDir(), bin: t.TempDir()}
-	s.write(t, filepath.Join(s.root, "scripts/ort.sh"), string(text))
+	s := script{name: name, root: t.TempDir(), bin: t.TempDir()}
+	s.write(t, filepath.Join(s.root, "scripts", name), string(text))
 	// Nothing is installed, and npm must not be asked, unless a test says so.
 	s.command(t, "ldconfig", "exit 0")
 	s.command(t, "ls", "exit 2")
@@ -51,7 +52,7 @@ func (s script) command(t *testing.T, name, body string) {
 func (s script) run(t *testing.T, env ...string) (string, string, int) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command(filepath.Join(s.root, "scripts/ort.sh"))
+	cmd := exec.Command(filepath.Join(s.root, "scripts", s.name))
 	cmd.Env = append(os.Environ(), EnvLibrary+"=", "PATH="+s.bin+":"+os.Getenv("PATH"))
 	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -67,7 +68,7 @@ func (s script) run(t *testing.T, env ...string) (string, string, int) {
 func (s script) cached() string { return filepath.Join(s.root, cacheDir, libraryName) }
 
 func TestScriptCached(t *testing.T) {
-	s := newScript(t)
+	s := newScript(t, "ort.sh")
 	s.write(t, s.cached(), "the library")
 	if out, errs, code := s.run(t); code != 0 || out != s.cached()+"\n" || errs != "" {
 		t.Errorf("exit %d, stdout %q, stderr %q; want its path and silence", code, out, errs)
@@ -75,7 +76,7 @@ func TestScriptCached(t *testing.T) {
 }
 
 func TestScriptEnvironment(t *testing.T) {
-	s := newScript(t)
+	s := newScript(t, "ort.sh")
 	mine := filepath.Join(t.TempDir(), "mine.so")
 	s.write(t, mine, "")
 	if out, errs, code := s.run(t, EnvLibrary+"="+mine); code != 0 || out != mine+"\n" || strings.Count(errs, "\n") != 1 {
@@ -88,7 +89,7 @@ func TestScriptEnvironment(t *testing.T) {
 
 func TestScriptInstalled(t *testing.T) {
 	for name, fits := range map[string]bool{"libonnxruntime.so.1.24.2": true, "libonnxruntime.so.1.21.0": false} {
-		s := newScript(t)
+		s := newScript(t, "ort.sh")
 		dir := t.TempDir()
 		s.write(t, filepath.Join(dir, name), "")
 		link := filepath.Join(dir, libraryName)
@@ -108,7 +109,7 @@ func TestScriptInstalled(t *testing.T) {
 
 // TestScriptTampered: a package that is not the pinned one is never unpacked.
 func TestScriptTampered(t *testing.T) {
-	s := newScript(t)
+	s := newScript(t, "ort.sh")
 	s.command(t, "npm", "echo evil > onnxruntime-node-1.29.0.tgz")
 	s.command(t, "tar", "echo tar was called >&2")
 	out, errs, code := s.run(t)
@@ -118,5 +119,31 @@ func TestScriptTampered(t *testing.T) {
 	left, err := os.ReadDir(filepath.Dir(s.cached()))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestScriptCUDA: the provider is fetched beside the library that it goes with,
+// unless the package is not the pinned one.
+func TestScriptCUDA(t *testing.T) {
+	s := newScript(t, "ort-cuda.sh")
+	lib := filepath.Join(s.root, cudaCacheDir, libraryName)
+	s.write(t, s.cached(), "the library")
+	s.command(t, "uname", "echo Linux x86_64")
+	s.command(t, "npm", "echo evil > com.github.asus4.onnxruntime.linux-x64-gpu-0.4.9.tgz")
+	s.command(t, "tar", "echo tar was called >&2")
+	out, errs, code := s.run(t)
+	if code == 0 || out != "" || !strings.Contains(errs, "is not what was pinned") || strings.Contains(errs, "tar was called") {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	if left, err := os.ReadDir(filepath.Dir(lib)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	s.command(t, "uname", "echo Linux riscv64")
+	if _, errs, code := s.run(t); code == 0 || !strings.Contains(errs, "no provider for Linux riscv64") {
+		t.Errorf("on another machine: exit %d, stderr %q", code, errs)
+	}
+	s.write(t, lib, "the library")
+	if out, errs, code := s.run(t); code != 0 || out != lib+"\n" || errs != "" {
+		t.Errorf("cached: exit %d, stdout %q, stderr %q; want its path and silence", code, out, errs)
 	}
 }

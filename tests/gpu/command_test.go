@@ -83,23 +83,38 @@ func TestCommandLoads(t *testing.T) {
 		}
 		return r, o
 	}
-	want, _ := load("cpu", "--tp", "2")
-	for device, on := range map[string][]string{"cuda:0": {"cuda:0", "cuda:0"}, "auto": {"cuda:0", "cuda:1"}, "cuda": {"cuda:0", "cuda:1"}} {
-		got, o := load(device, "--tp", "2")
+	want, _ := load("cpu", "--tp", "2", "--dp", "2")
+	two := []string{"cuda:0", "cuda:1", "cuda:0", "cuda:1"} // of each of two workers
+	for device, on := range map[string][]string{"cuda:0": {"cuda:0", "cuda:0", "cuda:0", "cuda:0"}, "auto": two, "cuda": two} {
+		got, o := load(device, "--tp", "2", "--dp", "2", "--workers", "2", "--validate") // which reads back what was copied
 		for r := range want.Ranks {
 			if got.Ranks[r].Digest != want.Ranks[r].Digest || got.Ranks[r].Device != on[r] {
 				t.Errorf("--device %s: rank %d is %+v, on the CPU %+v; want it on %s", device, r, got.Ranks[r], want.Ranks[r], on[r])
 			}
 		}
 		s := o.state
-		if s.Copied[fakecuda.HostToDevice] != uint64(got.Placed) || s.Pageable != 0 {
-			t.Errorf("--device %s: %d bytes were copied for %d placed, %d copies not from pinned memory", device, s.Copied[fakecuda.HostToDevice], got.Placed, s.Pageable)
+		if s.Copied[fakecuda.HostToDevice] != uint64(got.Placed) || s.Pageable[fakecuda.HostToDevice] != 0 {
+			t.Errorf("--device %s: %d bytes were copied for %d placed, %d copies not from pinned memory", device, s.Copied[fakecuda.HostToDevice], got.Placed, s.Pageable[fakecuda.HostToDevice])
 		}
-		if s.PinnedPeak > uint64(got.Staging) {
-			t.Errorf("--device %s: %d bytes were pinned, %d are said to have been staged", device, s.PinnedPeak, got.Staging)
+		if s.PinnedPeak > 2*uint64(got.Staging) {
+			t.Errorf("--device %s: %d bytes were pinned, each of two workers is said to have staged %d", device, s.PinnedPeak, got.Staging)
 		}
 		if s.DeviceBytes+s.PinnedBytes != 0 || s.DeviceAllocs != s.DeviceFrees || s.PinnedAllocs != s.PinnedFrees {
 			t.Errorf("--device %s: %d bytes on the device and %d pinned are left", device, s.DeviceBytes, s.PinnedBytes)
+		}
+	}
+}
+
+// fromCache copies files that lie with the ONNX Runtime in use to a folder.
+func fromCache(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(os.Getenv("GANTRY_ORT_LIB")), name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -108,21 +123,19 @@ func TestCommandLoads(t *testing.T) {
 // where a GPU was asked for; auto does without.
 func TestCommandWithoutCUDA(t *testing.T) {
 	command := gantry(t)
-	ort := os.Getenv("GANTRY_ORT_LIB")
-	bare := t.TempDir() // ONNX Runtime without its CUDA provider
-	if err := os.Link(ort, filepath.Join(bare, filepath.Base(ort))); err != nil {
-		b, err := os.ReadFile(ort)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(bare, filepath.Base(ort)), b, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	fakes := strings.Split(os.Getenv("LD_LIBRARY_PATH"), ":")[0]
+	bare, foreign := t.TempDir(), t.TempDir() // ONNX Runtime without its CUDA provider, and with what is none
+	fromCache(t, bare, "libonnxruntime.so.1")
+	fromCache(t, foreign, "libonnxruntime.so.1", "libonnxruntime_providers_shared.so")
+	cc := exec.Command("gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", filepath.Join(foreign, "libonnxruntime_providers_cuda.so"), "-L"+fakes, "-l:libcudart.so.13")
+	cc.Stdin = strings.NewReader("int cudaGetDevice(int*); int device(void) { int d; return cudaGetDevice(&d); }")
+	if out, err := cc.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	// without returns a folder with all of the fake's libraries but one.
 	without := func(name string) string {
-		dir, libs := t.TempDir(), strings.Split(os.Getenv("LD_LIBRARY_PATH"), ":")[0]
-		entries, err := os.ReadDir(libs)
+		dir := t.TempDir()
+		entries, err := os.ReadDir(fakes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,14 +143,15 @@ func TestCommandWithoutCUDA(t *testing.T) {
 			if e.Name() == name {
 				continue
 			}
-			if err := os.Symlink(filepath.Join(libs, e.Name()), filepath.Join(dir, e.Name())); err != nil {
+			if err := os.Symlink(filepath.Join(fakes, e.Name()), filepath.Join(dir, e.Name())); err != nil {
 				t.Fatal(err)
 			}
 		}
 		return "LD_LIBRARY_PATH=" + dir
 	}
 	for _, tt := range []struct{ name, env, want string }{
-		{"no provider", "GANTRY_ORT_LIB=" + filepath.Join(bare, filepath.Base(ort)), "libonnxruntime_providers_shared.so is not in " + bare + " (run `make ort-cuda`"},
+		{"no provider", "GANTRY_ORT_LIB=" + filepath.Join(bare, "libonnxruntime.so.1"), "libonnxruntime_providers_shared.so is not in " + bare + " (run `make ort-cuda`"},
+		{"another provider", "GANTRY_ORT_LIB=" + filepath.Join(foreign, "libonnxruntime.so.1"), "refuses " + foreign + "/libonnxruntime_providers_cuda.so: Failed to get symbol CreateEpFactories"},
 		{"no NVML", without("libnvidia-ml.so.1"), "there is no GPU: NVML library not found"},
 		{"no driver library", without("libcuda.so.1"), "libcuda.so.1: cannot open shared object file: No such file or directory (it comes with the NVIDIA driver"},
 		{"no cuBLAS", without("libcublas.so.13"), "libcublas.so.13: cannot open shared object file: No such file or directory (package libcublas-13-0)"},

@@ -6,19 +6,19 @@ cd "$(dirname "$0")"
 out=$1
 mkdir -p "$out"
 
-# build SOURCE NAME [OPTION]...
+# build NAME SOURCE...
 build() {
-	gcc -O1 -g -Wall -Wno-parentheses -shared -fPIC -pthread -Wl,-soname,"$2" "${@:3}" -o "$out/$2" "$1"
+	gcc -O1 -g -Wall -Wno-parentheses -shared -fPIC -pthread -Wl,-soname,"$1" -o "$out/$1" "${@:2}"
 }
-# versioned SOURCE NAME: its symbols carry its name as their version, as CUDA's do.
+# versioned NAME SOURCE...: its symbols carry its name as their version, as CUDA's do.
 versioned() {
-	echo "$2 { global: *; };" >"$out/$2.map"
-	build "$1" "$2" -Wl,--version-script,"$out/$2.map"
-	rm "$out/$2.map"
+	echo "$1 { global: *; };" >"$out/$1.map"
+	build "$@" -Wl,--version-script,"$out/$1.map"
+	rm "$out/$1.map"
 }
-versioned cudart.c libcudart.so.13
-versioned cublas.c libcublas.so.13
-versioned cublas.c libcublasLt.so.13
-build curand.c libcurand.so.10
-build cuda.c libcuda.so.1
-build nvml.c libnvidia-ml.so.1
+versioned libcudart.so.13 cudart.c kernels.c
+versioned libcublas.so.13 cublas.c
+versioned libcublasLt.so.13 cublas.c
+build libcurand.so.10 curand.c
+build libcuda.so.1 cuda.c
+build libnvidia-ml.so.1 nvml.c

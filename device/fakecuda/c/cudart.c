@@ -19,12 +19,14 @@
 #include <unistd.h>
 
 enum { success = 0, invalid_value = 1, out_of_memory = 2, insufficient_driver = 35, no_device = 100, invalid_device = 101,
-	device_uninitialized = 201, not_supported = 801, invalid_handle = 400 };
+	device_uninitialized = 201, invalid_handle = 400 };
 enum { runtime_version = 13000 };
 enum { host_to_host, host_to_device, device_to_host, device_to_device, by_address };
 enum where { pageable, pinned, on_device };
 
-static struct state unshared, *st = &unshared;
+static struct state unshared;
+struct state* fakecuda_state = &unshared;
+#define st fakecuda_state
 static uint64_t devices = 1, memory = 8ull << 30, driver = runtime_version;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static __thread int current, last;
@@ -157,7 +159,7 @@ static int copy(void* to, const void* from, size_t n, int kind, struct stream* s
 	if (kind != by_address && kind != is) return invalid_value;
 	if (d && (char*)to + n > d->at + d->size || f && (char*)from + n > f->at + f->size) return invalid_value;
 	st->copies[is]++, st->copied[is] += n;
-	if (is != device_to_device && (dw == pageable || fw == pageable)) st->pageable++;
+	if (is != device_to_device && (dw == pageable || fw == pageable)) st->pageable[is]++;
 	if (d) to = d->bytes + ((char*)to - d->at);
 	if (f) from = f->bytes + ((char*)from - f->at);
 	if (!s || dw == pageable || fw == pageable) {
@@ -263,7 +265,7 @@ int cudaFreeHost(void* p) {
 }
 
 int cudaMemcpy(void* d, const void* s, size_t n, int kind) { ENTER(); flush_all(); return leave(copy(d, s, n, kind, NULL)); }
-int cudaMemcpyAsync(void* d, const void* s, size_t n, int kind, struct stream* st) { ENTER(); return leave(copy(d, s, n, kind, st)); }
+int cudaMemcpyAsync(void* d, const void* s, size_t n, int kind, struct stream* on) { ENTER(); return leave(copy(d, s, n, kind, on)); }
 
 static int set(void* p, int v, size_t n) {
 	struct block* b = find(p);
@@ -363,7 +365,7 @@ static const struct { int code; const char *name, *text; } texts[] = {
 	{invalid_handle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
 	{700, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
 	{719, "cudaErrorLaunchFailure", "unspecified launch failure"},
-	{not_supported, "cudaErrorNotSupported", "operation not supported"},
+	{801, "cudaErrorNotSupported", "operation not supported"},
 };
 static const int known = sizeof texts / sizeof *texts;
 
@@ -377,46 +379,3 @@ const char* cudaGetErrorString(int e) {
 }
 int cudaGetLastError(void) { int e = last; last = success; return e; }
 int cudaPeekAtLastError(void) { return last; }
-
-// Kernels: their registration does nothing, and launching one counts.
-
-static void* fat[4];
-void** __cudaRegisterFatBinary(void* p) { return fat; }
-void __cudaRegisterFatBinaryEnd(void** p) {}
-void __cudaUnregisterFatBinary(void** p) {}
-void __cudaRegisterFunction(void) {}
-void __cudaRegisterVar(void) {}
-int __cudaGetKernel(void** k, const void* f) { *k = (void*)f; return success; }
-int __cudaPushCallConfiguration(void) { return success; }
-int __cudaPopCallConfiguration(void) { return success; }
-static int launch(void) { __atomic_add_fetch(&st->launches, 1, __ATOMIC_RELAXED); return success; }
-int __cudaLaunchKernel(void) { return launch(); }
-int cudaLaunchKernel(void) { return launch(); }
-int cudaLaunchKernelExC(void) { return launch(); }
-
-// What needs a GPU to mean anything.
-#define UNSUPPORTED(name) int name(void) { last = not_supported; return not_supported; }
-UNSUPPORTED(cudaFreeAsync)
-UNSUPPORTED(cudaFuncGetAttributes)
-UNSUPPORTED(cudaFuncSetAttribute)
-UNSUPPORTED(cudaGetDriverEntryPointByVersion)
-UNSUPPORTED(cudaGraphDestroy)
-UNSUPPORTED(cudaGraphExecDestroy)
-UNSUPPORTED(cudaGraphInstantiate)
-UNSUPPORTED(cudaGraphLaunch)
-UNSUPPORTED(cudaKernelSetAttributeForDevice)
-UNSUPPORTED(cudaLaunchHostFunc)
-UNSUPPORTED(cudaLibraryGetKernel)
-UNSUPPORTED(cudaLibraryLoadData)
-UNSUPPORTED(cudaLibraryUnload)
-UNSUPPORTED(cudaMallocFromPoolAsync)
-UNSUPPORTED(cudaMemPoolCreate)
-UNSUPPORTED(cudaMemPoolDestroy)
-UNSUPPORTED(cudaMemPoolGetAttribute)
-UNSUPPORTED(cudaMemPoolSetAttribute)
-UNSUPPORTED(cudaMemPoolTrimTo)
-UNSUPPORTED(cudaMemcpy2DAsync)
-UNSUPPORTED(cudaMemcpyFromSymbol)
-UNSUPPORTED(cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags)
-UNSUPPORTED(cudaStreamBeginCapture)
-UNSUPPORTED(cudaStreamEndCapture)

@@ -17,7 +17,7 @@ struct state {
 	uint64_t device_allocs, device_frees, device_bytes, device_peak;
 	uint64_t pinned_allocs, pinned_frees, pinned_bytes, pinned_peak;
 	uint64_t copies[kinds], copied[kinds]; // by cudaMemcpyKind
-	uint64_t pageable;                     // copies between the device and host memory that is not pinned
+	uint64_t pageable[kinds];              // those between the device and host memory that is not pinned
 	uint64_t deferred;                     // copies that waited for their stream to be synchronized
 	uint64_t streams, streams_made, events, syncs, launches;
 	uint64_t handles, handles_open;        // of memory of another process
