@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -243,7 +242,7 @@ func (a *coordinator) memberUp(c actor.Context, w messages.Worker) {
 	case old != nil && old.Incarnation == w.Incarnation:
 		old.Worker = w
 		if old.up {
-			a.tellJobs(c, workerUp{w})
+			a.tellJobs(c, workerUp{worker: w})
 		}
 		return
 	case old != nil:
@@ -287,27 +286,28 @@ func (a *coordinator) holding(c actor.Context, h *control.Holding) {
 	if m == nil || lifeOf(m.Worker) != h.GetHeader().Life() {
 		return
 	}
-	has := map[string]bool{}
+	has := map[string]bool{} // jobs
 	for _, held := range h.GetJobs() {
 		has[held.GetJob()] = true
 		e := a.jobs[held.GetJob()]
 		model := a.modelOf(held.GetJob())
 		switch {
-		case model != nil:
+		case model != nil && model.at(m.Name):
 			a.reserve(model, m, held)
-		case e == nil || e.pid == nil:
+		case e != nil && e.pid != nil: // its actor is told below
+		default:
 			c.Request(workerPID(m.Worker), &control.CloseJob{Header: commandHeader(held.GetJob(), a.o.Epoch, m.Worker), Reason: "the job is over"})
 		}
 	}
 	for _, model := range a.models {
-		if !has[model.Job] && slices.ContainsFunc(model.Ranks, func(r messages.Rank) bool { return r.Worker == m.Name }) {
+		if !has[model.Job] && model.at(m.Name) {
 			a.loseModel(c, model, "worker "+m.Name+" holds it no longer")
 		}
 	}
 	if !m.up {
 		m.up = true
 		a.o.Log.Info("worker is there", "worker", m.Name, "incarnation", m.Incarnation, "address", m.Address)
-		a.tellJobs(c, workerUp{m.Worker})
+		a.tellJobs(c, workerUp{m.Worker, has})
 	}
 }
 
@@ -366,7 +366,7 @@ func (a *coordinator) memberLost(c actor.Context, l memberLost) {
 	a.o.Log.Warn("worker is lost", "worker", m.Name, "reason", l.reason)
 	a.tellJobs(c, workerLost(l))
 	for _, model := range a.models {
-		if slices.ContainsFunc(model.Ranks, func(r messages.Rank) bool { return r.Worker == m.Name }) {
+		if model.at(m.Name) {
 			a.loseModel(c, model, "worker "+m.Name+" is lost: "+l.reason)
 		}
 	}

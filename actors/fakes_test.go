@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 type fakeNode struct {
 	load func(ctx context.Context, ref job.Ref) error // nil: succeeds
 	dump func(ctx context.Context) error              // nil: succeeds
+	held chan struct{}                                // where set, Close waits until it is closed
 
 	mu    sync.Mutex
 	loads map[int]int // tries, by chunk
@@ -97,6 +98,9 @@ func (n *fakeNode) Free(_ string, h job.Hold) error {
 }
 
 func (n *fakeNode) Close(id string) error {
+	if n.held != nil {
+		<-n.held
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.open, id)
@@ -316,7 +320,7 @@ func newWorld(t testing.TB, n int) *world {
 		}
 		w.workers, w.nodes, w.members = append(w.workers, worker), append(w.nodes, node), append(w.members, m)
 	}
-	w.start(1, log)
+	w.start(1, log, w.members...)
 	t.Cleanup(func() {
 		if err := w.co.Stop(); err != nil {
 			t.Error(err)
@@ -331,8 +335,8 @@ func newWorld(t testing.TB, n int) *world {
 	return w
 }
 
-// start starts the coordinator of an epoch.
-func (w *world) start(epoch uint64, log *slog.Logger) {
+// start starts the coordinator of an epoch, to which members are known.
+func (w *world) start(epoch uint64, log *slog.Logger, members ...messages.Worker) {
 	co, err := w.system.StartCoordinator(w.t.Context(), CoordinatorOptions{
 		Name: "c", Epoch: epoch, Store: w.mem, Plans: w.mem, Publish: w.mem, Patience: 5 * time.Second, Log: log,
 	})
@@ -340,7 +344,7 @@ func (w *world) start(epoch uint64, log *slog.Logger) {
 		w.t.Fatal(err)
 	}
 	w.co = co
-	for _, m := range w.members {
+	for _, m := range members {
 		co.MemberUp(m)
 	}
 	w.until("all workers are within reach", func() bool {

@@ -84,6 +84,7 @@ type jobWorker struct {
 	err    error // why it could not open the job, or must not be asked to
 	asked  time.Time
 	fails  int // answers that it could not open the job
+	knows  bool // it was asked to open the job, by this leader or one before
 	closed bool
 	lends  []int      // what it can copy from arenas of other jobs
 	held   []job.Held // what it had of the job when it opened it, until the machine knows
@@ -109,7 +110,10 @@ func (w *jobWorker) check(r require.Requirements) {
 
 // What a Coordinator tells its Jobs.
 type (
-	workerUp      struct{ worker messages.Worker }
+	workerUp struct {
+		worker messages.Worker
+		open   map[string]bool // jobs that it has open, by id; nil: as before
+	}
 	workerRefused struct {
 		worker messages.Worker
 		err    error
@@ -152,7 +156,7 @@ func (a *jobActor) Receive(c actor.Context) {
 	case roomsChanged:
 		a.roomsChanged(c)
 	case workerUp:
-		a.workerUp(c, m.worker)
+		a.workerUp(c, m)
 	case workerRefused:
 		a.workers[m.worker.Name] = &jobWorker{Worker: m.worker, err: m.err}
 	case workerSuspect:

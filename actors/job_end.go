@@ -66,8 +66,8 @@ func (a *jobActor) close(c actor.Context) {
 // closeAll tells the workers to free what they hold.
 func (a *jobActor) closeAll(c actor.Context) {
 	for _, w := range a.workers {
-		if w.asked.IsZero() {
-			w.closed = true // never heard of the job
+		if !w.knows {
+			w.closed = true
 		} else if w.up && !w.closed {
 			a.send(c, w, &control.CloseJob{Header: commandHeader(a.id, a.o.Epoch, w.Worker), Reason: a.rec.job.Why})
 		}
@@ -81,7 +81,7 @@ func (a *jobActor) closeIdle(c actor.Context) {
 		holds[r.Worker] = true
 	}
 	for _, w := range a.workers {
-		if a.rec.job.State == messages.StateReady && w.opened && !holds[w.Name] {
+		if a.rec.job.State == messages.StateReady && w.knows && !holds[w.Name] {
 			a.send(c, w, &control.CloseJob{Header: commandHeader(a.id, a.o.Epoch, w.Worker), Reason: "it holds no rank"})
 		}
 	}

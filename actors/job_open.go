@@ -92,7 +92,7 @@ func (a *jobActor) openAll(c actor.Context) {
 		if !w.up || w.opened || w.err != nil || time.Since(w.asked) < openAgain {
 			continue
 		}
-		w.asked = time.Now()
+		w.asked, w.knows = time.Now(), true
 		a.send(c, w, &control.OpenJob{
 			Header: commandHeader(a.id, a.o.Epoch, w.Worker), Uri: a.req.URI, IndexDigest: a.planned.index,
 			Options: control.FromOptions(a.req.Options), PlanDigest: a.planned.plan.Digest(),

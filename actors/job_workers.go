@@ -26,18 +26,24 @@ func (a *jobActor) inOrder() []*jobWorker {
 }
 
 // workerUp takes a worker in, or back. A new life of it has nothing open.
-func (a *jobActor) workerUp(c actor.Context, m messages.Worker) {
+func (a *jobActor) workerUp(c actor.Context, up workerUp) {
+	m := up.worker
 	w := a.workers[m.Name]
 	if w == nil || w.Incarnation != m.Incarnation {
 		w = newJobWorker(m, a.needs)
 		a.workers[m.Name] = w
 	}
 	w.up, w.Worker = true, m
+	if up.open[a.id] {
+		w.knows, w.closed = true, false
+	}
 	switch {
 	case a.phase == phasePlanning:
 		a.beginPlan(c)
 	case w.opened:
 		a.drive(c, job.WorkerUp{Worker: lifeOf(m)})
+	case a.phase == phaseEnding && a.rec.job.State == messages.StateReady:
+		a.closeIdle(c)
 	case a.phase >= phaseClosing:
 		a.closeAll(c)
 	default:

@@ -342,13 +342,59 @@ func TestNextCoordinator(t *testing.T) {
 	if err := w.co.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	w.start(2, w.system.log)
+	w.start(2, w.system.log, w.members...)
 	close(gate)
 	if j = w.wait(j.Job); j.State != messages.StateReady || j.Epoch != 2 {
 		t.Fatalf("state %s of epoch %d: %s", j.State, j.Epoch, j.Why)
 	}
 	if w.mem.count(progress.CoordinatorChanged) != 1 {
 		t.Error("no event tells of the change")
+	}
+}
+
+// TestLateWorkerForgetsJob: a worker that has a job open since the last
+// coordinator, and is heard of only when the job is over or about to be,
+// closes it.
+func TestLateWorkerForgetsJob(t *testing.T) {
+	for name, once := range map[string]bool{"resident": false, "closing": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 2)
+			gate := make(chan struct{})
+			for _, n := range w.nodes {
+				n.load = func(ctx context.Context, _ job.Ref) error {
+					select {
+					case <-gate:
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}
+			}
+			q := request("a")
+			q.Once = once
+			if _, err := w.co.Load(t.Context(), q); err != nil {
+				t.Fatal(err)
+			}
+			w.until("both have it open", func() bool { return !w.nodes[0].empty() && !w.nodes[1].empty() })
+			if err := w.co.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			holder, late := 0, 1
+			if len(w.nodes[1].holds) > 0 {
+				holder, late = 1, 0
+			}
+			held := make(chan struct{})
+			w.nodes[holder].held = held
+			defer close(held)
+			close(gate)
+			w.start(2, w.system.log, w.members[holder])
+			w.until("it is ready", func() bool {
+				j, err := w.co.Status(t.Context(), messages.JobRequest{Job: "a"})
+				return err == nil && j.State == messages.StateReady
+			})
+			w.co.MemberUp(w.members[late])
+			w.until("the late one has closed it", w.nodes[late].empty)
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -76,6 +77,11 @@ type StoredJob struct {
 type StoredModel struct {
 	messages.Model
 	Revision uint64
+}
+
+// at reports whether a worker holds a part of the model.
+func (m *StoredModel) at(worker string) bool {
+	return slices.ContainsFunc(m.Ranks, func(r messages.Rank) bool { return r.Worker == worker })
 }
 
 // Publisher tells the world how far jobs are. Its methods do not block.

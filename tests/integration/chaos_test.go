@@ -148,9 +148,20 @@ func newStorm(t *testing.T) *storm {
 	s := &storm{Cluster: &Cluster{t: t, bin: bin, Workers: map[string]*Process{}}, t: t, calm: map[string]messages.Job{}}
 	s.Lasting(t.TempDir())
 	for i := range chaosWorkers {
-		s.StartWorker(fmt.Sprintf("w%d", i+1), "--allow-host", "127.0.0.1")
+		s.start(i)
 	}
 	return s
+}
+
+// start starts a worker. Half of them send pieces over TCP, as workers of
+// several machines do.
+func (s *storm) start(i int) {
+	s.t.Helper()
+	args := []string{"--allow-host", "127.0.0.1"}
+	if i%2 == 1 {
+		args = append(args, "--peer-stream")
+	}
+	s.StartWorker(fmt.Sprintf("w%d", i+1), args...)
 }
 
 // run makes a trial and checks what came of it.
@@ -198,22 +209,25 @@ func (s *storm) strike(id string, f fault) {
 		j = s.Status(id)
 		return j.State.Final() || float64(j.Counters.ChunksDone) >= f.at*float64(max(j.Counters.ChunksTotal, 1))
 	})
-	name := fmt.Sprintf("w%d", f.victim+1)
 	if f.victim == holder {
-		name = j.Ranks[0].Worker
+		if _, err := fmt.Sscanf(j.Ranks[0].Worker, "w%d", &f.victim); err != nil {
+			s.t.Fatalf("rank 0 is at %q: %v", j.Ranks[0].Worker, err)
+		}
+		f.victim--
 	}
+	victim := s.Workers[fmt.Sprintf("w%d", f.victim+1)]
 	switch f.what {
 	case kill:
-		s.Workers[name].Kill()
+		victim.Kill()
 		time.Sleep(f.length)
-		s.StartWorker(name, "--allow-host", "127.0.0.1")
+		s.start(f.victim)
 	case restart:
 		s.Coordinator.Kill()
 		s.Conn.Close()
 		time.Sleep(f.length)
 		s.Restart()
 	case freeze:
-		s.Workers[name].Freeze(f.length)
+		victim.Freeze(f.length)
 	case freezeChief:
 		s.Coordinator.Freeze(f.length)
 	}
