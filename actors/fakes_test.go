@@ -354,7 +354,7 @@ func (w *world) start(epoch uint64, log *slog.Logger, members ...messages.Worker
 					return false, nil
 				}
 			}
-			return len(a.members) == len(w.members), nil
+			return len(a.members) == len(members), nil
 		})
 		return err == nil && all
 	})

@@ -149,6 +149,26 @@ func TestReadsAreCountedOnceAnAttempt(t *testing.T) {
 	}
 }
 
+// TestLostReadIsCounted: what a worker read and placed before it was lost, and
+// never told, was read nevertheless.
+func TestLostReadIsCounted(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	w := cpu("a", 1, 1000)
+	isLoad := func(c Command) bool { _, is := c.(Load); return is }
+	first := all[Load](obey(j, t0, j.Start(t0, []WorkerUp{w}), isLoad))[0]
+	j.Step(t0, WorkerSuspect{Worker: w.Worker})
+	again := done(all[Load](j.Step(t0, w))[0])
+	again.BytesRead = 0 // its pieces are there already
+	j.Step(t0, again)
+	if j.BytesRead() != 100 {
+		t.Errorf("%d bytes, want the chunk's 100", j.BytesRead())
+	}
+	late := done(first) // it thaws, and tells after all
+	if late.BytesRead = 100; len(j.Step(t0, late)) > 0 || j.BytesRead() != 100 {
+		t.Errorf("%d bytes after the late report, want 100", j.BytesRead())
+	}
+}
+
 func TestReportMustNameItsPieces(t *testing.T) {
 	isLoad := func(c Command) bool { _, is := c.(Load); return is }
 	for name, spoil := range map[string]func(*ChunkDone){

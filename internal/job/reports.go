@@ -133,6 +133,12 @@ func (j *Job) chunkDone(e ChunkDone) {
 	}
 	if f.piece < 0 {
 		j.budget = min(j.budget+1, j.o.RetryBudget)
+		// Where all is placed and nobody has said to have read it, it was a
+		// worker that was lost before it could.
+		if c := &j.chunks[f.chunk]; c.reported == 0 && !c.untold {
+			c.untold = true
+			j.bytesRead += c.bytes
+		}
 	}
 	j.land(f)
 	j.resume(f) // what was lost meanwhile; the next copy
@@ -206,6 +212,10 @@ func (j *Job) count(ref Ref, bytes int64) {
 	}
 	if c.reported != 0 {
 		j.counted[attempt{ref.Chunk, min(c.reported, ref.Attempt)}] = struct{}{}
+	}
+	if c.untold {
+		c.untold = false
+		j.bytesRead -= c.bytes
 	}
 	c.reported = max(c.reported, ref.Attempt)
 	j.bytesRead += bytes

@@ -27,6 +27,7 @@ type chunk struct {
 	read     *flight // the read under way
 	failures int     // reads that failed and were tried again
 	reported uint64  // the last read whose bytes are in Job.bytesRead
+	untold   bool    // it was read by who has not told, and counts once nevertheless
 }
 
 // piece is the state of what one chunk leaves at one rank.
