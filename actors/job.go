@@ -83,7 +83,7 @@ type jobWorker struct {
 	opened bool
 	err    error // why it could not open the job, or must not be asked to
 	asked  time.Time
-	fails  int // answers that it could not open the job
+	fails  int  // answers that it could not open the job
 	knows  bool // it was asked to open the job, by this leader or one before
 	closed bool
 	lends  []int      // what it can copy from arenas of other jobs
