@@ -19,6 +19,16 @@ func absmaxF32AVX2(src *byte, n int) uint32
 //go:noescape
 func int8F32AVX2(dst *byte, src *byte, n int, scale float32)
 
+// nf4F32AVX2 writes the codes of n finite F32 times factor.
+//
+//go:noescape
+func nf4F32AVX2(dst *byte, src *byte, n int, factor float32)
+
+// fp4F32AVX2 writes the codes of n finite F32 times factor.
+//
+//go:noescape
+func fp4F32AVX2(dst *byte, src *byte, n int, factor float32)
+
 // castF32ToF16AVX2 converts n elements from F32 to F16.
 //
 //go:noescape
@@ -144,6 +154,16 @@ func absmaxF16AVX2(src *byte, n int) uint32
 //go:noescape
 func int8F16AVX2(dst *byte, src *byte, n int, scale float32)
 
+// nf4F16AVX2 writes the codes of n finite F16 times factor.
+//
+//go:noescape
+func nf4F16AVX2(dst *byte, src *byte, n int, factor float32)
+
+// fp4F16AVX2 writes the codes of n finite F16 times factor.
+//
+//go:noescape
+func fp4F16AVX2(dst *byte, src *byte, n int, factor float32)
+
 // castF16ToF32AVX2 converts n elements from F16 to F32.
 //
 //go:noescape
@@ -268,6 +288,16 @@ func absmaxBF16AVX2(src *byte, n int) uint32
 //
 //go:noescape
 func int8BF16AVX2(dst *byte, src *byte, n int, scale float32)
+
+// nf4BF16AVX2 writes the codes of n finite BF16 times factor.
+//
+//go:noescape
+func nf4BF16AVX2(dst *byte, src *byte, n int, factor float32)
+
+// fp4BF16AVX2 writes the codes of n finite BF16 times factor.
+//
+//go:noescape
+func fp4BF16AVX2(dst *byte, src *byte, n int, factor float32)
 
 // castBF16ToF32AVX2 converts n elements from BF16 to F32.
 //

@@ -624,6 +624,303 @@ loop:
 	VZEROUPPER
 	RET
 
+// func nf4F32AVX2(dst *byte, src *byte, n int, factor float32)
+// Requires: AVX, AVX2
+TEXT ·nf4F32AVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS factor+24(FP), Y0
+	VMOVDQU      order<>+0(SB), Y1
+	VMOVDQU      nf4Step0<>+0(SB), Y2
+	VMOVDQU      nf4Step1<>+0(SB), Y3
+	VMOVDQU      nf4Step2<>+0(SB), Y4
+	VMOVDQU      nf4Step3<>+0(SB), Y5
+	VPBROADCASTW c00000110<>+0(SB), Y6
+
+loop:
+	VMOVDQU    (CX), Y7
+	VMOVDQU    32(CX), Y8
+	VMOVDQU    64(CX), Y9
+	VMOVDQU    96(CX), Y10
+	VMULPS     Y0, Y7, Y7
+	VMULPS     Y0, Y8, Y8
+	VMULPS     Y0, Y9, Y9
+	VMULPS     Y0, Y10, Y10
+	VPXOR      Y11, Y11, Y11
+	VPERMPS    Y2, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y3, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y4, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y5, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPXOR      Y7, Y7, Y7
+	VPERMPS    Y2, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y3, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y4, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y5, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPXOR      Y8, Y8, Y8
+	VPERMPS    Y2, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y3, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y4, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y5, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPXOR      Y9, Y9, Y9
+	VPERMPS    Y2, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y3, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y4, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y5, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPACKSSDW  Y7, Y11, Y11
+	VPACKSSDW  Y9, Y8, Y8
+	VPACKSSWB  Y8, Y11, Y11
+	VPERMD     Y11, Y1, Y11
+	VPMADDUBSW Y6, Y11, Y11
+	VPACKUSWB  Y11, Y11, Y11
+	VPERMQ     $0x08, Y11, Y11
+	VMOVDQU    X11, (AX)
+	ADDQ       $+128, CX
+	ADDQ       $0x10, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
+	VZEROUPPER
+	RET
+
+DATA nf4Step0<>+0(SB)/4, $0x3d22faff
+DATA nf4Step0<>+4(SB)/4, $0x00000000
+DATA nf4Step0<>+8(SB)/4, $0x00000000
+DATA nf4Step0<>+12(SB)/4, $0x00000000
+DATA nf4Step0<>+16(SB)/4, $0x00000000
+DATA nf4Step0<>+20(SB)/4, $0x00000000
+DATA nf4Step0<>+24(SB)/4, $0x00000000
+DATA nf4Step0<>+28(SB)/4, $0x00000000
+GLOBL nf4Step0<>(SB), RODATA|NOPTR, $32
+
+DATA nf4Step1<>+0(SB)/4, $0xbeadea76
+DATA nf4Step1<>+4(SB)/4, $0x3ec753f9
+DATA nf4Step1<>+8(SB)/4, $0x00000000
+DATA nf4Step1<>+12(SB)/4, $0x00000000
+DATA nf4Step1<>+16(SB)/4, $0x00000000
+DATA nf4Step1<>+20(SB)/4, $0x00000000
+DATA nf4Step1<>+24(SB)/4, $0x00000000
+DATA nf4Step1<>+28(SB)/4, $0x00000000
+GLOBL nf4Step1<>(SB), RODATA|NOPTR, $32
+
+DATA nf4Step2<>+0(SB)/4, $0xbf1c5270
+DATA nf4Step2<>+4(SB)/4, $0xbe0d38bc
+DATA nf4Step2<>+8(SB)/4, $0x3e5067e0
+DATA nf4Step2<>+12(SB)/4, $0x3f248daf
+DATA nf4Step2<>+16(SB)/4, $0x00000000
+DATA nf4Step2<>+20(SB)/4, $0x00000000
+DATA nf4Step2<>+24(SB)/4, $0x00000000
+DATA nf4Step2<>+28(SB)/4, $0x00000000
+GLOBL nf4Step2<>(SB), RODATA|NOPTR, $32
+
+DATA nf4Step3<>+0(SB)/4, $0xbf591cd9
+DATA nf4Step3<>+4(SB)/4, $0xbeeb8480
+DATA nf4Step3<>+8(SB)/4, $0xbe703cec
+DATA nf4Step3<>+12(SB)/4, $0xbd3a7871
+DATA nf4Step3<>+16(SB)/4, $0x3df64863
+DATA nf4Step3<>+20(SB)/4, $0x3e9582d4
+DATA nf4Step3<>+24(SB)/4, $0x3f006d03
+DATA nf4Step3<>+28(SB)/4, $0x3f5c89d9
+GLOBL nf4Step3<>(SB), RODATA|NOPTR, $32
+
+DATA c00000110<>+0(SB)/4, $0x00000110
+GLOBL c00000110<>(SB), RODATA|NOPTR, $4
+
+// func fp4F32AVX2(dst *byte, src *byte, n int, factor float32)
+// Requires: AVX, AVX2
+TEXT ·fp4F32AVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS factor+24(FP), Y0
+	VMOVDQU      order<>+0(SB), Y1
+	VMOVDQU      fp4Step0<>+0(SB), Y2
+	VMOVDQU      fp4Step1<>+0(SB), Y3
+	VMOVDQU      fp4Step2<>+0(SB), Y4
+	VPBROADCASTD c7fffffff<>+0(SB), Y6
+	VPBROADCASTD c00000008<>+0(SB), Y7
+	VPXOR        Y5, Y5, Y5
+
+loop:
+	VMOVDQU      (CX), Y8
+	VMOVDQU      32(CX), Y9
+	VMOVDQU      64(CX), Y10
+	VMOVDQU      96(CX), Y11
+	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y9, Y9
+	VMULPS       Y0, Y10, Y10
+	VMULPS       Y0, Y11, Y11
+	VPSRLD       $0x1c, Y8, Y12
+	VPAND        Y7, Y12, Y12
+	VPAND        Y6, Y8, Y8
+	VPXOR        Y13, Y13, Y13
+	VPERMPS      Y2, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPERMPS      Y3, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPERMPS      Y4, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPCMPEQD     Y5, Y13, Y8
+	VPANDN       Y12, Y8, Y12
+	VPOR         Y12, Y13, Y13
+	VPSRLD       $0x1c, Y9, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y9, Y9
+	VPXOR        Y12, Y12, Y12
+	VPERMPS      Y2, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPERMPS      Y3, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPERMPS      Y4, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPCMPEQD     Y5, Y12, Y9
+	VPANDN       Y8, Y9, Y8
+	VPOR         Y8, Y12, Y12
+	VPSRLD       $0x1c, Y10, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y10, Y10
+	VPXOR        Y9, Y9, Y9
+	VPERMPS      Y2, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPERMPS      Y3, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPERMPS      Y4, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPCMPEQD     Y5, Y9, Y10
+	VPANDN       Y8, Y10, Y8
+	VPOR         Y8, Y9, Y9
+	VPSRLD       $0x1c, Y11, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y11, Y11
+	VPXOR        Y10, Y10, Y10
+	VPERMPS      Y2, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPERMPS      Y3, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPERMPS      Y4, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPCMPEQD     Y5, Y10, Y11
+	VPANDN       Y8, Y11, Y8
+	VPOR         Y8, Y10, Y10
+	VPACKSSDW    Y12, Y13, Y13
+	VPACKSSDW    Y10, Y9, Y9
+	VPACKSSWB    Y9, Y13, Y13
+	VPERMD       Y13, Y1, Y13
+	VEXTRACTI128 $0x01, Y13, X8
+	VPSLLW       $0x04, X8, X8
+	VPOR         X13, X8, X8
+	VMOVDQU      X8, (AX)
+	ADDQ         $+128, CX
+	ADDQ         $0x10, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
+	VZEROUPPER
+	RET
+
+DATA fp4Step0<>+0(SB)/4, $0x40e00000
+DATA fp4Step0<>+4(SB)/4, $0x00000000
+DATA fp4Step0<>+8(SB)/4, $0x00000000
+DATA fp4Step0<>+12(SB)/4, $0x00000000
+DATA fp4Step0<>+16(SB)/4, $0x00000000
+DATA fp4Step0<>+20(SB)/4, $0x00000000
+DATA fp4Step0<>+24(SB)/4, $0x00000000
+DATA fp4Step0<>+28(SB)/4, $0x00000000
+GLOBL fp4Step0<>(SB), RODATA|NOPTR, $32
+
+DATA fp4Step1<>+0(SB)/4, $0x40400000
+DATA fp4Step1<>+4(SB)/4, $0x41600000
+DATA fp4Step1<>+8(SB)/4, $0x00000000
+DATA fp4Step1<>+12(SB)/4, $0x00000000
+DATA fp4Step1<>+16(SB)/4, $0x00000000
+DATA fp4Step1<>+20(SB)/4, $0x00000000
+DATA fp4Step1<>+24(SB)/4, $0x00000000
+DATA fp4Step1<>+28(SB)/4, $0x00000000
+GLOBL fp4Step1<>(SB), RODATA|NOPTR, $32
+
+DATA fp4Step2<>+0(SB)/4, $0x3f800000
+DATA fp4Step2<>+4(SB)/4, $0x40a00000
+DATA fp4Step2<>+8(SB)/4, $0x41200000
+DATA fp4Step2<>+12(SB)/4, $0x41a00000
+DATA fp4Step2<>+16(SB)/4, $0x00000000
+DATA fp4Step2<>+20(SB)/4, $0x00000000
+DATA fp4Step2<>+24(SB)/4, $0x00000000
+DATA fp4Step2<>+28(SB)/4, $0x00000000
+GLOBL fp4Step2<>(SB), RODATA|NOPTR, $32
+
+DATA c00000008<>+0(SB)/4, $0x00000008
+GLOBL c00000008<>(SB), RODATA|NOPTR, $4
+
 // func castF32ToF16AVX2(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, F16C
 TEXT ·castF32ToF16AVX2(SB), NOSPLIT, $0-24
@@ -5918,9 +6215,6 @@ GLOBL c40e00000<>(SB), RODATA|NOPTR, $4
 DATA c00001001<>+0(SB)/4, $0x00001001
 GLOBL c00001001<>(SB), RODATA|NOPTR, $4
 
-DATA c00000008<>+0(SB)/4, $0x00000008
-GLOBL c00000008<>(SB), RODATA|NOPTR, $4
-
 // func nbits4F32AVX2(codes *byte, scales *byte, src *byte, n int) int
 // Requires: AVX, AVX2, FMA3
 TEXT ·nbits4F32AVX2(SB), NOSPLIT, $128-40
@@ -7992,6 +8286,227 @@ loop:
 	VMOVDQU      Y7, (AX)
 	ADDQ         $+64, CX
 	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
+	VZEROUPPER
+	RET
+
+// func nf4F16AVX2(dst *byte, src *byte, n int, factor float32)
+// Requires: AVX, AVX2, F16C
+TEXT ·nf4F16AVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS factor+24(FP), Y0
+	VMOVDQU      order<>+0(SB), Y1
+	VMOVDQU      nf4Step0<>+0(SB), Y2
+	VMOVDQU      nf4Step1<>+0(SB), Y3
+	VMOVDQU      nf4Step2<>+0(SB), Y4
+	VMOVDQU      nf4Step3<>+0(SB), Y5
+	VPBROADCASTW c00000110<>+0(SB), Y6
+
+loop:
+	VCVTPH2PS  (CX), Y7
+	VCVTPH2PS  16(CX), Y8
+	VCVTPH2PS  32(CX), Y9
+	VCVTPH2PS  48(CX), Y10
+	VMULPS     Y0, Y7, Y7
+	VMULPS     Y0, Y8, Y8
+	VMULPS     Y0, Y9, Y9
+	VMULPS     Y0, Y10, Y10
+	VPXOR      Y11, Y11, Y11
+	VPERMPS    Y2, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y3, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y4, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y5, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPXOR      Y7, Y7, Y7
+	VPERMPS    Y2, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y3, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y4, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y5, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPXOR      Y8, Y8, Y8
+	VPERMPS    Y2, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y3, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y4, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y5, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPXOR      Y9, Y9, Y9
+	VPERMPS    Y2, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y3, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y4, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y5, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPACKSSDW  Y7, Y11, Y11
+	VPACKSSDW  Y9, Y8, Y8
+	VPACKSSWB  Y8, Y11, Y11
+	VPERMD     Y11, Y1, Y11
+	VPMADDUBSW Y6, Y11, Y11
+	VPACKUSWB  Y11, Y11, Y11
+	VPERMQ     $0x08, Y11, Y11
+	VMOVDQU    X11, (AX)
+	ADDQ       $+64, CX
+	ADDQ       $0x10, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
+	VZEROUPPER
+	RET
+
+// func fp4F16AVX2(dst *byte, src *byte, n int, factor float32)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp4F16AVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS factor+24(FP), Y0
+	VMOVDQU      order<>+0(SB), Y1
+	VMOVDQU      fp4Step0<>+0(SB), Y2
+	VMOVDQU      fp4Step1<>+0(SB), Y3
+	VMOVDQU      fp4Step2<>+0(SB), Y4
+	VPBROADCASTD c7fffffff<>+0(SB), Y6
+	VPBROADCASTD c00000008<>+0(SB), Y7
+	VPXOR        Y5, Y5, Y5
+
+loop:
+	VCVTPH2PS    (CX), Y8
+	VCVTPH2PS    16(CX), Y9
+	VCVTPH2PS    32(CX), Y10
+	VCVTPH2PS    48(CX), Y11
+	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y9, Y9
+	VMULPS       Y0, Y10, Y10
+	VMULPS       Y0, Y11, Y11
+	VPSRLD       $0x1c, Y8, Y12
+	VPAND        Y7, Y12, Y12
+	VPAND        Y6, Y8, Y8
+	VPXOR        Y13, Y13, Y13
+	VPERMPS      Y2, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPERMPS      Y3, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPERMPS      Y4, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPCMPEQD     Y5, Y13, Y8
+	VPANDN       Y12, Y8, Y12
+	VPOR         Y12, Y13, Y13
+	VPSRLD       $0x1c, Y9, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y9, Y9
+	VPXOR        Y12, Y12, Y12
+	VPERMPS      Y2, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPERMPS      Y3, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPERMPS      Y4, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPCMPEQD     Y5, Y12, Y9
+	VPANDN       Y8, Y9, Y8
+	VPOR         Y8, Y12, Y12
+	VPSRLD       $0x1c, Y10, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y10, Y10
+	VPXOR        Y9, Y9, Y9
+	VPERMPS      Y2, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPERMPS      Y3, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPERMPS      Y4, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPCMPEQD     Y5, Y9, Y10
+	VPANDN       Y8, Y10, Y8
+	VPOR         Y8, Y9, Y9
+	VPSRLD       $0x1c, Y11, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y11, Y11
+	VPXOR        Y10, Y10, Y10
+	VPERMPS      Y2, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPERMPS      Y3, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPERMPS      Y4, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPCMPEQD     Y5, Y10, Y11
+	VPANDN       Y8, Y11, Y8
+	VPOR         Y8, Y10, Y10
+	VPACKSSDW    Y12, Y13, Y13
+	VPACKSSDW    Y10, Y9, Y9
+	VPACKSSWB    Y9, Y13, Y13
+	VPERMD       Y13, Y1, Y13
+	VEXTRACTI128 $0x01, Y13, X8
+	VPSLLW       $0x04, X8, X8
+	VPOR         X13, X8, X8
+	VMOVDQU      X8, (AX)
+	ADDQ         $+64, CX
+	ADDQ         $0x10, AX
 	SUBQ         $0x20, DX
 	JNZ          loop
 	VZEROUPPER
@@ -14563,6 +15078,235 @@ loop:
 	VMOVDQU      Y7, (AX)
 	ADDQ         $+64, CX
 	ADDQ         $0x20, AX
+	SUBQ         $0x20, DX
+	JNZ          loop
+	VZEROUPPER
+	RET
+
+// func nf4BF16AVX2(dst *byte, src *byte, n int, factor float32)
+// Requires: AVX, AVX2
+TEXT ·nf4BF16AVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS factor+24(FP), Y0
+	VPBROADCASTD cffff0000<>+0(SB), Y1
+	VMOVDQU      nf4Step0<>+0(SB), Y2
+	VMOVDQU      nf4Step1<>+0(SB), Y3
+	VMOVDQU      nf4Step2<>+0(SB), Y4
+	VMOVDQU      nf4Step3<>+0(SB), Y5
+	VPBROADCASTW c00000110<>+0(SB), Y6
+
+loop:
+	VMOVDQU    (CX), Y7
+	VPAND      Y1, Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	VMOVDQU    32(CX), Y9
+	VPAND      Y1, Y9, Y10
+	VPSLLD     $0x10, Y9, Y9
+	VMULPS     Y0, Y7, Y7
+	VMULPS     Y0, Y8, Y8
+	VMULPS     Y0, Y9, Y9
+	VMULPS     Y0, Y10, Y10
+	VPXOR      Y11, Y11, Y11
+	VPERMPS    Y2, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y3, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y4, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPERMPS    Y5, Y11, Y12
+	VCMPPS     $0x1e, Y12, Y7, Y12
+	VPADDD     Y11, Y11, Y11
+	VPSUBD     Y12, Y11, Y11
+	VPXOR      Y7, Y7, Y7
+	VPERMPS    Y2, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y3, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y4, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPERMPS    Y5, Y7, Y12
+	VCMPPS     $0x1e, Y12, Y8, Y12
+	VPADDD     Y7, Y7, Y7
+	VPSUBD     Y12, Y7, Y7
+	VPXOR      Y8, Y8, Y8
+	VPERMPS    Y2, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y3, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y4, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPERMPS    Y5, Y8, Y12
+	VCMPPS     $0x1e, Y12, Y9, Y12
+	VPADDD     Y8, Y8, Y8
+	VPSUBD     Y12, Y8, Y8
+	VPXOR      Y9, Y9, Y9
+	VPERMPS    Y2, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y3, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y4, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPERMPS    Y5, Y9, Y12
+	VCMPPS     $0x1e, Y12, Y10, Y12
+	VPADDD     Y9, Y9, Y9
+	VPSUBD     Y12, Y9, Y9
+	VPSLLD     $0x10, Y7, Y7
+	VPBLENDW   $0xaa, Y7, Y11, Y11
+	VPSLLD     $0x10, Y9, Y9
+	VPBLENDW   $0xaa, Y9, Y8, Y8
+	VPACKSSWB  Y8, Y11, Y11
+	VPERMQ     $0xd8, Y11, Y11
+	VPMADDUBSW Y6, Y11, Y11
+	VPACKUSWB  Y11, Y11, Y11
+	VPERMQ     $0x08, Y11, Y11
+	VMOVDQU    X11, (AX)
+	ADDQ       $+64, CX
+	ADDQ       $0x10, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
+	VZEROUPPER
+	RET
+
+// func fp4BF16AVX2(dst *byte, src *byte, n int, factor float32)
+// Requires: AVX, AVX2
+TEXT ·fp4BF16AVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS factor+24(FP), Y0
+	VPBROADCASTD cffff0000<>+0(SB), Y1
+	VMOVDQU      fp4Step0<>+0(SB), Y2
+	VMOVDQU      fp4Step1<>+0(SB), Y3
+	VMOVDQU      fp4Step2<>+0(SB), Y4
+	VPBROADCASTD c7fffffff<>+0(SB), Y6
+	VPBROADCASTD c00000008<>+0(SB), Y7
+	VPXOR        Y5, Y5, Y5
+
+loop:
+	VMOVDQU      (CX), Y8
+	VPAND        Y1, Y8, Y9
+	VPSLLD       $0x10, Y8, Y8
+	VMOVDQU      32(CX), Y10
+	VPAND        Y1, Y10, Y11
+	VPSLLD       $0x10, Y10, Y10
+	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y9, Y9
+	VMULPS       Y0, Y10, Y10
+	VMULPS       Y0, Y11, Y11
+	VPSRLD       $0x1c, Y8, Y12
+	VPAND        Y7, Y12, Y12
+	VPAND        Y6, Y8, Y8
+	VPXOR        Y13, Y13, Y13
+	VPERMPS      Y2, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPERMPS      Y3, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPERMPS      Y4, Y13, Y14
+	VCMPPS       $0x1e, Y14, Y8, Y14
+	VPADDD       Y13, Y13, Y13
+	VPSUBD       Y14, Y13, Y13
+	VPCMPEQD     Y5, Y13, Y8
+	VPANDN       Y12, Y8, Y12
+	VPOR         Y12, Y13, Y13
+	VPSRLD       $0x1c, Y9, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y9, Y9
+	VPXOR        Y12, Y12, Y12
+	VPERMPS      Y2, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPERMPS      Y3, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPERMPS      Y4, Y12, Y14
+	VCMPPS       $0x1e, Y14, Y9, Y14
+	VPADDD       Y12, Y12, Y12
+	VPSUBD       Y14, Y12, Y12
+	VPCMPEQD     Y5, Y12, Y9
+	VPANDN       Y8, Y9, Y8
+	VPOR         Y8, Y12, Y12
+	VPSRLD       $0x1c, Y10, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y10, Y10
+	VPXOR        Y9, Y9, Y9
+	VPERMPS      Y2, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPERMPS      Y3, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPERMPS      Y4, Y9, Y14
+	VCMPPS       $0x1e, Y14, Y10, Y14
+	VPADDD       Y9, Y9, Y9
+	VPSUBD       Y14, Y9, Y9
+	VPCMPEQD     Y5, Y9, Y10
+	VPANDN       Y8, Y10, Y8
+	VPOR         Y8, Y9, Y9
+	VPSRLD       $0x1c, Y11, Y8
+	VPAND        Y7, Y8, Y8
+	VPAND        Y6, Y11, Y11
+	VPXOR        Y10, Y10, Y10
+	VPERMPS      Y2, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPERMPS      Y3, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPERMPS      Y4, Y10, Y14
+	VCMPPS       $0x1e, Y14, Y11, Y14
+	VPADDD       Y10, Y10, Y10
+	VPSUBD       Y14, Y10, Y10
+	VPCMPEQD     Y5, Y10, Y11
+	VPANDN       Y8, Y11, Y8
+	VPOR         Y8, Y10, Y10
+	VPSLLD       $0x10, Y12, Y12
+	VPBLENDW     $0xaa, Y12, Y13, Y13
+	VPSLLD       $0x10, Y10, Y10
+	VPBLENDW     $0xaa, Y10, Y9, Y9
+	VPACKSSWB    Y9, Y13, Y13
+	VPERMQ       $0xd8, Y13, Y13
+	VEXTRACTI128 $0x01, Y13, X8
+	VPSLLW       $0x04, X8, X8
+	VPOR         X13, X8, X8
+	VMOVDQU      X8, (AX)
+	ADDQ         $+64, CX
+	ADDQ         $0x10, AX
 	SUBQ         $0x20, DX
 	JNZ          loop
 	VZEROUPPER

@@ -102,7 +102,7 @@ func TestExponentOfMXFP4(t *testing.T) {
 		{math.Nextafter32(0x1p100, 0), 225}, {math.MaxFloat32, 253}, {0x1p-125, 0},
 		{0x1p-126, 255}, {math.Float32frombits(1), 232},
 	} {
-		if got := mxfp4Exponent(c.absmax); got != c.want {
+		if got := mxfp4Exponent(math.Float32bits(c.absmax)); got != c.want {
 			t.Errorf("absmax %g: e %d, want %d", c.absmax, got, c.want)
 		}
 	}

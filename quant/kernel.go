@@ -24,6 +24,12 @@ type kernels struct {
 	int8 func(dst, src []byte, from dtype.Type, scale float32)
 	// fp8 writes finite elements divided by scale, of the 8-bit float type to.
 	fp8 func(dst, src []byte, to, from dtype.Type, scale float32)
+	// nf4 writes the codes of nf4 for whole tiles, more than none, of finite
+	// elements times factor, the first of two in the high bits.
+	nf4 func(dst, src []byte, from dtype.Type, factor float32)
+	// fp4 writes the FP4 of mxfp4 for whole tiles, more than none, of finite
+	// elements, of which times factor is half steps.
+	fp4 func(dst, src []byte, from dtype.Type, factor float32)
 	// int4 writes the codes of whole tiles of finite elements as packed has
 	// them, two in a byte.
 	int4 func(dst, src []byte, from dtype.Type, scale, zero float32)
@@ -52,6 +58,8 @@ var portable = kernels{
 	absmax: absmaxPortable,
 	int8:   int8Portable,
 	fp8:    fp8Portable,
+	nf4:    nf4Portable,
+	fp4:    fp4Portable,
 	int4:   int4Portable,
 	nbits:  nbitsPortable,
 }

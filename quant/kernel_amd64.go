@@ -72,6 +72,8 @@ func (r *routines) kernels() kernels {
 			loop(&dst[0], &src[:n*from.Size()][0], n, scale)
 			int8Portable(dst[n:], src[n*from.Size():], from, scale)
 		},
+		nf4:  inCodes(r.nf4, nf4Portable),
+		fp4:  inCodes(r.fp4, fp4Portable),
 		q4_0: inTiles(r.q4_0, q4_0Bytes, q4_0Portable),
 		q4_1: inTiles(r.q4_1, q4_1Bytes, q4_1Portable),
 		q5_0: inTiles(r.q5_0, q5_0Bytes, q5_0Portable),
@@ -107,6 +109,19 @@ func (r *routines) kernels() kernels {
 					nbitsPortable(codes[at*size:][:n*size], scales[4*at:][:4*n], src[at*in:][:n*in], bits, from)
 				})
 		},
+	}
+}
+
+// inCodes writes the codes of whole tiles with the loop for their type, and
+// those of other types with portable.
+func inCodes(loops byType[divideLoop], portable func(dst, src []byte, from dtype.Type, factor float32)) func(dst, src []byte, from dtype.Type, factor float32) {
+	return func(dst, src []byte, from dtype.Type, factor float32) {
+		loop, n := loops[from], len(src)/from.Size()
+		if loop == nil {
+			portable(dst, src, from, factor)
+			return
+		}
+		loop(&dst[:n/2][0], &src[0], n, factor)
 	}
 }
 

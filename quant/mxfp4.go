@@ -44,33 +44,57 @@ func (s mxfp4) Layout(from dtype.Type, cols int64) (Layout, error) {
 }
 
 func (mxfp4) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
-	var x [blockLen]float32
+	in := blockLen * from.Size()
 	for i := range rows * cols / blockLen {
-		out := (*[mxfp4Bytes]byte)(dst[0][i*mxfp4Bytes:])
-		if !loadBlock(&x, src, i, from) {
+		block, out := src[i*in:][:in], (*[mxfp4Bytes]byte)(dst[0][i*mxfp4Bytes:])
+		absmax := kernel.absmax(block, from)
+		if absmax >= infBits {
 			out[0] = 0xff
 			for j := range out[1:] {
 				out[1+j] = 0x77
 			}
 			continue
 		}
-		e := mxfp4Exponent(math.Float32frombits(tileAbsmax(&x)))
-		out[0] = e
-		perHalf, most := 2/float64(mxfp4Scale(e)), uint8(7)
-		if e == mxfp4Top {
-			most = 5
-		}
-		for j := range out[1:] {
-			out[1+j] = mxfp4Code(x[j], perHalf, most) | mxfp4Code(x[j+blockLen/2], perHalf, most)<<4
+		out[0] = mxfp4Exponent(absmax)
+		perHalf := 2 / float64(mxfp4Scale(out[0]))
+		switch {
+		case out[0] == mxfp4Top:
+			encodeFP4(out[1:], block, from, perHalf, 5)
+		case perHalf > math.MaxFloat32:
+			encodeFP4(out[1:], block, from, perHalf, 7)
+		default:
+			kernel.fp4(out[1:], block, from, float32(perHalf))
 		}
 	}
 }
 
-func mxfp4Exponent(absmax float32) uint8 {
+func fp4Portable(dst, src []byte, from dtype.Type, factor float32) {
+	encodeFP4(dst, src, from, float64(factor), 7)
+}
+
+// encodeFP4 writes the codes of whole tiles, with perHalf half steps in 1, but
+// for their signs at most most.
+func encodeFP4(dst, src []byte, from dtype.Type, perHalf float64, most uint8) {
+	var x [tile]float32
+	for len(src) > 0 {
+		nextTile(&x, &src, from)
+		for j := range tile / 2 {
+			dst[j] = mxfp4Code(x[j], perHalf, most) | mxfp4Code(x[j+tile/2], perHalf, most)<<4
+		}
+		dst = dst[tile/2:]
+	}
+}
+
+// mxfp4Exponent takes the bits of a block's largest magnitude.
+func mxfp4Exponent(absmax uint32) uint8 {
 	if absmax == 0 {
 		return 0
 	}
-	log := float32(math.Log2(float64(absmax)))
+	const near = 0x7fff00 // from here on F32 may round the logarithm up to a whole number
+	if exponent := absmax >> 23; exponent > 0 && absmax&0x7fffff < near {
+		return uint8(exponent - 2)
+	}
+	log := float32(math.Log2(float64(math.Float32frombits(absmax))))
 	return uint8(int32(math.Floor(float64(log))) - 2 + 127)
 }
 

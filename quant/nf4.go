@@ -81,21 +81,20 @@ func (nf4) Encode(dst [][]byte, src []byte, from dtype.Type, rows, cols int) {
 				out[j] = nf4Zero<<4 | nf4Zero
 			}
 		} else {
-			encodeNF4(out, block, from, math.Float32frombits(most))
+			kernel.nf4(out, block, from, 1/max(math.Float32frombits(most), nf4MinAbsmax))
 		}
 		binary.LittleEndian.PutUint32(dst[1][4*i:], most)
 	}
 }
 
-func encodeNF4(out, block []byte, from dtype.Type, absmax float32) {
-	inverse := 1 / max(absmax, nf4MinAbsmax)
+func nf4Portable(dst, src []byte, from dtype.Type, factor float32) {
 	var f [tile]float32
-	for len(block) > 0 {
-		nextTile(&f, &block, from)
+	for len(src) > 0 {
+		nextTile(&f, &src, from)
 		for j := range tile / 2 {
-			out[j] = nf4Code(float32(f[2*j]*inverse))<<4 | nf4Code(float32(f[2*j+1]*inverse))
+			dst[j] = nf4Code(float32(f[2*j]*factor))<<4 | nf4Code(float32(f[2*j+1]*factor))
 		}
-		out = out[tile/2:]
+		dst = dst[tile/2:]
 	}
 }
 

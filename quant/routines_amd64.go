@@ -14,6 +14,8 @@ type routines struct {
 	q8     byType[loop]
 	absmax byType[absmaxLoop]
 	int8   byType[divideLoop]
+	nf4    byType[divideLoop] // times a factor, as fp4
+	fp4    byType[divideLoop]
 
 	q4_0, q4_1, q5_0, q5_1 byType[blocksLoop]
 
@@ -71,6 +73,12 @@ var avx2 = routines{
 	},
 	int8: byType[divideLoop]{
 		dtype.F32: int8F32AVX2, dtype.F16: int8F16AVX2, dtype.BF16: int8BF16AVX2,
+	},
+	nf4: byType[divideLoop]{
+		dtype.F32: nf4F32AVX2, dtype.F16: nf4F16AVX2, dtype.BF16: nf4BF16AVX2,
+	},
+	fp4: byType[divideLoop]{
+		dtype.F32: fp4F32AVX2, dtype.F16: fp4F16AVX2, dtype.BF16: fp4BF16AVX2,
 	},
 	q4_0: byType[blocksLoop]{
 		dtype.F32: q4_0F32AVX2, dtype.F16: q4_0F16AVX2, dtype.BF16: q4_0BF16AVX2,

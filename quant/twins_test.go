@@ -292,7 +292,7 @@ func compareTwin(k kernels, row []byte, from dtype.Type) string {
 
 // twinSchemes are those that have kernels of their own beyond casts and int8.
 var twinSchemes = []Scheme{
-	q4_0{}, q4_1{}, q5_0{}, q5_1{}, q2K{}, q3K{}, q4K{}, q5K{}, q6K{},
+	q4_0{}, q4_1{}, q5_0{}, q5_1{}, nf4{}, mxfp4{}, q2K{}, q3K{}, q4K{}, q5K{}, q6K{},
 	fp8{dtype.F8E4M3}, fp8{dtype.F8E5M2},
 	packed{name: "int4", bits: 4, symmetric: true, group: 128},
 	custom{packed{bits: 4, group: 32}},

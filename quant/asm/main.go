@@ -23,6 +23,8 @@ func main() {
 		q8Kernel(avx2, from)
 		absmaxKernel(avx2, from)
 		int8Kernel(avx2, from)
+		nf4Kernel(from)
+		fp4Kernel(from)
 		for _, to := range types {
 			if to != from {
 				castKernel(avx2, from, to, false)
