@@ -143,9 +143,10 @@ func (r rawStreams) send(b *testing.B, lane int, body []byte) {
 type reuseSink struct{ free sync.Pool }
 
 func (s *reuseSink) Receive(t Ticket) (Landing, error) {
-	buf, _ := s.free.Get().([]byte)
+	buf, _ := s.free.Get().(*[]byte)
 	if buf == nil {
-		buf = make([]byte, t.Bytes)
+		b := make([]byte, t.Bytes)
+		buf = &b
 	}
 	return reuseLanding{s, t, buf}, nil
 }
@@ -153,10 +154,10 @@ func (s *reuseSink) Receive(t Ticket) (Landing, error) {
 type reuseLanding struct {
 	s   *reuseSink
 	t   Ticket
-	buf []byte
+	buf *[]byte
 }
 
-func (l reuseLanding) Parts() [][]byte          { return [][]byte{l.buf} }
+func (l reuseLanding) Parts() [][]byte          { return [][]byte{*l.buf} }
 func (l reuseLanding) Context() context.Context { return context.Background() }
 func (l reuseLanding) Abort()                   {}
 func (l reuseLanding) Commit(got [16]byte) error {
