@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -164,35 +163,40 @@ func (s *System) Close() {
 	s.actors.Shutdown()
 }
 
-// abandoned answers a question that nobody waits for any more.
-type abandoned struct{}
-
 // ask sends m to pid and waits for its answer. An address that cannot be
-// reached is class worker_lost, no answer in time class timeout.
+// reached is class worker_lost, no answer in time class timeout. An actor of
+// its own hears the answer: protoactor's futures are not made for a second one.
 func (s *System) ask(ctx context.Context, pid *actor.PID, m any, limit time.Duration) (any, error) {
-	if d, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(d))
-	}
-	if err := ctx.Err(); err != nil || limit <= 0 {
-		return nil, recovery.Errorf(recovery.ClassOf(cmp.Or(err, context.DeadlineExceeded)), "ask %s: %w", pid.Id, cmp.Or(err, context.DeadlineExceeded))
-	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	ctx, over := s.questions.begin(ctx, pid.Address)
 	defer over()
-	root := s.root.Copy().WithSenderMiddleware(s.refuseLarge, injectTrace(ctx))
-	future := root.RequestFuture(pid, m, limit)
-	stop := context.AfterFunc(ctx, func() { s.root.Send(future.PID(), abandoned{}) })
-	defer stop()
-	answer, err := future.Result()
-	if _, ok := answer.(abandoned); ok {
-		return nil, recovery.Errorf(recovery.ClassOf(context.Cause(ctx)), "ask %s: %w", pid.Id, context.Cause(ctx))
+	answers := make(chan any, 1)
+	ear := s.root.Spawn(actor.PropsFromFunc(func(c actor.Context) {
+		switch answer := c.Message().(type) {
+		case *actor.Started, *actor.Stopping, *actor.Stopped:
+		default:
+			select {
+			case answers <- answer:
+			default: // the first one counts
+			}
+		}
+	}))
+	defer s.root.Stop(ear)
+	s.root.Copy().WithSenderMiddleware(s.refuseLarge, injectTrace(ctx)).RequestWithCustomSender(pid, m, ear)
+	select {
+	case answer := <-answers:
+		if _, dead := answer.(*actor.DeadLetterResponse); dead {
+			return nil, recovery.Errorf(recovery.WorkerLost, "%s at %s is not there", pid.Id, pid.Address)
+		}
+		return answer, nil
+	case <-ctx.Done():
+		err := context.Cause(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, recovery.Errorf(recovery.Timeout, "%s at %s does not answer", pid.Id, pid.Address)
+		}
+		return nil, recovery.Errorf(recovery.ClassOf(err), "ask %s: %w", pid.Id, err)
 	}
-	switch {
-	case errors.Is(err, actor.ErrDeadLetter):
-		return nil, recovery.Errorf(recovery.WorkerLost, "%s at %s is not there", pid.Id, pid.Address)
-	case err != nil:
-		return nil, recovery.Errorf(recovery.Timeout, "%s at %s does not answer", pid.Id, pid.Address)
-	}
-	return answer, nil
 }
 
 // stop ends the actor and waits until it and its children are gone.
