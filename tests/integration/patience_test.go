@@ -121,7 +121,7 @@ const freedWithin = 2 * time.Second
 func TestCancelFreesAtOnce(t *testing.T) {
 	for _, frozen := range []time.Duration{time.Second, 4 * time.Second} {
 		t.Run(fmt.Sprint(frozen), func(t *testing.T) {
-			c := StartCluster(t, bin, 2)
+			c := StartCluster(t, bin, 2, "--memory", "700KiB") // one rank each
 			q := slow(t, "cancelled", 2)
 			q.WaitWorkers, q.WaitSeconds = 2, 30
 			j := c.Submit(q)
