@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
 	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/messages"
 	"github.com/spf13/cobra"
 )
 
@@ -30,19 +32,26 @@ func (a *app) statusCommand() *cobra.Command {
 		Example: "  gantry status --server nats://127.0.0.1:4222 --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withClient(func(c *cluster.Client) error {
-				id := ""
-				if len(args) == 1 {
-					id = args[0]
-				}
-				j, err := c.Status(cmd.Context(), id)
-				if err != nil {
-					return err
-				}
+			return a.withJob(cmd.Context(), args, func(_ *cluster.Client, j messages.Job) error {
 				return a.print(j, func(w io.Writer) error { return writeReport(w, j) })
 			})
 		},
 	}
+}
+
+// withJob runs f with the job that args name, the newest without one.
+func (a *app) withJob(ctx context.Context, args []string, f func(*cluster.Client, messages.Job) error) error {
+	return a.withClient(func(c *cluster.Client) error {
+		id := ""
+		if len(args) == 1 {
+			id = args[0]
+		}
+		j, err := c.Status(ctx, id)
+		if err != nil {
+			return err
+		}
+		return f(c, j)
+	})
 }
 
 func (a *app) jobsCommand() *cobra.Command {

@@ -23,15 +23,7 @@ or {"event": …}. An interrupt ends the watching, not the job.`,
 		Example: "  gantry watch --server nats://127.0.0.1:4222",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withClient(func(c *cluster.Client) error {
-				id := ""
-				if len(args) == 1 {
-					id = args[0]
-				}
-				j, err := c.Status(cmd.Context(), id)
-				if err != nil {
-					return err
-				}
+			return a.withJob(cmd.Context(), args, func(c *cluster.Client, j messages.Job) error {
 				return a.watch(cmd.Context(), c, j.Job)
 			})
 		},
