@@ -88,7 +88,7 @@ func (a *jobActor) record(c actor.Context) {
 // show refreshes the record and shows it to the coordinator.
 func (a *jobActor) show(c actor.Context) messages.Job {
 	a.refresh()
-	if a.phase < phaseEnding { // a final state counts when it is written down
+	if a.phase < phaseClosing { // a final state counts when all is freed and it is written down
 		c.Send(c.Parent(), jobChanged{a.rec.job})
 	}
 	return a.rec.job

@@ -96,8 +96,9 @@ func (p *Publisher) Update(ctx context.Context, u progress.Update) {
 	p.signal()
 }
 
-// Event reports a fact. Every event is sent, in order, and again when it was not
-// stored because NATS went away; by its id it is stored once.
+// Event reports a fact. Events are sent in order. One that was not stored because
+// NATS went away is sent again, perhaps after later ones that were; by its id it
+// is stored once.
 func (p *Publisher) Event(ctx context.Context, e progress.Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
@@ -227,15 +228,15 @@ func (p *Publisher) send(all bool) time.Time {
 	return again
 }
 
-// sendEvents gives events to NATS. While it stores none, what is left goes back
+// sendEvents gives events to NATS. While it takes none, what is left goes back
 // into the queue (waiting is true) or, at the end, is dropped.
 func (p *Publisher) sendEvents(events []*nats.Msg, last bool) (waiting bool) {
 	for i, m := range events {
 		_, err := p.js.PublishMsgAsync(m) // waits a little where maxUnacked are out
 		switch {
 		case err == nil:
-		case !errors.Is(err, jetstream.ErrTooManyStalledMsgs):
-			p.drop(m.Subject, err)
+		case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject):
+			p.drop(m.Subject, err) // nobody will ever take it
 		case last:
 			for range events[i:] {
 				p.drop(m.Subject, err)
