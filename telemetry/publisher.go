@@ -50,6 +50,7 @@ type Publisher struct {
 	wake chan struct{} // there is something new
 	stop chan struct{}
 	done chan struct{}
+	end  time.Time // until when Close waits; set before stop is closed
 }
 
 // NewPublisher returns a Publisher over a connection, which stays the
@@ -156,19 +157,22 @@ func (p *Publisher) Close() error {
 		<-p.done
 		return nil
 	}
+	p.end = time.Now().Add(flushWindow)
 	close(p.stop)
 	<-p.done
-	end := time.Now().Add(flushWindow)
-	if err := p.nc.FlushTimeout(flushWindow); err != nil {
+	if err := p.nc.FlushTimeout(p.left()); err != nil {
 		return fmt.Errorf("telemetry: flush to NATS: %w", err)
 	}
 	select {
 	case <-p.js.PublishAsyncComplete():
 		return nil
-	case <-time.After(time.Until(end)):
+	case <-time.After(p.left()):
 		return fmt.Errorf("telemetry: flush to NATS: %d events were not confirmed", p.js.PublishAsyncPending())
 	}
 }
+
+// left is how long Close may still wait, and more than 0.
+func (p *Publisher) left() time.Duration { return max(time.Until(p.end), time.Millisecond) }
 
 func (p *Publisher) signal() {
 	select {
@@ -232,7 +236,11 @@ func (p *Publisher) send(all bool) time.Time {
 // into the queue (waiting is true) or, at the end, is dropped.
 func (p *Publisher) sendEvents(events []*nats.Msg, last bool) (waiting bool) {
 	for i, m := range events {
-		_, err := p.js.PublishMsgAsync(m) // waits a little where maxUnacked are out
+		var wait []jetstream.PublishOpt // where maxUnacked are out: a little, but at the end as long as there is
+		if last {
+			wait = append(wait, jetstream.WithStallWait(p.left()))
+		}
+		_, err := p.js.PublishMsgAsync(m, wait...)
 		switch {
 		case err == nil:
 		case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject):
