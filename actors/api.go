@@ -63,7 +63,7 @@ func (c *Coordinator) Load(ctx context.Context, q messages.LoadRequest) (message
 			State: messages.StatePlanning, Stage: progress.Initializing, Epoch: a.o.Epoch, Submitted: time.Now(),
 			Ranks: []messages.Rank{}, Stages: []messages.StageTime{},
 		}
-		return rec, a.spawn(ac, rec, 0, q, ctx)
+		return rec, a.spawn(ac, rec, 0, q, ctx, nil)
 	})
 }
 
@@ -82,6 +82,10 @@ func (a *coordinator) nameFree(q messages.LoadRequest) error {
 	if m == nil && q.Replace {
 		return &recovery.Error{Class: recovery.NotFound, Op: "swap", File: q.URI,
 			Err: recovery.Errorf(recovery.NotFound, "no model named %q is resident", q.Name), Hint: "see `gantry models`, or load it"}
+	}
+	if m != nil && m.State == messages.StateRepairing {
+		return &recovery.Error{Class: recovery.Unavailable, Op: "load", File: q.URI,
+			Err: recovery.Errorf(recovery.Unavailable, "model %s is being repaired: %s", q.Name, m.Why), Hint: "wait for it, or unload it"}
 	}
 	if m != nil && !q.Replace {
 		return &recovery.Error{Class: recovery.Usage, Op: "load", File: q.URI,
@@ -263,6 +267,11 @@ func (c *Coordinator) Unload(ctx context.Context, q messages.ModelRequest) (mess
 		m := a.models[q.Name]
 		if m == nil {
 			to <- reply{err: recovery.Errorf(recovery.NotFound, "no model named %q is resident", q.Name)}
+			return
+		}
+		if e := a.jobs[m.Job]; e != nil && e.pid != nil { // it is being repaired
+			e.after = append(e.after, func() { to <- reply{value: m.Model} })
+			ac.Send(e.pid, cancelJob{"unloaded"})
 			return
 		}
 		a.unload(ac, m, to)

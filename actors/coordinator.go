@@ -28,7 +28,11 @@ type CoordinatorOptions struct {
 	// Patience is how long a job waits for room, or for a first worker; 0 is
 	// job.DefaultPatience.
 	Patience time.Duration
-	Log      *slog.Logger // nil is slog.Default
+	// RepairWait is how long lost ranks of a resident model wait for room before
+	// the model is given up, unless a copy of it is whole; 0 is
+	// DefaultRepairWait, less than 0 gives it up at once.
+	RepairWait time.Duration
+	Log        *slog.Logger // nil is slog.Default
 }
 
 // Coordinator is a running coordinator actor. Its methods answer the API and
@@ -111,6 +115,7 @@ type coordinator struct {
 	ticking bool
 	began   time.Time       // to lead
 	checked bool            // whether the workers of resident models are there
+	repairs int             // begun so far
 	busy    *sync.WaitGroup // goroutines of the coordinator and its jobs
 }
 
@@ -127,6 +132,7 @@ type jobEntry struct {
 	job      messages.Job
 	revision uint64
 	pid      *actor.PID // nil when it has ended
+	after    []func()   // what waits for its end
 }
 
 // What a coordinator hears from outside of its jobs.
@@ -170,9 +176,7 @@ func (a *coordinator) Receive(c actor.Context) {
 	case call:
 		m(c)
 	case jobChanged:
-		if e := a.jobs[m.job.Job]; e != nil {
-			e.job = m.job
-		}
+		a.jobChanged(m.job)
 	case jobOver:
 		a.jobOver(c, m)
 	case exportOver:
@@ -209,23 +213,27 @@ func (a *coordinator) started(c actor.Context) {
 		switch m := a.modelOf(s.Job.Job); {
 		case s.State.Final() || s.Request == nil:
 			a.jobs[s.Job.Job] = &jobEntry{job: s.Job, revision: s.Revision}
-		case m != nil:
+		case m != nil && m.State != messages.StateRepairing:
 			a.conclude(s, m)
 		default:
-			a.resume(c, s)
+			a.resume(c, s, m)
 		}
 	}
 	a.stored = nil
+	a.repairAll(c)
 	a.began = time.Now()
 }
 
 // resume goes on with a job that an earlier coordinator had not brought to its
 // end. It is planned again, which gives the same plan, and the workers say what
-// they hold of it.
-func (a *coordinator) resume(c actor.Context, s StoredJob) {
+// they hold of it. model is what it repairs, nil for a load.
+func (a *coordinator) resume(c actor.Context, s StoredJob, model *StoredModel) {
 	rec := s.Job
-	rec.Epoch, rec.State, rec.Stages, rec.Why = a.o.Epoch, messages.StatePlanning, nil, ""
-	if err := a.spawn(c, rec, s.Revision, *s.Request, context.Background()); err != nil {
+	rec.Epoch, rec.State, rec.Why = a.o.Epoch, messages.StatePlanning, ""
+	if model == nil {
+		rec.Stages = nil
+	}
+	if err := a.spawn(c, rec, s.Revision, *s.Request, context.Background(), model); err != nil {
 		a.o.Log.Error("job cannot be resumed", "job", s.Job.Job, "err", err)
 		a.jobs[s.Job.Job] = &jobEntry{job: s.Job, revision: s.Revision}
 		return
@@ -280,7 +288,7 @@ func (a *coordinator) greetAll(c actor.Context) {
 
 // holding takes a worker as there, or there again. What it holds for a job
 // that is over is freed; what a resident model should have there and is not
-// is lost.
+// is lost, and repaired.
 func (a *coordinator) holding(c actor.Context, h *control.Holding) {
 	m := a.members[h.GetHeader().GetWorker()]
 	if m == nil || lifeOf(m.Worker) != h.GetHeader().Life() {
@@ -292,16 +300,16 @@ func (a *coordinator) holding(c actor.Context, h *control.Holding) {
 		e := a.jobs[held.GetJob()]
 		model := a.modelOf(held.GetJob())
 		switch {
+		case e != nil && e.pid != nil: // its actor is told below
 		case model != nil && model.at(m.Name):
 			a.reserve(model, m, held)
-		case e != nil && e.pid != nil: // its actor is told below
 		default:
 			c.Request(workerPID(m.Worker), &control.CloseJob{Header: commandHeader(held.GetJob(), a.o.Epoch, m.Worker), Reason: "the job is over"})
 		}
 	}
 	for _, model := range a.models {
 		if !has[model.Job] && model.at(m.Name) {
-			a.loseModel(c, model, "worker "+m.Name+" holds it no longer")
+			a.repair(c, model, "worker "+m.Name+" holds its part no longer")
 		}
 	}
 	if !m.up {
@@ -354,7 +362,7 @@ func (a *coordinator) terminated(c actor.Context, t *actor.Terminated) {
 	}
 }
 
-// memberLost forgets a worker, and with it the models that it held a part of.
+// memberLost forgets a worker. The models that it held a part of are repaired.
 func (a *coordinator) memberLost(c actor.Context, l memberLost) {
 	m := a.members[l.worker.Name]
 	if m == nil || lifeOf(m.Worker) != l.worker {
@@ -367,7 +375,8 @@ func (a *coordinator) memberLost(c actor.Context, l memberLost) {
 	a.tellJobs(c, workerLost(l))
 	for _, model := range a.models {
 		if model.at(m.Name) {
-			a.loseModel(c, model, "worker "+m.Name+" is lost: "+l.reason)
+			a.ledger.leave(model.Job, l.worker)
+			a.repair(c, model, "worker "+m.Name+" is lost: "+l.reason)
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -10,20 +12,28 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/gantry-ml/gantry/internal/job"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/messages/control"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// spawn starts the Job actor of a record. The job's span continues ctx's trace.
-func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, req messages.LoadRequest, ctx context.Context) error {
+// spawn starts the Job actor of a record, for a load, or to repair a model. The
+// job's span continues ctx's trace.
+func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, req messages.LoadRequest, ctx context.Context, repairs *StoredModel) error {
 	strategy, err := recovery.Parse(req.Recovery)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(trace.ContextWithRemoteSpanContext(context.Background(), trace.SpanContextFromContext(ctx)))
-	ctx, span := tracer().Start(ctx, "load", trace.WithAttributes(
+	name, id := "load", rec.Job
+	if repairs != nil {
+		// An actor of its own id: workers must not take it for the one before.
+		a.repairs++
+		name, id = "repair", fmt.Sprintf("%s.repair%d", rec.Job, a.repairs)
+	}
+	ctx, span := tracer().Start(ctx, name, trace.WithAttributes(
 		attribute.String("gantry.job", rec.Job), attribute.String("gantry.model", rec.Model), attribute.String("gantry.scheme", req.Options.Scheme)))
 	j := &jobActor{
 		o: a.o, system: a.system, ledger: a.ledger, busy: a.busy, id: rec.Job, req: req, strategy: strategy, needs: req.Require,
@@ -36,8 +46,15 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 	if revision > 0 {
 		j.resumed = time.Now()
 		for _, r := range rec.Ranks {
-			j.holders = append(j.holders, r.Worker)
+			j.before = append(j.before, job.Hold{Rank: r.Rank, Generation: r.Generation, Worker: job.Worker{Name: r.Worker}})
+			// A new leader has yet to hear of the workers.
+			if a.members[r.Worker] != nil || a.began.IsZero() {
+				j.holders = append(j.holders, r.Worker)
+			}
 		}
+	}
+	if repairs != nil {
+		j.repair(repairs, a.o.repairWait())
 	}
 	for _, m := range a.members {
 		w := newJobWorker(m.Worker, j.needs)
@@ -48,7 +65,7 @@ func (a *coordinator) spawn(c actor.Context, rec messages.Job, revision uint64, 
 		j.workers[m.Name] = w
 	}
 	pid, err := c.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return j },
-		actor.WithSenderMiddleware(a.system.refuseLarge, injectTrace(ctx))), rec.Job)
+		actor.WithSenderMiddleware(a.system.refuseLarge, injectTrace(ctx))), id)
 	if err != nil {
 		cancel()
 		span.End()
@@ -82,16 +99,27 @@ func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 		return
 	}
 	e.pid = nil
+	after := e.after
+	e.after = nil
+	defer func() {
+		for _, f := range after {
+			f()
+		}
+	}()
 	if m.superseded {
 		return
 	}
 	e.job, e.revision = m.job, m.revision
-	if m.model != nil {
+	switch repaired := a.modelOf(m.id); {
+	case m.model != nil:
 		old := a.models[m.model.Name]
 		a.models[m.model.Name] = &StoredModel{Model: *m.model, Revision: m.modelRevision}
 		if old != nil && old.Job != m.id {
 			a.retire(c, old)
 		}
+	case repaired != nil:
+		repaired.Revision = m.modelRevision
+		a.loseModel(c, repaired, cmp.Or(m.job.Why, "it could not be repaired"))
 	}
 	a.forgetOldest()
 	a.o.Log.Info("job is over", "job", m.id, "state", m.job.State, "seconds", m.job.Seconds, "why", m.job.Why)
@@ -106,7 +134,7 @@ const keptJobs = 1000
 func (a *coordinator) forgetOldest() {
 	var oldest *jobEntry
 	for _, e := range a.jobs {
-		if e.pid == nil && (oldest == nil || e.job.Submitted.Before(oldest.job.Submitted)) {
+		if e.pid == nil && a.modelOf(e.job.Job) == nil && (oldest == nil || e.job.Submitted.Before(oldest.job.Submitted)) {
 			oldest = e
 		}
 	}
@@ -126,6 +154,9 @@ func (a *coordinator) jobCrashed(c actor.Context, e *jobEntry) {
 		c.Request(workerPID(m.Worker), &control.CloseJob{Header: commandHeader(e.job.Job, a.o.Epoch, m.Worker), Reason: e.job.Why})
 	}
 	a.event(e.job.Job, e.job.Model, progress.Failed, e.job.Why)
+	if m := a.modelOf(e.job.Job); m != nil { // it was being repaired
+		a.loseModel(c, m, e.job.Why)
+	}
 	rec, revision, base := e.job, e.revision, a.ctx
 	a.busy.Go(func() {
 		ctx, cancel := context.WithTimeout(base, storeLimit)
@@ -228,39 +259,4 @@ func (a *coordinator) unloaded(c actor.Context, m unloaded) {
 		a.tellJobs(c, roomsChanged{})
 	}
 	m.reply <- reply{m.model.Model, m.err}
-}
-
-// loseModel gives up a model of which a part is lost: what is left of it is
-// freed, and it is no longer listed.
-func (a *coordinator) loseModel(c actor.Context, model *StoredModel, reason string) {
-	delete(a.models, model.Name)
-	a.ledger.forget(model.Job)
-	for _, m := range a.members {
-		c.Request(workerPID(m.Worker), &control.CloseJob{Header: commandHeader(model.Job, a.o.Epoch, m.Worker), Reason: reason})
-	}
-	a.event(model.Job, model.Name, progress.Unloaded, reason)
-	a.dropModel(model)
-}
-
-// dropModel deletes a model's record.
-func (a *coordinator) dropModel(model *StoredModel) {
-	a.busy.Go(func() {
-		ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
-		defer cancel()
-		if err := a.o.Store.DeleteModel(ctx, model.Name, model.Revision); err != nil {
-			a.o.Log.Error("record of a lost model was not deleted", "model", model.Name, "err", err)
-		}
-	})
-}
-
-// checkModels gives up the models whose workers went while nobody led.
-func (a *coordinator) checkModels(c actor.Context) {
-	for _, model := range a.models {
-		for _, r := range model.Ranks {
-			if a.members[r.Worker] == nil {
-				a.loseModel(c, model, "worker "+r.Worker+" is not there any more")
-				break
-			}
-		}
-	}
 }

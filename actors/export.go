@@ -74,6 +74,9 @@ func (a *coordinator) newExport(q messages.ExportRequest) (*exportRun, error) {
 	if m == nil {
 		return nil, recovery.Errorf(recovery.NotFound, "no model named %q is resident", q.Name)
 	}
+	if m.State == messages.StateRepairing {
+		return nil, recovery.Errorf(recovery.Unavailable, "model %s is being repaired: %s", q.Name, m.Why)
+	}
 	x := &exportRun{
 		Export: messages.Export{Export: q.Export, Model: q.Name, Path: filepath.Clean(q.Path), State: messages.StateLoading, Since: time.Now(), Warnings: []string{}},
 		model:  m.Model, workers: map[string]messages.Worker{},

@@ -40,11 +40,12 @@ type fakeNode struct {
 	dump func(ctx context.Context) error              // nil: succeeds
 	held chan struct{}                                // where set, Close waits until it is closed
 
-	mu    sync.Mutex
-	loads map[int]int // tries, by chunk
-	open  map[string]uint64
-	holds map[job.Hold]bool
-	freed int
+	mu     sync.Mutex
+	loads  map[int]int // tries, by chunk
+	open   map[string]uint64
+	holds  map[job.Hold]bool
+	sealed map[job.Hold]bool // also those that are freed
+	freed  int
 
 	dumped    []string // paths of dumps that are there
 	exported  []loader.ExportSpec
@@ -86,7 +87,10 @@ func (n *fakeNode) Copy(ctx context.Context, id string, ref job.Ref, _ job.Hold,
 	return pieces, err
 }
 
-func (n *fakeNode) Seal(context.Context, string, job.Hold) (loader.SealReport, error) {
+func (n *fakeNode) Seal(_ context.Context, _ string, h job.Hold) (loader.SealReport, error) {
+	n.mu.Lock()
+	n.sealed[h] = true
+	n.mu.Unlock()
 	return loader.SealReport{Digest: [16]byte{1}, Validation: loader.Validation{Reason: "no library"}}, nil
 }
 
@@ -109,7 +113,17 @@ func (n *fakeNode) Close(id string) error {
 	return nil
 }
 
-func (n *fakeNode) Held(string) []job.Held { return nil }
+// Held says that what was sealed is whole.
+func (n *fakeNode) Held(string) (all []job.Held) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for h := range n.holds {
+		if n.sealed[h] {
+			all = append(all, job.Held{Hold: h, Placed: []job.Run{{Stop: 1 << 30}}})
+		}
+	}
+	return all
+}
 
 func (n *fakeNode) Lends(string) []int { return nil }
 
@@ -288,6 +302,7 @@ type world struct {
 	openErr error
 	tensors int
 	needs   require.Requirements // of the model
+	repair  time.Duration        // RepairWait of coordinators
 }
 
 // newWorld starts a coordinator with n workers.
@@ -304,7 +319,7 @@ func newWorld(t testing.TB, n int) *world {
 	}
 	w := &world{t: t, system: system, mem: newMemory(), tensors: 20}
 	for i := range n {
-		node := &fakeNode{loads: map[int]int{}, open: map[string]uint64{}, holds: map[job.Hold]bool{}}
+		node := &fakeNode{loads: map[int]int{}, open: map[string]uint64{}, holds: map[job.Hold]bool{}, sealed: map[job.Hold]bool{}}
 		m := messages.Worker{
 			Name: fmt.Sprintf("w%d", i), Incarnation: 1, Address: system.Address(), Staging: 1 << 20,
 			Devices: []messages.Device{{ID: "cpu", Total: 4 << 30, Free: 4 << 30}}, CPU: []string{fmt.Sprintf("unit%d", i)},
@@ -340,7 +355,7 @@ func newWorld(t testing.TB, n int) *world {
 // start starts the coordinator of an epoch, to which members are known.
 func (w *world) start(epoch uint64, log *slog.Logger, members ...messages.Worker) {
 	co, err := w.system.StartCoordinator(w.t.Context(), CoordinatorOptions{
-		Name: "c", Epoch: epoch, Store: w.mem, Plans: w.mem, Publish: w.mem, Patience: 5 * time.Second, Log: log,
+		Name: "c", Epoch: epoch, Store: w.mem, Plans: w.mem, Publish: w.mem, Patience: 5 * time.Second, RepairWait: w.repair, Log: log,
 	})
 	if err != nil {
 		w.t.Fatal(err)

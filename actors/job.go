@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -53,11 +54,13 @@ type jobActor struct {
 	planned   planned
 	planFails int
 	machine   *job.Job
-	opened    time.Time // when the first worker had opened the job
-	since     time.Time // submission, for patience before there is a machine
-	began     time.Time // when this actor did
-	resumed   time.Time // when this leader took the job over, zero for its own
-	holders   []string  // workers that held ranks for the leader before
+	opened    time.Time    // when the first worker had opened the job
+	since     time.Time    // submission, for patience before there is a machine
+	began     time.Time    // when this actor did
+	resumed   time.Time    // when this leader took the job over, zero for its own
+	holders   []string     // workers that held ranks for the driver before
+	before    []job.Hold   // where that one had the ranks
+	repairs   *StoredModel // what it repairs, as it was; nil for a load
 	wake      *time.Timer
 	rec       recorder
 	report    reporter
@@ -171,6 +174,9 @@ func (a *jobActor) Receive(c actor.Context) {
 // started begins with the record of the submission, and the plan.
 func (a *jobActor) started(c actor.Context) {
 	a.since, a.began = a.rec.job.Submitted, time.Now()
+	if a.repairs != nil {
+		a.since = a.began
+	}
 	self, root := c.Self(), a.system.root
 	stop := a.ctx.Done()
 	tick := time.NewTicker(jobTick)
@@ -185,7 +191,9 @@ func (a *jobActor) started(c actor.Context) {
 			}
 		}
 	})
-	a.emit(job.Emit{Kind: progress.Submitted, Reason: "load of " + a.req.URI + " as " + a.rec.job.Model, Rank: -1, Chunk: -1})
+	if a.repairs == nil {
+		a.emit(job.Emit{Kind: progress.Submitted, Reason: "load of " + a.req.URI + " as " + a.rec.job.Model, Rank: -1, Chunk: -1})
+	}
 	a.record(c)
 	a.beginPlan(c)
 }
@@ -236,7 +244,7 @@ func (a *jobActor) drive(c actor.Context, e job.Event) {
 		a.perform(c, cmd)
 	}
 	if a.phase == phaseDriving {
-		a.setState(messages.State(a.machine.Status()), text(a.machine.Missing()))
+		a.setState(messages.State(a.machine.Status()), cmp.Or(text(a.machine.Missing()), a.wasLost()))
 		a.sayStage()
 	}
 }
@@ -297,7 +305,9 @@ func (a *jobActor) perform(c actor.Context, cmd job.Command) {
 		case progress.ReadyEvent, progress.Failed, progress.Cancelled:
 			a.final = append(a.final, cmd) // not before it is written down
 		default:
-			a.emit(cmd)
+			if cmd.Kind != progress.RankSealed || !a.kept(cmd.Rank) {
+				a.emit(cmd)
+			}
 		}
 	case job.Wake:
 		self, root := c.Self(), a.system.root

@@ -113,6 +113,7 @@ func (a *jobActor) maybeClosed(c actor.Context) {
 func (a *jobActor) recorded(c actor.Context, m recorded) {
 	a.rec.writing = false
 	a.rec.revision, a.rec.modelRevision = m.revision, m.modelRevision
+	a.rec.marked = a.rec.marked || m.err == nil
 	switch {
 	case recovery.ClassOf(m.err) == recovery.Stale:
 		// Another coordinator has written: the job is its now.

@@ -20,16 +20,19 @@ func (a *jobActor) beginPlan(c actor.Context) {
 	if a.phase != phasePlanning || a.report.planning {
 		return
 	}
-	var ask []messages.Worker
-	var lacks error // why the first that must not be asked must not
+	var ask, holders []messages.Worker // who holds ranks has the index already
+	var lacks error                    // why the first that must not be asked must not
 	for _, w := range a.inOrder() {
 		switch {
+		case w.up && w.err == nil && slices.Contains(a.holders, w.Name):
+			holders = append(holders, w.Worker)
 		case w.up && w.err == nil:
 			ask = append(ask, w.Worker)
 		case w.err != nil && lacks == nil:
 			lacks = w.err
 		}
 	}
+	ask = append(holders, ask...)
 	switch {
 	case len(ask) > 0:
 	case lacks == nil:
@@ -75,7 +78,8 @@ func (a *jobActor) havePlan(c actor.Context, m planned) {
 	}
 	a.planned = m
 	a.phase = phaseOpening
-	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Pins: a.req.Placement, Patience: a.o.Patience, Wait: a.waitLeft(), RetryBudget: a.req.RetryBudget})
+	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Pins: a.req.Placement, Patience: a.o.Patience, Wait: a.waitLeft(),
+		RetryBudget: a.req.RetryBudget, Before: a.before, Resident: a.repairs != nil})
 	a.rec.planned(m.plan)
 	a.emit(job.Emit{Kind: progress.Planned, Rank: -1, Chunk: -1, Reason: planText(m.plan)})
 	a.setState(messages.StateWaiting, "")
@@ -108,7 +112,7 @@ func (a *jobActor) jobOpened(c actor.Context, w *jobWorker, m *control.JobOpened
 	}
 	if err := m.GetError().Recover(); err != nil {
 		w.fails++
-		if again := recovery.ShouldRecover(err) || recovery.ClassOf(err) == recovery.ClusterLost; !again || w.fails == openTries {
+		if again := recovery.ShouldRecover(err) || recovery.ClassOf(err) == recovery.ClusterLost; !again || w.fails == openTries && a.repairs == nil {
 			w.err = err
 		}
 		a.o.Log.Warn("worker cannot open the job", "job", a.id, "worker", w.Name, "err", err)

@@ -26,6 +26,8 @@ type recorder struct {
 	job           messages.Job
 	revision      uint64 // of the record in the store
 	modelRevision uint64
+	repair        bool // of a model that was ready: the load's times stay
+	marked        bool // the model's record says that it is repaired
 	writing       bool
 	dirty         bool // changed since the last write began
 	written       bool // the final record is in the store
@@ -66,13 +68,19 @@ func (a *jobActor) record(c actor.Context) {
 		return
 	}
 	a.rec.writing, a.rec.dirty, a.rec.last = true, false, time.Now()
-	model, out := a.model(), recorded{revision: a.rec.revision, modelRevision: a.rec.modelRevision, final: a.phase == phaseEnding}
+	out := recorded{revision: a.rec.revision, modelRevision: a.rec.modelRevision, final: a.phase == phaseEnding}
+	var model *messages.Model
+	if out.final {
+		model = a.model()
+	} else if a.repairs != nil && !a.rec.marked {
+		model = &a.repairs.Model
+	}
 	self, root, store := c.Self(), a.system.root, a.o.Store
 	base := context.WithoutCancel(a.ctx)
 	a.busy.Go(func() {
 		ctx, cancel := context.WithTimeout(base, storeLimit)
 		defer cancel()
-		if model != nil && out.final {
+		if model != nil {
 			out.modelRevision, out.err = store.PutModel(ctx, *model, out.modelRevision)
 		}
 		if out.err == nil {
@@ -99,16 +107,20 @@ func (a *jobActor) model() *messages.Model {
 	if a.rec.job.State != messages.StateReady || a.req.Once {
 		return nil
 	}
+	since := time.Now()
+	if a.repairs != nil {
+		since = a.repairs.Since
+	}
 	return &messages.Model{
 		Name: a.rec.job.Model, Revision: a.rec.job.Plan, Job: a.id, URI: a.req.URI, Scheme: a.req.Options.Scheme,
-		Bytes: a.rec.job.BytesPlaced, Ranks: a.rec.job.Ranks, Since: time.Now(),
+		Bytes: a.rec.job.BytesPlaced, Ranks: a.rec.job.Ranks, Since: since, State: messages.StateReady,
 	}
 }
 
 // refresh brings the record up to what the machine knows.
 func (a *jobActor) refresh() {
 	r := &a.rec.job
-	if !r.State.Final() || a.rec.last.IsZero() {
+	if !a.rec.repair && (!r.State.Final() || a.rec.last.IsZero()) {
 		r.Seconds = time.Since(r.Submitted).Seconds()
 	}
 	if a.machine == nil {
@@ -127,7 +139,7 @@ func (a *jobActor) refresh() {
 		p := &a.rec.plan.Ranks[i]
 		rank := messages.Rank{
 			Rank: i, DP: p.DP, PP: p.PP, EP: p.EP, TP: p.TP, Worker: s.Hold.Worker.Name, Device: s.Hold.Device,
-			Bytes: p.ArenaBytes, BytesDone: s.BytesDone, BytesTotal: s.BytesTotal,
+			Generation: s.Hold.Generation, Bytes: p.ArenaBytes, BytesDone: s.BytesDone, BytesTotal: s.BytesTotal,
 		}
 		if s.Sealed {
 			rank.Digest = hexDigest(s.Digest)
@@ -145,7 +157,9 @@ func (r *recorder) planned(p *shard.Plan) {
 // ended notes how the job ended.
 func (r *recorder) ended(s job.Status, err error) {
 	r.job.State = messages.State(s)
-	r.job.Seconds = time.Since(r.job.Submitted).Seconds()
+	if !r.repair {
+		r.job.Seconds = time.Since(r.job.Submitted).Seconds()
+	}
 	if err != nil {
 		r.job.Why, r.job.Class = err.Error(), recovery.ClassOf(err)
 		if r.sealErr != nil && s == job.Failed {

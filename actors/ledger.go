@@ -61,6 +61,17 @@ func (l *ledger) reserve(jobID string, h job.Hold, bytes int64) {
 // release forgets an arena of a job. The lock is held.
 func (l *ledger) release(jobID string, h job.Hold) { delete(l.held[jobID], h) }
 
+// leave releases a job's arenas at a worker that is lost.
+func (l *ledger) leave(jobID string, w job.Worker) {
+	l.Lock()
+	defer l.Unlock()
+	for h := range l.held[jobID] {
+		if h.Worker == w {
+			delete(l.held[jobID], h)
+		}
+	}
+}
+
 // forget releases all of a job's arenas.
 func (l *ledger) forget(jobID string) {
 	l.Lock()

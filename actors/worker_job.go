@@ -74,12 +74,19 @@ type (
 )
 
 // openIndex opens the checkpoint for a coordinator that plans, and stores the
-// index.
+// index. That of a job which is open here is there.
 func (w *worker) openIndex(c actor.Context, m *control.OpenIndex) {
 	sender, reply := c.Sender(), &control.IndexOpened{Header: w.header(m.Header.GetJob(), m.Header.GetEpoch())}
 	ctx := contextOf(w.ctx, c)
+	var ix *checkpoint.Index
+	if j := w.jobs[m.Header.GetJob()]; j != nil && j.state == jobIsOpen {
+		ix = j.index // what its arenas were filled by
+	}
 	w.goDo(func() {
-		ix, err := w.Open(ctx, m.GetUri(), m.GetStrategy().Recovery())
+		var err error
+		if ix == nil {
+			ix, err = w.Open(ctx, m.GetUri(), m.GetStrategy().Recovery())
+		}
 		if err == nil {
 			reply.Digest, err = w.Plans.PutIndex(ctx, ix)
 		}
@@ -96,8 +103,8 @@ func (w *worker) openJob(c actor.Context, m *control.OpenJob) {
 	if j := w.jobs[id]; j != nil {
 		plan, epoch := j.plan == m.GetPlanDigest(), j.spec.Epoch == m.Header.GetEpoch()
 		switch {
-		case plan && epoch && j.state == jobIsOpening: // sent twice; the answer comes
-		case plan && epoch && j.state == jobIsOpen:
+		case plan && epoch && j.state == jobIsOpening && samePID(j.boss, boss): // sent twice; the answer comes
+		case plan && epoch && j.state == jobIsOpen && samePID(j.boss, boss):
 			w.reportOpened(c, j)
 		case plan && j.state == jobIsOpen:
 			w.passOn(c, j, boss, m)
@@ -111,8 +118,8 @@ func (w *worker) openJob(c actor.Context, m *control.OpenJob) {
 	w.beginOpen(c, contextOf(w.ctx, c), boss, m)
 }
 
-// passOn makes another leader the boss of an open job. What is placed stays.
-// Attempts under way end: the new leader numbers its own from the start.
+// passOn makes another driver the boss of an open job. What is placed stays.
+// Attempts under way end: the new one numbers its own from the start.
 func (w *worker) passOn(c actor.Context, j *heldJob, boss *actor.PID, m *control.OpenJob) {
 	for _, t := range j.chunks {
 		c.Stop(t.pid)

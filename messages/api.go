@@ -63,7 +63,8 @@ type ModelRequest struct {
 // State is a job's state as a user reads it.
 type State string
 
-// The states. The last three are final.
+// The states of a job, and that of a model which is not ready. StateReady,
+// StateFailed and StateCancelled are final.
 const (
 	StatePlanning  State = "planning"
 	StateWaiting   State = "waiting"
@@ -72,6 +73,8 @@ const (
 	StateReady     State = "ready"
 	StateFailed    State = "failed"
 	StateCancelled State = "cancelled"
+	// StateRepairing is a model's of which ranks were lost: they are placed anew.
+	StateRepairing State = "repairing"
 )
 
 // Final reports whether no state follows.
@@ -120,7 +123,8 @@ type Rank struct {
 	TP         int    `json:"tp"`
 	Worker     string `json:"worker"`
 	Device     string `json:"device"`
-	Bytes      int64  `json:"bytes"` // of its arena
+	Generation uint64 `json:"generation"` // of its arena: 1 for the first, one more each time the rank is placed anew
+	Bytes      int64  `json:"bytes"`      // of its arena
 	BytesDone  int64  `json:"bytes_done"`
 	BytesTotal int64  `json:"bytes_total"`
 	Digest     string `json:"digest,omitempty"` // xxh3-128, hex, when sealed
@@ -226,6 +230,10 @@ type Model struct {
 	Bytes    int64     `json:"bytes"`
 	Ranks    []Rank    `json:"ranks"`
 	Since    time.Time `json:"since"`
+	// State is ready, or repairing while ranks that were lost are placed anew;
+	// Why says what was lost.
+	State State  `json:"state"`
+	Why   string `json:"why,omitempty"`
 }
 
 // Error is a refusal, as the micro service replies it: `{"error": {…}}`.

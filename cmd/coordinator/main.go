@@ -2,11 +2,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
 
 	"github.com/spf13/pflag"
 
+	"github.com/gantry-ml/gantry/actors"
 	"github.com/gantry-ml/gantry/cmd/internal/daemon"
 	"github.com/gantry-ml/gantry/cmd/internal/node"
 	"github.com/gantry-ml/gantry/telemetry"
@@ -23,13 +25,14 @@ func main() {
 			f.String("nats-users", "", "YAML file with the users of the embedded NATS server (default: anybody who reaches it)")
 			f.String("listen", "127.0.0.1:0", "where the coordinator's actors are reached; port 0 for any")
 			f.String("http", "127.0.0.1:8080", "where /healthz, /readyz and /metrics are served; empty for nowhere")
+			f.Duration("repair-wait", actors.DefaultRepairWait, "how long ranks of a resident model that were lost wait for room; 0 unloads the model at once")
 			f.String("state-dir", "", "where the embedded NATS server keeps its state (default: a temporary folder)")
 		},
 		Start: func(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
 			return node.StartCoordinator(ctx, node.CoordinatorConfig{
 				Name: s.String("name"), NATS: s.String("nats"), NATSListen: s.String("nats-listen"),
 				Listen: s.String("listen"), HTTP: s.String("http"), StateDir: s.String("state-dir"), NATSUsers: s.String("nats-users"),
-				Security: s.Security(), Telemetry: t,
+				RepairWait: cmp.Or(s.Duration("repair-wait"), -1), Security: s.Security(), Telemetry: t,
 			})
 		},
 	}.Main())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -115,9 +116,10 @@ func (a *app) modelsCommand() *cobra.Command {
 					return err
 				}
 				return a.print(nonNil(models), func(w io.Writer) error {
-					return table(w, "MODEL\tSCHEME\tBYTES\tRANKS\tSINCE\tFROM", len(models), func(tw io.Writer, i int) {
+					return table(w, "MODEL\tSTATE\tSCHEME\tBYTES\tRANKS\tSINCE\tFROM\tWHY", len(models), func(tw io.Writer, i int) {
 						m := models[i]
-						fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\n", m.Name, m.Scheme, size.Format(m.Bytes), len(m.Ranks), m.Since.Format("2006-01-02 15:04:05"), m.URI)
+						fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.Name, cmp.Or(m.State, messages.StateReady), m.Scheme, size.Format(m.Bytes),
+							len(m.Ranks), m.Since.Format("2006-01-02 15:04:05"), m.URI, m.Why)
 					})
 				})
 			})

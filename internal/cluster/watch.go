@@ -19,6 +19,8 @@ type JobNotice struct {
 	Progress *progress.Update // a worker's report
 	Event    *progress.Event  // a fact
 	Err      error            // the watch broke; nothing follows
+
+	more bool // events follow that are there already
 }
 
 // lastWords is how long a watch waits, after the final state, for the event
@@ -85,6 +87,9 @@ func (w *jobWatch) consume(ctx context.Context, js jetstream.JetStream, stream, 
 			slog.Debug("a message of another version", "subject", m.Subject(), "error", err)
 			return
 		}
+		if about, err := m.Metadata(); err == nil {
+			n.more = about.NumPending > 0
+		}
 		select {
 		case w.heard <- n:
 		case <-ctx.Done():
@@ -114,9 +119,9 @@ func hearProgress(data []byte) (n JobNotice, err error) {
 func (w *jobWatch) run(ctx context.Context) {
 	var final *messages.Job
 	var end <-chan time.Time
-	announced := false
+	announced, more := false, false // the end, before more events of before
 	for {
-		if final != nil && announced {
+		if final != nil && announced && !more {
 			w.send(ctx, JobNotice{Job: final})
 			return
 		}
@@ -124,7 +129,7 @@ func (w *jobWatch) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-end:
-			announced = true
+			announced, more = true, false
 		case r, ok := <-w.records:
 			switch {
 			case !ok && ctx.Err() == nil:
@@ -142,7 +147,7 @@ func (w *jobWatch) run(ctx context.Context) {
 			}
 		case n := <-w.heard:
 			if n.Event != nil {
-				announced = announced || finalKind(n.Event.Kind)
+				announced, more = announced || finalKind(n.Event.Kind), n.more
 			}
 			w.send(ctx, n)
 		}

@@ -25,7 +25,7 @@ func (j *Job) adopt(workers ...WorkerUp) {
 	for _, h := range held {
 		r, w := &j.ranks[h.Hold.Rank], j.life(h.Hold.Worker)
 		switch {
-		case r.home == nil && h.Hold.Generation > r.hold.Generation:
+		case r.home == nil && (h.Hold.Generation > r.hold.Generation || r.inherited && h.Hold.Generation == r.hold.Generation):
 			j.moveIn(r, w, h)
 		case r.hold != h.Hold:
 			j.do(Free{Hold: h.Hold})

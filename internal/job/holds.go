@@ -69,7 +69,7 @@ func (j *Job) house(r *rank, w *worker, device string) {
 
 // settleIn makes w the home of a rank whose arena it has yet to show.
 func (j *Job) settleIn(r *rank, w *worker) {
-	r.home = w
+	r.home, r.inherited = w, false
 	w.placing++
 }
 

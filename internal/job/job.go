@@ -1,6 +1,7 @@
 package job
 
 import (
+	"slices"
 	"time"
 
 	"github.com/gantry-ml/gantry/placement"
@@ -37,6 +38,12 @@ type Options struct {
 	// Wait is how long a job that does not fit at its start waits for room,
 	// before it fails with what is missing. 0 is not at all.
 	Wait time.Duration
+	// Before is where the ranks were under an earlier driver of the job, as far
+	// as is known. What no worker holds of it any more has been lost.
+	Before []Hold
+	// Resident says that the model was ready before: as long as one copy of it
+	// is whole, the others wait for room without end.
+	Resident bool
 	// RetryBudget bounds the failed tries that the source may cost in all,
 	// beyond those that chunks which come through make up for: a source that is
 	// down must not be asked by every chunk in flight as often as each may try.
@@ -124,6 +131,13 @@ func New(plan *shard.Plan, o Options) *Job {
 	for i := range o.Pins {
 		j.pins[o.Pins[i].Rank] = &o.Pins[i]
 	}
+	for _, h := range o.Before {
+		if h.Generation > 0 && h.Rank >= 0 && h.Rank < len(j.ranks) {
+			r := &j.ranks[h.Rank]
+			r.hold.Generation, r.inherited = h.Generation, true
+			r.why = "worker " + h.Worker.Name + " does not hold it any more"
+		}
+	}
 	return j
 }
 
@@ -195,7 +209,10 @@ func (j *Job) Start(now time.Time, workers []WorkerUp) []Command {
 	}
 	j.adopt(workers...)
 	j.started = true
-	if err := j.settle(); err != nil && j.o.Wait <= 0 {
+	if slices.ContainsFunc(j.ranks, func(r rank) bool { return r.inherited }) {
+		j.begin() // every rank has had a home
+	}
+	if err := j.settle(); err != nil && !j.housed && j.o.Wait <= 0 {
 		j.fail(err)
 		return j.take()
 	}

@@ -31,7 +31,7 @@ func newWorld(t *rapid.T, late bool) *world {
 		p, ranks = copies(p, dp), ranks*dp
 	}
 	w.again = func() *Job {
-		return New(p, Options{Patience: time.Hour, Wait: time.Hour, RetryBudget: 1000, Strategy: recovery.Strategy{Retries: 1000}})
+		return New(p, Options{Before: w.before, Patience: time.Hour, Wait: time.Hour, RetryBudget: 1000, Strategy: recovery.Strategy{Retries: 1000}})
 	}
 	w.j = w.again()
 	for i := range rapid.IntRange(1, 3).Draw(t, "workers") {

@@ -59,6 +59,7 @@ type world struct {
 	driver  int       // its number, which fences as an epoch does
 	log     []heard
 	said    [][]Command
+	before  []Hold      // what the driver of now was told of the one before
 	again   func() *Job // makes the same job anew
 }
 
@@ -268,6 +269,14 @@ func (w *world) takeOver() {
 	}
 	w.now = w.now.Add(time.Second)
 	w.mail, w.log, w.said, w.ups, w.wake, w.started = nil, nil, nil, nil, time.Time{}, w.now
+	w.before = nil
+	if told := w.pick("ranks that it is told of", 3); told > 0 {
+		for _, r := range w.j.Ranks() { // or of some, as they were some time ago
+			if told == 2 || r.Hold.Rank%2 == 0 {
+				w.before = append(w.before, r.Hold)
+			}
+		}
+	}
 	w.j = w.again()
 	w.driver++
 	for _, s := range w.sites {

@@ -80,6 +80,9 @@ type rank struct {
 	due     time.Time // when Place or Seal is sent again, zero: nothing is asked
 	fails   int       // Place and Seal answers that said no
 	why     string    // it lost its last home
+	// inherited says that an earlier driver gave hold its generation: it may be
+	// that of an arena which is there.
+	inherited bool
 }
 
 // health is where a worker stands.

@@ -1,6 +1,10 @@
 package job
 
-import "github.com/gantry-ml/gantry/progress"
+import (
+	"slices"
+
+	"github.com/gantry-ml/gantry/progress"
+)
 
 // over reports whether the job has ended.
 func (j *Job) over() bool { return j.end != "" }
@@ -24,6 +28,19 @@ func (j *Job) Err() error {
 		return nil
 	}
 	return j.err
+}
+
+// wholeCopy reports whether all ranks of one of the copies are sealed.
+func (j *Job) wholeCopy() bool {
+	whole := make([]bool, max(j.plan.Options.Layout.DP, 1))
+	for i := range whole {
+		whole[i] = true
+	}
+	for i := range j.ranks {
+		dp := j.plan.Ranks[i].DP
+		whole[dp] = whole[dp] && j.ranks[i].sealed
+	}
+	return slices.Contains(whole, true)
 }
 
 // Missing tells what a job that waits for room lacks; nil where it does not

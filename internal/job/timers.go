@@ -46,7 +46,13 @@ func (j *Job) due() {
 	}
 	j.unpause()
 	if !j.waitUntil.IsZero() && j.past(j.waitUntil) {
-		if err := j.settle(); err != nil {
+		err := j.settle()
+		switch {
+		case err == nil:
+		case j.o.Resident && j.wholeCopy():
+			j.waitUntil = time.Time{}
+			j.waitFor(j.o.Patience)
+		default:
 			j.fail(err)
 			return
 		}

@@ -49,7 +49,7 @@ func copies(p *shard.Plan, dp int) *shard.Plan {
 	p.Options.Layout.DP = dp
 	each := len(p.Ranks)
 	for r := each; r < each*dp; r++ {
-		p.Ranks = append(p.Ranks, shard.Rank{Rank: r, ArenaBytes: p.Ranks[r%each].ArenaBytes, Slices: p.Ranks[r%each].Slices})
+		p.Ranks = append(p.Ranks, shard.Rank{Rank: r, DP: r / each, ArenaBytes: p.Ranks[r%each].ArenaBytes, Slices: p.Ranks[r%each].Slices})
 	}
 	for i := range p.Chunks {
 		ch := &p.Chunks[i]

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/env/v2"
@@ -48,10 +49,12 @@ type Daemon struct {
 // Settings are the daemon's settings, by the names of its flags.
 type Settings struct{ k *koanf.Koanf }
 
-// String, Int and Bool return a setting of that type.
+// String, Int, Bool and Duration return a setting of that type.
 func (s Settings) String(name string) string { return s.k.String(name) }
 func (s Settings) Int(name string) int       { return s.k.Int(name) }
 func (s Settings) Bool(name string) bool     { return s.k.Bool(name) }
+
+func (s Settings) Duration(name string) time.Duration { return s.k.Duration(name) }
 
 // Strings returns a list. In the environment it is separated by commas.
 func (s Settings) Strings(name string) []string {

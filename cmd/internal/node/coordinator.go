@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -30,6 +31,9 @@ type CoordinatorConfig struct {
 	HTTP       string // of health and metrics pages; "" for none
 	StateDir   string // of the embedded server; "" is a temporary one
 	NATSUsers  string // YAML file with the embedded server's users; "": anybody may connect
+	// RepairWait is how long lost ranks of a resident model wait for room; 0 is
+	// actors.DefaultRepairWait, less gives the model up at once.
+	RepairWait time.Duration
 	Security
 	Telemetry *telemetry.Telemetry // serves /metrics; nil with HTTP ""
 	Log       *slog.Logger         // nil is slog.Default
@@ -97,7 +101,7 @@ func StartCoordinator(ctx context.Context, cfg CoordinatorConfig) (_ *Coordinato
 	}
 	c.closer.add(closing(system.Close))
 	c.Actors = system.Address()
-	if err := c.lead(ctx, system, log); err != nil {
+	if err := c.lead(ctx, system, cfg.RepairWait, log); err != nil {
 		return nil, err
 	}
 	if cfg.NATS == Embedded {
@@ -156,7 +160,7 @@ func (c *Coordinator) connect(cfg CoordinatorConfig, security *tls.Config, log *
 }
 
 // lead opens the cluster and begins to wait for its lease.
-func (c *Coordinator) lead(ctx context.Context, system *actors.System, log *slog.Logger) error {
+func (c *Coordinator) lead(ctx context.Context, system *actors.System, repair time.Duration, log *slog.Logger) error {
 	all, err := cluster.Open(ctx, c.nats, cluster.Options{})
 	if err != nil {
 		return err
@@ -166,7 +170,7 @@ func (c *Coordinator) lead(ctx context.Context, system *actors.System, log *slog
 		return err
 	}
 	c.closer.add(publisher.Close)
-	c.leader = &leader{name: c.name, version: version.Version, system: system, cluster: all, publish: publisher, log: log}
+	c.leader = &leader{name: c.name, version: version.Version, system: system, cluster: all, publish: publisher, log: log, repair: repair}
 	c.leader.start()
 	c.closer.add(closing(c.leader.stop))
 	return nil

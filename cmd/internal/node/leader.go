@@ -21,6 +21,7 @@ type leader struct {
 	cluster *cluster.Cluster
 	publish *telemetry.Publisher
 	log     *slog.Logger
+	repair  time.Duration // CoordinatorOptions.RepairWait
 
 	leading atomic.Bool
 	first   chan struct{} // closed when it leads for the first time
@@ -64,6 +65,7 @@ func (l *leader) term(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, term.Resign()) }()
 	co, err := l.system.StartCoordinator(ctx, actors.CoordinatorOptions{
 		Name: l.name, Version: l.version, Epoch: term.Epoch(), Store: store{l.cluster}, Plans: l.cluster.Plans, Publish: l.publish, Log: l.log,
+		RepairWait: l.repair,
 	})
 	if err != nil {
 		return err
