@@ -31,6 +31,7 @@ type otherConfig struct {
 	HeadDim      int64        `json:"head_dim"`
 	Vocab        int64        `json:"vocab_size"`
 	Context      int64        `json:"max_position_embeddings"`
+	Positions    int64        `json:"n_positions"`
 	Tied         *bool        `json:"tie_word_embeddings"`
 	Text         *otherConfig `json:"text_config"`
 }
@@ -68,7 +69,7 @@ func (c config) fillOther(a *Architecture) {
 	if a.HeadDim = plausible(o.HeadDim); a.HeadDim == 0 && a.Heads > 0 && a.Hidden%a.Heads == 0 {
 		a.HeadDim = a.Hidden / a.Heads
 	}
-	a.Vocab, a.Context = plausible(o.Vocab), plausible(o.Context)
+	a.Vocab, a.Context = plausible(o.Vocab), plausible(cmp.Or(o.Context, o.Positions))
 }
 
 // plausible returns a dimension, 0 for what is none.

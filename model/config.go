@@ -13,10 +13,17 @@ import (
 var torchNames = map[string]string{"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 // exportConfig returns the config.json of the exported model: the
-// checkpoint's, with what the scheme changes. nil is none.
+// checkpoint's, or what a GGUF file's metadata says, with what the scheme
+// changes. nil is none.
 func (m *Model) exportConfig() ([]byte, error) {
 	scheme := m.parts.Plan.Options.Scheme
 	stored := m.parts.Index.Config
+	if stored == nil {
+		var err error
+		if stored, err = configOfGGUF(m.parts.Index); err != nil {
+			return nil, err
+		}
+	}
 	torch, cast := torchNames[scheme]
 	quantized := m.quantConfig()
 	decoded, kept := m.packed()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint/digests"
@@ -54,7 +55,7 @@ func (m *Model) Export(ctx context.Context, path string) error {
 		return err
 	}
 	configPath := filepath.Join(dir, configName)
-	if err := keepsOther(configPath, config); err != nil {
+	if err := keepsOther(configPath, config, path); err != nil {
 		return err
 	}
 	if err := m.exportTensors(ctx, path); err != nil {
@@ -119,9 +120,15 @@ func Exportable(p *shard.Plan) error {
 				Err:  fmt.Errorf("no layout for %s in safetensors has been published", t.Scheme),
 				Hint: "write ggml's types as GGUF"}
 		}
-		if format.Method != quant.Plain {
-			methods[format.Method] = t.Name
+		if format.Method == quant.Plain {
+			continue
 		}
+		if turned(p, &t) {
+			return &recovery.Error{Class: recovery.Unsupported, Op: "export", Tensor: t.Name,
+				Err:  fmt.Errorf("safetensors have GPT-2's projections [in, out], where no scale of %s runs along inputs", t.Scheme),
+				Hint: "export to f16, bf16 or f32, or as GGUF"}
+		}
+		methods[format.Method] = t.Name
 	}
 	if a, b := methods[quant.CompressedTensors], methods[quant.BitsAndBytes]; a != "" && b != "" {
 		return &recovery.Error{Class: recovery.Usage, Op: "export", Tensor: b,
@@ -133,12 +140,22 @@ func Exportable(p *shard.Plan) error {
 // notExported says why a tensor cannot be written as it is stored.
 func notExported(t *shard.Tensor) error {
 	switch {
-	case t.Transposed && !names.ForModel("gpt2").Transposed(t.Name): // which has them so
+	case t.Transposed && !conv1D.Transposed(t.Name): // which has them so
 		return errors.New("it is stored [in, out], as the second operand of a matrix product, and safetensors have weights [out, in]")
 	case t.Scheme == "none" && !t.DType.Safetensors():
 		return fmt.Errorf("safetensors has no element type %s", t.DType)
 	}
 	return nil
+}
+
+// conv1D names the weights that Hugging Face stores [in, out].
+var conv1D = names.ForModel("gpt2")
+
+// turned says whether a tensor is [out, in] here, as a GGUF file has GPT-2's
+// projections, and [in, out] under its Hugging Face name. No other file has
+// such names without saying that it is transposed.
+func turned(p *shard.Plan, t *shard.Tensor) bool {
+	return !t.Transposed && len(t.Shape) == 2 && conv1D.Transposed(t.Name) && filepath.Ext(p.Files[t.File].Name) == ".gguf"
 }
 
 // exportTensors writes the file.
@@ -194,13 +211,18 @@ func (m *Model) exportTensor(ctx context.Context, w *safetensors.Writer, first, 
 	return nil
 }
 
-// keepsOther refuses to replace the config.json of another model.
-func keepsOther(path string, config []byte) error {
+// keepsOther refuses to replace the config.json of another model than the one
+// that file is written in place of.
+func keepsOther(path string, config []byte, file string) error {
 	old, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && (config == nil || bytes.Equal(old, config)) {
 		return nil
 	}
 	if err == nil {
+		beside, globErr := filepath.Glob(filepath.Join(globs.Replace(filepath.Dir(path)), "*"+extension))
+		if globErr == nil && slices.Equal(beside, []string{filepath.Clean(file)}) {
+			return nil
+		}
 		err = errors.New("it is there already and another model's")
 	}
 	return &recovery.Error{Class: recovery.Usage, Op: "write", File: path, Err: err, Hint: "export to a folder of its own"}

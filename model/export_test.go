@@ -113,6 +113,12 @@ func TestExportRefuses(t *testing.T) {
 	if err := kept.Export(t.Context(), filepath.Join(dir, "x.safetensors")); recovery.ClassOf(err) != recovery.Usage {
 		t.Errorf("beside another model's config: %v", err)
 	}
+	own := filepath.Join(t.TempDir(), "model.safetensors")
+	for _, scheme := range []string{"none", "int8"} {
+		if err := load(t, stories(t, "hf-f32"), scheme, 1).Export(t.Context(), own); err != nil {
+			t.Errorf("%s, in place of the same file: %v", scheme, err)
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := kept.Export(ctx, filepath.Join(dir, "new")); !errors.Is(err, context.Canceled) {

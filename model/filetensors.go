@@ -19,6 +19,7 @@ type fileTensor struct {
 	once  bool   // the plane's first row alone, which the others repeat
 	pack  int    // not 0: the plane's I8 are codes of so many bits, packed over the rows
 	data  []byte // all of it
+	turn  bool   // the plane's rows are the file's columns
 }
 
 // packedRows is how many rows of packed codes are whole words, of any bits.
@@ -44,6 +45,8 @@ func (m *Model) fileTensors(tensor int) ([]fileTensor, error) {
 			}
 		case p.Shared:
 			f.once, f.Shape = true, []int64{1}
+		case turned(m.parts.Plan, t): // which Exportable allows plain elements only
+			f.turn, f.Shape = true, []int64{t.Shape[1], t.Shape[0]}
 		case p.Role == quant.ZeroPoints:
 			f.pack, f.DType = format.Bits, dtype.I32
 			f.Shape[0] = (t.Rows*int64(f.pack) + 31) / 32
@@ -113,6 +116,8 @@ func (f *fileTensor) write(w *safetensors.Writer, i int, rows shard.Span, planes
 	case f.pack > 0:
 		cols := f.Shape[1]
 		return w.WriteTensor(i, packRows(planes[f.plane], int(cols), f.pack), rows.Start/32*int64(f.pack)*cols*4)
+	case f.turn:
+		return f.writeColumns(w, i, rows, planes[f.plane])
 	}
 	b := planes[f.plane]
 	row := int64(len(b)) / rows.Len()
@@ -123,6 +128,21 @@ func (f *fileTensor) write(w *safetensors.Writer, i int, rows shard.Span, planes
 		return w.WriteTensor(i, b[:row], 0)
 	}
 	return w.WriteTensor(i, b, rows.Start*row)
+}
+
+// writeColumns writes rows of plain elements as columns of tensor i.
+func (f *fileTensor) writeColumns(w *safetensors.Writer, i int, rows shard.Span, b []byte) error {
+	size, cols, height := int64(f.DType.Size()), f.Shape[0], f.Shape[1]
+	column := make([]byte, rows.Len()*size)
+	for c := range cols {
+		for r := range rows.Len() {
+			copy(column[r*size:(r+1)*size], b[(r*cols+c)*size:])
+		}
+		if err := w.WriteTensor(i, column, (c*height+rows.Start)*size); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // packRows packs signed codes of a matrix of cols columns along its rows, each
