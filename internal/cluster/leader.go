@@ -166,7 +166,7 @@ func (t *Term) Resign() error {
 	if recovery.ClassOf(context.Cause(t.ctx)) == recovery.Stale {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), t.lease.c.ttl) // by then it has ended by itself
 	defer cancel()
 	return t.lease.release(ctx)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -118,7 +117,7 @@ func (m *Member) Leave() error {
 	if recovery.ClassOf(context.Cause(m.ctx)) == recovery.Stale {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), m.lease.c.ttl) // by then it has ended by itself
 	defer cancel()
 	return m.lease.release(ctx)
 }
