@@ -35,7 +35,7 @@ gateway:
 	@scripts/versitygw.sh >/dev/null
 
 test: ort gateway
-	$(GO) test -timeout 6m ./...
+	$(GO) test -timeout 15m ./...
 
 # The memory of loads and sessions of MIB MiB; `make test` measures 512.
 MIB ?= 1024
@@ -56,7 +56,7 @@ test-gpu:
 	GANTRY_ORT_LIB="$${GANTRY_ORT_LIB:-$$(scripts/ort-cuda.sh)}" $(GO) test -tags gpu -count 1 -v ./tests/gpu
 
 race: ort gateway
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 40m ./...
 
 # Loads with layouts, schemes and faults drawn from a seed. A failure names the
 # trial's number: SEED=… FIRST=number LOADS=1 draws it again.

@@ -64,7 +64,7 @@ func TestUp(t *testing.T) {
 	// All that must be said has been said, or is on its way.
 	want := map[string]bool{"event." + job.Job + ".submitted": true, "event." + job.Job + ".planned": true,
 		"event." + job.Job + ".rank_sealed": true, "event." + job.Job + ".ready": true, "progress." + job.Job: true}
-	for deadline := time.Now().Add(10 * time.Second); len(want) > 0; {
+	for deadline := time.Now().Add(readyLimit); len(want) > 0; {
 		m, err := heard.NextMsg(time.Until(deadline))
 		if err != nil {
 			t.Fatalf("never heard %v: %v", want, err)
@@ -80,7 +80,7 @@ func TestUp(t *testing.T) {
 		delete(want, rest)
 	}
 
-	ping, err := nc.Request("$SRV.PING.gantry", nil, 5*time.Second)
+	ping, err := nc.Request("$SRV.PING.gantry", nil, readyLimit)
 	if err != nil {
 		t.Fatalf("nats micro ls finds no service: %v", err)
 	}

@@ -31,6 +31,10 @@ const (
 	jobLimit   = 60 * time.Second // for a job to end
 )
 
+// slack is what a machine that is busy with other things too may add to a time
+// that the product promises.
+const slack = 3 * time.Second
+
 // Build builds the commands into a folder that done removes, with the race
 // detector where the test has it too. GANTRY_BIN names a folder where they are
 // built already.

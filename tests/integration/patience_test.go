@@ -87,7 +87,7 @@ func TestDeadline(t *testing.T) {
 	q := slow(t, "late", 2)
 	q.DeadlineSeconds = 1
 	j := c.Load(q)
-	if j.State != messages.StateFailed || j.Class != recovery.Timeout || !strings.Contains(j.Why, "the deadline of 1s has passed") || j.Seconds > 1+2 {
+	if j.State != messages.StateFailed || j.Class != recovery.Timeout || !strings.Contains(j.Why, "the deadline of 1s has passed") || j.Seconds > 1+slack.Seconds() {
 		t.Errorf("%s, class %s, after %.1f s: %s", j.State, j.Class, j.Seconds, j.Why)
 	}
 	for name, w := range c.Workers {
@@ -119,7 +119,7 @@ const freedWithin = 2 * time.Second
 // of a cancelled job, and frees what it has of it when it thaws, be that before
 // or after its lease has ended.
 func TestCancelFreesAtOnce(t *testing.T) {
-	for _, frozen := range []time.Duration{time.Second, 4 * time.Second} {
+	for _, frozen := range []time.Duration{time.Second, freedWithin + 2*slack} {
 		t.Run(fmt.Sprint(frozen), func(t *testing.T) {
 			c := StartCluster(t, bin, 2, "--memory", "700KiB") // one rank each
 			q := slow(t, "cancelled", 2)
@@ -137,13 +137,13 @@ func TestCancelFreesAtOnce(t *testing.T) {
 			thaw := time.AfterFunc(frozen, func() { strike(t, w2, syscall.SIGCONT) })
 			defer thaw.Stop()
 			start := time.Now()
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
 			defer cancel()
 			if _, err := c.Client.Cancel(ctx, j.Job, "no longer needed"); err != nil {
 				t.Fatal(err)
 			}
 			end := c.Await(j.Job)
-			if took := time.Since(start); end.State != messages.StateCancelled || took > freedWithin {
+			if took := time.Since(start); end.State != messages.StateCancelled || took > freedWithin+slack {
 				t.Errorf("%s after %v", end.State, took)
 			}
 			if n := w1.arenas(t); n != 0 {
@@ -151,7 +151,7 @@ func TestCancelFreesAtOnce(t *testing.T) {
 			}
 			time.Sleep(time.Until(start.Add(frozen)))
 			c.Until("the worker that thawed holds nothing", func() bool { return w2.arenas(t) == 0 })
-			if took := time.Since(start) - frozen; took > freedWithin {
+			if took := time.Since(start) - frozen; took > freedWithin+slack {
 				t.Errorf("the worker that thawed freed its memory after %v", took)
 			}
 		})

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/time/rate"
@@ -106,7 +105,7 @@ func TestFourCopies(t *testing.T) {
 	if extra := served.Load() - before; extra > before/100 {
 		t.Errorf("the source served %d bytes more than for one copy (%d)", extra, before)
 	}
-	if four.Seconds > 1.3*one.Seconds {
+	if four.Seconds > 2*one.Seconds { // reading all would take four times as long
 		t.Errorf("four copies took %.2f s, one %.2f s", four.Seconds, one.Seconds)
 	}
 	at := map[string]bool{}
@@ -270,7 +269,7 @@ func (p pushed) push(t *testing.T, f func(*transfer.Ticket, []byte)) error {
 	f(&ticket, bytes)
 	pool := &transfer.Pool{}
 	defer pool.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
 	defer cancel()
 	return pool.Send(ctx, p.addr, ticket, [][]byte{bytes})
 }
@@ -317,7 +316,7 @@ func TestPiecesThatAreRefused(t *testing.T) {
 // TestThawedReader: a worker that is frozen with chunks under way, and thaws
 // when its rank has moved and others have read them, changes nothing.
 func TestThawedReader(t *testing.T) {
-	uri, _ := limitedSource(t, 256<<10)
+	uri, _ := limitedSource(t, 128<<10)
 	c := StartCluster(t, bin, 3, "--allow-host", "127.0.0.1")
 	q := replicated("thawed", uri, 1)
 	q.Options.Layout.TP = 2

@@ -67,6 +67,11 @@ func (c *Cluster) calm(t *testing.T) []string {
 	return digestsOf(j)
 }
 
+// onItsWay is how many chunks of a job may be read again where another
+// coordinator takes it over: those that are under way then, between workers of
+// which one knows and the other does not.
+const onItsWay = 6
+
 // goesOn checks that a job ended ready although its coordinator or NATS went
 // away when it stood as in before: what was placed is where it was, and was not
 // read again.
@@ -84,7 +89,11 @@ func (c *Cluster) goesOn(t *testing.T, before messages.Job, want []string) messa
 			t.Errorf("rank %d was at %s and is at %s", i, before.Ranks[i].Worker, r.Worker)
 		}
 	}
-	if end.BytesRead > end.Counters.BytesToRead || before.BytesRead == 0 {
+	again := int64(0)
+	if end.Epoch != before.Epoch {
+		again = onItsWay * end.Options.ChunkBytes
+	}
+	if end.BytesRead > end.Counters.BytesToRead+again || before.BytesRead <= again {
 		t.Errorf("%d bytes of %d were read, %d of them before", end.BytesRead, end.Counters.BytesToRead, before.BytesRead)
 	}
 	return end
@@ -105,7 +114,7 @@ func TestStandby(t *testing.T) {
 			want := all.calm(t)
 			q := fine(t, "led", 2)
 			if c.share > .9 {
-				q.LimitRate /= 2 // the moment is short
+				q.LimitRate /= 4 // the moment is short
 			}
 			j := all.Submit(q)
 			before := all.until(j.Job, c.share)
@@ -113,7 +122,7 @@ func TestStandby(t *testing.T) {
 			strike(t, first, c.signal)
 			struck := time.Now()
 			all.Until("the other leads", func() bool { return all.Leads() != first })
-			if took := time.Since(struck); took > takeOverWithin {
+			if took := time.Since(struck); took > takeOverWithin+slack {
 				t.Errorf("the other leads after %v", took)
 			}
 			end := all.goesOn(t, before, want)

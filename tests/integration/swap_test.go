@@ -93,7 +93,7 @@ func TestSwap(t *testing.T) {
 				q.WaitWorkers = 4
 			}
 			if what == "coordinator killed at the end" {
-				q.LimitRate /= 2 // the moment is short
+				q.LimitRate /= 4 // the moment is short
 			}
 			if _, err := c.Client.Swap(t.Context(), q); err != nil {
 				t.Fatal(err)
