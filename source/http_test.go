@@ -70,10 +70,11 @@ func tagged(h http.Handler) http.Handler {
 }
 
 func TestHTTPFaults(t *testing.T) {
-	sourcetest.RunFaults(t, func(t *testing.T, dir string, between func(http.Handler) http.Handler) func(t *testing.T) source.Source {
+	sourcetest.RunFaults(t, func(t *testing.T, dir string, between func(http.Handler) http.Handler) func(t *testing.T, o source.Options) source.Source {
 		server := serve(t, between(tagged(http.FileServer(http.Dir(dir)))).ServeHTTP)
-		return func(t *testing.T) source.Source {
-			return open(t, server.URL+"/", source.Options{Names: sourcetest.Names(), Retry: sourcetest.Retry, Stall: sourcetest.Stall})
+		return func(t *testing.T, o source.Options) source.Source {
+			o.Names = sourcetest.Names()
+			return open(t, server.URL+"/", o)
 		}
 	})
 }

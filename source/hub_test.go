@@ -134,10 +134,10 @@ func TestHubSource(t *testing.T) {
 }
 
 func TestHubFaults(t *testing.T) {
-	sourcetest.RunFaults(t, func(t *testing.T, dir string, between func(http.Handler) http.Handler) func(t *testing.T) source.Source {
+	sourcetest.RunFaults(t, func(t *testing.T, dir string, between func(http.Handler) http.Handler) func(t *testing.T, o source.Options) source.Source {
 		newTestHub(t, dir, between)
-		return func(t *testing.T) source.Source {
-			return open(t, "hf://org/name", source.Options{Retry: sourcetest.Retry, Stall: sourcetest.Stall})
+		return func(t *testing.T, o source.Options) source.Source {
+			return open(t, "hf://org/name", o)
 		}
 	})
 }

@@ -68,12 +68,12 @@ func TestS3Source(t *testing.T) {
 }
 
 func TestS3Faults(t *testing.T) {
-	sourcetest.RunFaults(t, func(t *testing.T, dir string, wrap func(http.Handler) http.Handler) func(t *testing.T) source.Source {
+	sourcetest.RunFaults(t, func(t *testing.T, dir string, wrap func(http.Handler) http.Handler) func(t *testing.T, o source.Options) source.Source {
 		s, b := bucket(t)
 		s.PutFolder(t, b, "models/x/", dir)
 		between(t, s, wrap)
-		return func(t *testing.T) source.Source {
-			return open(t, "s3://"+b+"/models/x", source.Options{Retry: sourcetest.Retry, Stall: sourcetest.Stall})
+		return func(t *testing.T, o source.Options) source.Source {
+			return open(t, "s3://"+b+"/models/x", o)
 		}
 	})
 }

@@ -20,9 +20,13 @@ import (
 	"github.com/gantry-ml/gantry/source"
 )
 
-// Stall is how long a source may wait for a silent server in RunFaults; Retry
+// How long a source may wait for a silent server in RunFaults: for one that is to
+// be silent, and for one that a busy machine may keep from answering. Retry is
 // how it asks again.
-const Stall = 200 * time.Millisecond
+const (
+	hangs = 200 * time.Millisecond
+	late  = 10 * time.Second
+)
 
 var Retry = source.RetryPolicy{Retries: 2, Backoff: recovery.Backoff{Base: time.Millisecond, Max: 2 * time.Millisecond}}
 
@@ -161,39 +165,39 @@ var faults = []struct {
 	want  recovery.Class
 	// open says that opening a file is held to the same: the others are about
 	// ranges.
-	open bool
+	open  bool
+	stall time.Duration
 }{
-	{"503, then fine", status(503), 2, "", true},
-	{"500, then fine", status(500), 1, "", true},
-	{"429, then fine", status(429), 1, "", true},
-	{"always 503", status(503), 99, recovery.Unreachable, true},
-	{"401", status(401), 99, recovery.NotAllowed, true},
-	{"403", status(403), 99, recovery.NotAllowed, true},
-	{"404", status(404), 99, recovery.NotFound, true},
-	{"416", status(416), 99, recovery.SourceChanged, false},
-	{"dropped, then fine", drop, 2, "", true},
-	{"always dropped", drop, 99, recovery.Unreachable, true},
-	{"silent, then fine", silent, 1, "", true},
-	{"always silent", silent, 99, recovery.Unreachable, true},
-	{"garbled, then fine", garbled, 1, "", true},
-	{"dropped in mid-body, then fine", half(func(*http.Request) { panic(http.ErrAbortHandler) }), 2, "", false},
-	{"always dropped in mid-body", half(func(*http.Request) { panic(http.ErrAbortHandler) }), 99, recovery.Reset, false},
-	{"stalled in mid-body, then fine", half(func(r *http.Request) { <-r.Context().Done() }), 1, "", false},
-	{"a short body, then fine", short, 1, "", false},
-	{"another range, then fine", ranged(func(a, b, n int) (int, int, int) { return a + 1, b + 1, n }), 1, "", false},
-	{"always another range", ranged(func(a, b, n int) (int, int, int) { return a - 1, b - 1, n }), 99, recovery.Unavailable, false},
-	{"a longer file", ranged(func(a, b, n int) (int, int, int) { return a, b, n + 1 }), 99, recovery.SourceChanged, false},
-	{"a shorter file", ranged(func(a, b, n int) (int, int, int) { return a, b, n - 1 }), 99, recovery.SourceChanged, false},
-	{"the whole file, then fine", unranged, 1, "", false},
-	{"another version", renamed, 99, recovery.SourceChanged, false},
+	{"503, then fine", status(503), 2, "", true, late},
+	{"500, then fine", status(500), 1, "", true, late},
+	{"429, then fine", status(429), 1, "", true, late},
+	{"always 503", status(503), 99, recovery.Unreachable, true, late},
+	{"401", status(401), 99, recovery.NotAllowed, true, late},
+	{"403", status(403), 99, recovery.NotAllowed, true, late},
+	{"404", status(404), 99, recovery.NotFound, true, late},
+	{"416", status(416), 99, recovery.SourceChanged, false, late},
+	{"dropped, then fine", drop, 2, "", true, late},
+	{"always dropped", drop, 99, recovery.Unreachable, true, late},
+	{"silent, then fine", silent, 1, "", true, hangs},
+	{"always silent", silent, 99, recovery.Unreachable, true, hangs},
+	{"garbled, then fine", garbled, 1, "", true, late},
+	{"dropped in mid-body, then fine", half(func(*http.Request) { panic(http.ErrAbortHandler) }), 2, "", false, late},
+	{"always dropped in mid-body", half(func(*http.Request) { panic(http.ErrAbortHandler) }), 99, recovery.Reset, false, late},
+	{"stalled in mid-body, then fine", half(func(r *http.Request) { <-r.Context().Done() }), 1, "", false, hangs},
+	{"a short body, then fine", short, 1, "", false, late},
+	{"another range, then fine", ranged(func(a, b, n int) (int, int, int) { return a + 1, b + 1, n }), 1, "", false, late},
+	{"always another range", ranged(func(a, b, n int) (int, int, int) { return a - 1, b - 1, n }), 99, recovery.Unavailable, false, late},
+	{"a longer file", ranged(func(a, b, n int) (int, int, int) { return a, b, n + 1 }), 99, recovery.SourceChanged, false, late},
+	{"a shorter file", ranged(func(a, b, n int) (int, int, int) { return a, b, n - 1 }), 99, recovery.SourceChanged, false, late},
+	{"the whole file, then fine", unranged, 1, "", false, late},
+	{"another version", renamed, 99, recovery.SourceChanged, false, late},
 }
 
 // RunFaults has each fault befall the answers of a server, and holds what a
 // source makes of it to one table: the right bytes, or an error of the class,
 // in time. setup makes the server of a folder, with what between returns before
-// each of its handlers, and returns how to open the folder there, with Stall and
-// Retry.
-func RunFaults(t *testing.T, setup func(t *testing.T, dir string, between func(http.Handler) http.Handler) func(t *testing.T) source.Source) {
+// each of its handlers, and returns how to open the folder there, with options.
+func RunFaults(t *testing.T, setup func(t *testing.T, dir string, between func(http.Handler) http.Handler) func(t *testing.T, o source.Options) source.Source) {
 	dir := t.TempDir()
 	for name, data := range content() {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
@@ -203,20 +207,21 @@ func RunFaults(t *testing.T, setup func(t *testing.T, dir string, between func(h
 	var l line
 	open := setup(t, dir, l.between)
 	for _, f := range faults {
+		o := source.Options{Retry: Retry, Stall: f.stall}
 		befall := func(t *testing.T) {
 			l.left.Store(f.times)
 			l.fault.Store(&f.fault)
 			t.Cleanup(func() { l.fault.Store(nil) })
 		}
 		t.Run("read/"+f.name, func(t *testing.T) {
-			s := open(t)
+			s := open(t, o)
 			defer s.Close()
 			r := openFile(t, s, "model.safetensors")
 			befall(t)
 			testFault(t, r, f.want)
 		})
 		t.Run("stream/"+f.name, func(t *testing.T) {
-			s := open(t)
+			s := open(t, o)
 			defer s.Close()
 			r := openFile(t, s, "model.safetensors")
 			befall(t)
@@ -228,7 +233,7 @@ func RunFaults(t *testing.T, setup func(t *testing.T, dir string, between func(h
 		})
 		if f.open {
 			t.Run("open/"+f.name, func(t *testing.T) {
-				s := open(t)
+				s := open(t, o)
 				defer s.Close()
 				befall(t)
 				_, err := s.Files(context.Background())
@@ -268,7 +273,7 @@ func testFault(t *testing.T, r source.Reader, want recovery.Class) {
 	if err == nil && !bytes.Equal(got, data) {
 		t.Error("wrong bytes")
 	}
-	if took := time.Since(start); took > 20*Stall {
+	if took := time.Since(start); took > late {
 		t.Errorf("it took %v", took)
 	}
 }
