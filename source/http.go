@@ -79,10 +79,16 @@ func (s *website) Close() error {
 // weights, for those that the folder's page links to. Servers that do not list
 // answer 403 for what is not there: that counts only where nothing is.
 func (s *website) Files(ctx context.Context) ([]File, error) {
-	files, denied, err := s.lookFor(ctx, s.names)
+	files, denied, err := s.lookFor(ctx, slices.DeleteFunc([]string{s.entry}, func(n string) bool { return n == "" }))
+	if err != nil || denied != nil {
+		return nil, cmp.Or(err, denied) // of the file that was named, rather than of one beside it
+	}
+	beside, denied, err := s.lookFor(ctx, slices.DeleteFunc(slices.Clone(s.names), func(n string) bool { return n == s.entry }))
 	if err != nil {
 		return nil, err
 	}
+	files = append(files, beside...)
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	if s.entry == "" && !slices.ContainsFunc(files, func(f File) bool { return strings.Contains(f.Name, ".safetensors") }) {
 		var names []string
 		if err := s.retry.do(ctx, func() (err error) { names, err = s.linked(ctx); return err }); err != nil {

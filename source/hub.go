@@ -3,34 +3,35 @@ package source
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
+	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// maxListing is the most that a hub may answer when asked for a model's files.
-const maxListing = 16 << 20
-
 // hub is a model on a Hugging Face hub. Its revision is resolved to a commit
 // once, and everything is read from that commit. Interface: the hub's
 // /api/models/…/revision and /…/resolve routes, as huggingface_hub uses them.
 type hub struct {
 	name  hubName
+	dir   string // of what is listed, "" or one that ends with '/'
 	web   *web
+	retry *retrier   // of each file that is asked for by itself
 	mu    sync.Mutex // held while the listing is fetched
 	files []hubFile  // nil before; sorted
 	base  *url.URL   // of the commit's files
+	// unlisted says that the hub has no listings: files are those of known
+	// names, and there may be others.
+	unlisted bool
 }
 
-// hubFile is a file of the model, in whatever folder of it.
+// hubFile is a file of the model, in whatever folder of it. Its ID is "" where
+// a listing did not tell its size and digest.
 type hubFile struct {
 	File
 	etag string // SHA-256 of a large file, git's blob id of a small one
@@ -42,32 +43,21 @@ func newHub(n hubName, endpoint *url.URL, token string, o Options) (Source, erro
 		return nil, err
 	}
 	w.token, w.deniedBy = token, "the model may be private, gated or misspelt: accept its terms and set HF_TOKEN"
-	return &hub{name: n, web: w}, nil
+	dir, _ := path.Split(n.file)
+	return &hub{name: n, dir: dir, web: w, retry: newRetrier(o.Retry)}, nil
 }
 
 func (s *hub) URI() string   { return s.name.String() }
-func (s *hub) Entry() string { return "" }
+func (s *hub) Entry() string { return strings.TrimPrefix(s.name.file, s.dir) }
 
 func (s *hub) Close() error {
 	s.web.conns.CloseIdleConnections()
 	return nil
 }
 
-// modelInfo is what the hub tells about a revision.
-type modelInfo struct {
-	SHA      string `json:"sha"`
-	Siblings []struct {
-		Name string `json:"rfilename"`
-		Size *int64 `json:"size"`
-		Blob string `json:"blobId"`
-		LFS  *struct {
-			SHA256 string `json:"sha256"`
-			Size   int64  `json:"size"`
-		} `json:"lfs"`
-	} `json:"siblings"`
-}
-
-// list returns the files of the commit.
+// list returns the files of the commit, each in the model's folder with size
+// and ID. Hubs that have no listings, which some mirrors are, are asked for the
+// names that a checkpoint has.
 func (s *hub) list(ctx context.Context) ([]hubFile, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -77,57 +67,33 @@ func (s *hub) list(ctx context.Context) ([]hubFile, error) {
 	if s.files != nil {
 		return s.files, nil
 	}
-	info, err := s.info(ctx)
-	if err != nil {
-		return nil, err
+	files, rev, listErr := s.listed(ctx)
+	unlisted := errors.Is(listErr, errNoListing)
+	if listErr != nil && !unlisted {
+		return nil, listErr
 	}
-	files := make([]hubFile, 0, len(info.Siblings))
-	for _, f := range info.Siblings {
-		h := hubFile{File{Name: f.Name}, f.Blob}
-		switch {
-		case !ValidName(f.Name):
-			continue
-		case f.LFS != nil:
-			h.Size, h.etag = f.LFS.Size, f.LFS.SHA256
-		case f.Size != nil:
-			h.Size = *f.Size
+	if unlisted {
+		rev = s.name.rev
+		names := folderNames
+		if s.name.file != "" {
+			names = slices.Concat(names, []string{s.Entry()})
 		}
-		if h.etag == "" || h.Size < 0 || f.LFS == nil && f.Size == nil {
-			return nil, s.wrong(recovery.Unsupported, "the hub does not tell size and digest of %.80q", f.Name)
+		for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+			files = append(files, hubFile{File: File{Name: s.dir + name}})
 		}
-		h.ID = "hub=" + h.etag
-		files = append(files, h)
+	}
+	base := below(s.web.root, s.name.org+"/"+s.name.name+"/resolve/")
+	base.Path, base.RawPath = base.Path+rev+"/", base.EscapedPath()+url.PathEscape(rev)+"/"
+	files, err := s.complete(ctx, base, files, unlisted)
+	switch {
+	case err != nil:
+		return nil, err
+	case unlisted && len(files) == 0:
+		return nil, listErr
 	}
 	slices.SortFunc(files, func(a, b hubFile) int { return cmp.Compare(a.Name, b.Name) })
-	s.files, s.base = files, s.at("", "resolve/"+info.SHA+"/")
+	s.files, s.base, s.unlisted = files, base, unlisted
 	return files, nil
-}
-
-// at returns a URL of the model, below a route of the hub.
-func (s *hub) at(route, rest string) *url.URL {
-	return below(s.web.root, route+s.name.org+"/"+s.name.name+"/"+rest)
-}
-
-func (s *hub) info(ctx context.Context) (info modelInfo, err error) {
-	u := s.at("api/models/", "revision/")
-	u.Path, u.RawPath = u.Path+s.name.rev, u.EscapedPath()+url.PathEscape(s.name.rev) // a slash in it is no separator
-	u.RawQuery = "blobs=true"
-	a, err := s.web.get(ctx, u, http.Header{})
-	if err != nil {
-		return info, s.located(err)
-	}
-	defer a.Close()
-	if a.StatusCode != http.StatusOK {
-		return info, s.located(a.refusal())
-	}
-	data, err := io.ReadAll(io.LimitReader(a, maxListing+1))
-	if err != nil {
-		return info, s.located(a.failure(err))
-	}
-	if len(data) > maxListing || json.Unmarshal(data, &info) != nil || !hubPart.MatchString(info.SHA) {
-		return info, s.wrong(recovery.Unavailable, "the hub's answer is no list of a model's files")
-	}
-	return info, nil
 }
 
 // Files lists the files of the model's folder.
@@ -138,14 +104,20 @@ func (s *hub) Files(ctx context.Context) ([]File, error) {
 	}
 	var files []File
 	for _, f := range all {
-		if !strings.Contains(f.Name, "/") {
-			files = append(files, f.File)
+		if name, ok := s.inFolder(f.Name); ok {
+			files = append(files, File{Name: name, Size: f.Size, ID: f.ID})
 		}
 	}
 	return files, nil
 }
 
-// Open opens a file of the listing; nothing is asked for it yet.
+// inFolder returns a file's name in the folder that is listed.
+func (s *hub) inFolder(name string) (string, bool) {
+	name, ok := strings.CutPrefix(name, s.dir)
+	return name, ok && !strings.Contains(name, "/")
+}
+
+// Open opens a file of the listing; nothing more is asked for it yet.
 func (s *hub) Open(ctx context.Context, name string) (Reader, error) {
 	files, err := s.list(ctx)
 	if err != nil {
@@ -155,38 +127,28 @@ func (s *hub) Open(ctx context.Context, name string) (Reader, error) {
 		return nil, leaves(s.URI(), name)
 	}
 	for _, f := range files {
-		if f.Name == name {
-			same := func(a *answer) bool { return f.is(a, s.web.root) }
-			return &webFile{web: s.web, url: below(s.base, name), file: f.File, same: same}, nil
-		}
-		if strings.HasPrefix(f.Name, name+"/") {
+		if f.Name != s.dir+name && strings.HasPrefix(f.Name, s.dir+name+"/") {
 			return nil, s.wrong(recovery.NotAllowed, "%q is a folder", name)
 		}
+		if f.Name != s.dir+name {
+			continue
+		}
+		if f.ID == "" { // below the folder
+			return s.stat(ctx, s.base, f.Name)
+		}
+		return s.file(s.base, f), nil
+	}
+	if s.unlisted {
+		return s.stat(ctx, s.base, s.dir+name)
 	}
 	return nil, s.wrong(recovery.NotFound, "it has no file %q", name)
 }
 
-// is reports whether an answer to the file's own URL is of this file. Where
-// the hub redirects it says of what, in headers of its own; a mirror that does
-// not say is trusted to keep to the commit.
-func (f hubFile) is(a *answer, root *url.URL) bool {
-	etag := a.linked.etag
-	if etag == "" {
-		etag = a.Header.Get("X-Linked-Etag")
-	}
-	if etag == "" && a.Request.URL.Scheme == root.Scheme && a.Request.URL.Host == root.Host {
-		etag = a.Header.Get("ETag")
-	}
-	size := f.Size
-	if a.linked.size != "" {
-		n, err := strconv.ParseInt(a.linked.size, 10, 64)
-		if err != nil {
-			return false
-		}
-		size = n
-	}
-	etag = strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
-	return (etag == "" || etag == f.etag) && size == f.Size
+// file returns a file whose size and version are known.
+func (s *hub) file(base *url.URL, f hubFile) *webFile {
+	known := f.File
+	known.Name = strings.TrimPrefix(f.Name, s.dir)
+	return &webFile{web: s.web, url: below(base, f.Name), file: known, same: func(a *answer) bool { return f.is(a, s.web.root) }}
 }
 
 func (s *hub) wrong(class recovery.Class, format string, args ...any) error {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -36,6 +37,7 @@ type testHub struct {
 	resolved atomic.Int64 // redirects so far
 	signed   sync.Map     // signature → how often it was used, *atomic.Int64
 	etag     atomic.Value // overrides what the hub says of large files, where set
+	less     string       // what a mirror does without: "digests" or "listings"
 }
 
 // large is from what size on files are kept at the other host.
@@ -70,7 +72,16 @@ func (h *testHub) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name, ok := strings.CutPrefix(r.URL.Path, "/org/name/resolve/"+testCommit+"/")
+	if h.less != "" {
+		name, ok = strings.CutPrefix(r.URL.Path, "/org/name/resolve/main/")
+		if _, err := os.Stat(filepath.Join(h.dir, name)); err != nil {
+			ok = false
+		}
+	}
 	switch {
+	case h.less == "listings" && !ok:
+		w.WriteHeader(http.StatusNotFound)
+		return
 	case r.URL.Path == "/api/models/org/name/revision/main" && r.URL.Query().Get("blobs") == "true":
 		h.list(w)
 		return
@@ -109,10 +120,15 @@ func (h *testHub) list(w http.ResponseWriter) {
 		if len(data) >= large {
 			f["lfs"] = map[string]any{"sha256": digest(data), "size": len(data)}
 		}
+		if h.less == "digests" {
+			f = map[string]any{"rfilename": name}
+		}
 		siblings = append(siblings, f)
 		return err
 	})
-	if err == nil {
+	if err == nil && h.less == "digests" {
+		err = json.NewEncoder(w).Encode(map[string]any{"siblings": siblings})
+	} else if err == nil {
 		err = json.NewEncoder(w).Encode(map[string]any{"sha": testCommit, "siblings": siblings})
 	}
 	if err != nil {
@@ -167,6 +183,52 @@ func readHub(o source.Options, uri string, reads int) error {
 
 func hubFolder(t *testing.T) string {
 	return tree(t, map[string]string{"model.safetensors": strings.Repeat("a", 2*large)})
+}
+
+// TestHubMirrors: hubs that list names only, or nothing, are asked for each
+// file; digests are those that they give then.
+func TestHubMirrors(t *testing.T) {
+	for _, less := range []string{"digests", "listings"} {
+		t.Run(less, func(t *testing.T) {
+			dir := tree(t, map[string]string{"config.json": "{}", "model.safetensors": strings.Repeat("a", 2*large), "more.safetensors": "aa", "gguf/q8_0.gguf": "GGUF"})
+			h := newTestHub(t, dir, plain)
+			h.less = less
+			s := open(t, "hf://org/name", source.Options{Retry: quick})
+			files, err := s.Files(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]string{"config.json": "hub=" + digest([]byte("{}")), "model.safetensors": "hub=" + digest([]byte(strings.Repeat("a", 2*large)))}
+			if less == "digests" {
+				want["more.safetensors"] = "hub=" + digest([]byte("aa"))
+			}
+			got := map[string]string{}
+			for _, f := range files {
+				got[f.Name] = f.ID
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("files %v, want %v", got, want)
+			}
+			r, err := s.Open(t.Context(), "more.safetensors") // as a shard that the index names
+			if err != nil || r.File().Size != 2 {
+				t.Fatalf("opened %v, %v", r, err)
+			}
+			r.Close()
+			if err := readHub(source.Options{Retry: quick}, "hf://org/name", 10); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.Open(t.Context(), "missing.safetensors"); recovery.ClassOf(err) != recovery.NotFound {
+				t.Errorf("a file that is not there: %v", err)
+			}
+			one := open(t, "hf://org/name/gguf/q8_0.gguf", source.Options{Retry: quick})
+			if files, err := one.Files(t.Context()); err != nil || len(files) != 1 || files[0].Name != "q8_0.gguf" || one.Entry() != "q8_0.gguf" {
+				t.Errorf("a file in a folder below: %v, %v", files, err)
+			}
+			if _, err := open(t, "hf://org/name@v9", source.Options{Retry: quick}).Files(t.Context()); recovery.ClassOf(err) != recovery.NotFound {
+				t.Errorf("a revision that is not there: %v", err)
+			}
+		})
+	}
 }
 
 // TestHubSignatures: a signed address is used until it is refused, then the

@@ -3,6 +3,7 @@ package source
 import (
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -14,30 +15,52 @@ import (
 // defaultHub is where hf:// leads without HF_ENDPOINT.
 const defaultHub = "https://huggingface.co"
 
-// hubName is a model of a hub at a revision.
-type hubName struct{ org, name, rev string }
+// hubName is a model of a hub at a revision, or one file of it.
+type hubName struct {
+	org, name, rev string
+	file           string // slash-separated; "" for the model's folder
+}
 
 var hubPart = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$`)
 
-// parseHub reads hf://org/name[@rev]. A revision is a branch, tag or commit.
+// hubEndings are those of files that a URI may name.
+var hubEndings = []string{".gguf", ".safetensors", ".onnx"}
+
+// parseHub reads hf://org/name[@rev][/file]. A revision is a branch, tag or
+// commit; one with slashes is refs/pr/N or refs/convert/KIND where a file
+// follows (as in huggingface_hub's HfFileSystem), else any.
 func parseHub(uri string) (hubName, error) {
 	_, rest, _ := strings.Cut(uri, "://")
-	id, rev, pinned := strings.Cut(rest, "@")
-	org, name, _ := strings.Cut(id, "/")
-	if !pinned {
-		rev = "main"
+	org, rest, _ := strings.Cut(rest, "/")
+	end := strings.IndexAny(rest+"/", "@/")
+	n := hubName{org: org, name: rest[:end], rev: "main"}
+	if rest = rest[end:]; strings.HasPrefix(rest, "@") {
+		parts := strings.Split(rest[1:], "/")
+		of := len(parts)
+		if slices.Contains(hubEndings, path.Ext(rest)) && of > 1 {
+			if of = 1; parts[0] == "refs" && len(parts) > 3 {
+				of = 3
+			}
+		}
+		n.rev, rest = strings.Join(parts[:of], "/"), strings.Join(parts[of:], "/")
 	}
-	if !hubPart.MatchString(org) || !hubPart.MatchString(name) || !ValidName(rev) || strings.ContainsAny(rev, "?#%@:") {
-		return hubName{}, recovery.Errorf(recovery.Usage, "%s is no model of a hub: want hf://org/name or hf://org/name@revision", redact(uri))
+	n.file = strings.TrimPrefix(rest, "/")
+	good := n.file == "" || ValidName(n.file) && slices.Contains(hubEndings, path.Ext(n.file)) && !strings.ContainsAny(n.file, "?#%")
+	if !good || !hubPart.MatchString(n.org) || !hubPart.MatchString(n.name) || !ValidName(n.rev) || strings.ContainsAny(n.rev, "?#%@:") {
+		return hubName{}, recovery.Errorf(recovery.Usage, "%s is no model of a hub: want hf://org/name or hf://org/name@revision, and, for one file of it, /file.gguf behind that", redact(uri))
 	}
-	return hubName{org, name, rev}, nil
+	return n, nil
 }
 
 func (n hubName) String() string {
-	if n.rev == "main" {
-		return "hf://" + n.org + "/" + n.name
+	s := "hf://" + n.org + "/" + n.name
+	if n.rev != "main" {
+		s += "@" + n.rev
 	}
-	return "hf://" + n.org + "/" + n.name + "@" + n.rev
+	if n.file != "" {
+		s += "/" + n.file
+	}
+	return s
 }
 
 // openHub opens what an hf:// URI names: at the hub or, where HF_HUB_OFFLINE
@@ -82,21 +105,21 @@ func hubToken() (string, error) {
 	if t := strings.TrimSpace(os.Getenv("HF_TOKEN")); t != "" {
 		return t, nil
 	}
-	path := os.Getenv("HF_TOKEN_PATH")
-	asked := path != ""
+	file := os.Getenv("HF_TOKEN_PATH")
+	asked := file != ""
 	if !asked {
 		home, err := hubHome()
 		if err != nil {
 			return "", nil // no home, no token: models that need none can be read
 		}
-		path = filepath.Join(home, "token")
+		file = filepath.Join(home, "token")
 	}
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(file)
 	if os.IsNotExist(err) && !asked {
 		return "", nil
 	}
 	if err != nil {
-		return "", fileError("read the hub's token", path, err)
+		return "", fileError("read the hub's token", file, err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }
@@ -120,7 +143,7 @@ func openCached(n hubName, o Options) (Source, error) {
 	if !hubPart.MatchString(commit) {
 		return nil, notCached(n)
 	}
-	s, err := openLocal(filepath.Join(repo, "snapshots", commit), o)
+	s, err := openLocal(filepath.Join(repo, "snapshots", commit, filepath.FromSlash(n.file)), o)
 	if recovery.ClassOf(err) == recovery.NotFound {
 		return nil, notCached(n)
 	}
