@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/gantry-ml/gantry/recovery"
 )
@@ -15,7 +16,10 @@ import (
 type guard struct {
 	hosts      []string // allowed explicitly: a name, an address, or *.domain
 	restricted bool     // only hosts
-	named      []string // hosts that the user named himself: his URI's, his proxy's; or *.domain
+	named      []string // hosts that the user named himself: his URI's first, his proxy's; or *.domain
+	// inside is set once the URI's own host was seen at a private address:
+	// what it redirects to could as well have been named.
+	inside *atomic.Bool
 }
 
 // metadataNames and metadataAddrs are where clouds serve their machines'
@@ -61,10 +65,17 @@ func (g guard) address(name string, ip netip.Addr) error {
 		return nil
 	case ip.IsLinkLocalUnicast(), ip.IsMulticast(), ip.IsUnspecified(), slices.Contains(metadataAddrs, ip):
 		return refusedHost(name, fmt.Sprintf("%s is a link-local or metadata address", ip))
-	case (ip.IsLoopback() || ip.IsPrivate()) && !listed(g.named, name):
-		return refusedHost(name, fmt.Sprintf("%s is a private address", ip))
+	case !ip.IsLoopback() && !ip.IsPrivate():
+		return nil
+	case listed(g.named, name):
+		if canonicalHost(name) == g.named[0] {
+			g.inside.Store(true)
+		}
+		return nil
+	case g.inside.Load():
+		return nil
 	}
-	return nil
+	return refusedHost(name, fmt.Sprintf("%s is a private address", ip))
 }
 
 func refusedHost(name, why string) error {

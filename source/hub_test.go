@@ -106,7 +106,8 @@ func (h *testHub) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Linked-Size", fmt.Sprint(len(data)))
 	signature := fmt.Sprint(h.resolved.Add(1))
 	h.signed.Store(signature, new(atomic.Int64))
-	http.Redirect(w, r, fmt.Sprintf("%s/%s?signature=%s", h.cdn.URL, name, signature), http.StatusFound)
+	cdn := strings.Replace(h.cdn.URL, "127.0.0.1", "localhost", 1) // another host by its name too
+	http.Redirect(w, r, fmt.Sprintf("%s/%s?signature=%s", cdn, name, signature), http.StatusFound)
 }
 
 func (h *testHub) list(w http.ResponseWriter) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,7 +37,7 @@ type web struct {
 func newWeb(root *url.URL, o Options) (*web, error) {
 	w := &web{
 		root: root, stall: cmp.Or(o.Stall, defaultStall),
-		guard: guard{hosts: o.Hosts, restricted: len(o.Hosts)+len(o.Roots) > 0, named: []string{canonicalHost(root.Hostname())}},
+		guard: guard{hosts: o.Hosts, restricted: len(o.Hosts)+len(o.Roots) > 0, named: []string{canonicalHost(root.Hostname())}, inside: new(atomic.Bool)},
 	}
 	if err := w.guard.host(root.Hostname()); err != nil {
 		return nil, err
