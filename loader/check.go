@@ -64,15 +64,21 @@ func (c *check) add(p []byte) error {
 		}
 		i, start, stop := c.tensor.At(c.next)
 		n := min(int64(len(p)), stop-c.next)
-		if !c.open {
-			c.hash.Reset()
+		var got uint64
+		if !c.open && n == stop-start {
+			got = xxh3.Hash(p[:n]) // from memory 1.5 times as fast as a Hasher, which does not prefetch
+		} else {
+			if !c.open {
+				c.hash.Reset()
+			}
+			c.hash.Write(p[:n])
+			got = c.hash.Sum64()
 		}
-		c.hash.Write(p[:n]) // twice as fast as xxh3.Hash
 		c.next, p = c.next+n, p[n:]
 		if c.open = c.next < stop; c.open {
 			continue
 		}
-		if got, want := c.hash.Sum64(), binary.BigEndian.Uint64(c.tensor.Sums[8*i:]); got != want {
+		if want := binary.BigEndian.Uint64(c.tensor.Sums[8*i:]); got != want {
 			return mismatch(c.file, c.name, c.tensor.Offset+start, stop-start, got, want)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/cmd/internal/version"
 	"github.com/gantry-ml/gantry/device"
+	"github.com/gantry-ml/gantry/device/ort"
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/internal/transfer"
 	"github.com/gantry-ml/gantry/loader"
@@ -106,6 +107,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 	streams := transfer.Security{TLS: security, Insecure: cfg.Insecure, Refused: refused}
 	pool := &transfer.Pool{Security: streams, StreamOnly: cfg.PeerStream, Rate: cfg.PeerRate}
 	w.closer.add(pool.Close)
+	go ort.Open("") // the first validation would wait for it, and tells what is wrong with it
 	node := loader.NewNode(cfg.nodeOptions(pool))
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
