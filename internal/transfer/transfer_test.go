@@ -278,7 +278,7 @@ func TestCancelEndsSend(t *testing.T) {
 		tk, _, _ := piece(1, 10)
 		tk.Bytes = int64(n)
 		err := p.Send(ctx, l.Addr().String(), tk, [][]byte{make([]byte, n)})
-		if !errors.Is(err, context.DeadlineExceeded) {
+		if recovery.ClassOf(err) != recovery.Timeout { // also where it ends while the stream is being opened
 			t.Errorf("%d bytes: %v", n, err)
 		}
 		cancel()
