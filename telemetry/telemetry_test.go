@@ -150,14 +150,14 @@ func TestDeadCollector(t *testing.T) {
 		_, span := otel.Tracer("test").Start(t.Context(), "chunk")
 		span.End()
 	}
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > 20*time.Second { // to wait for the collector would take minutes
 		t.Errorf("20,000 spans took %v", took)
 	}
 	begin = time.Now()
 	if err := tel.Shutdown(context.Background()); err == nil {
 		t.Error("no error although nothing was delivered")
 	}
-	if took := time.Since(begin); took > shutdownTimeout+2*time.Second {
+	if took := time.Since(begin); took > 2*shutdownTimeout {
 		t.Errorf("shutdown took %v", took)
 	}
 }

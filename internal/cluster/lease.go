@@ -38,18 +38,28 @@ func (l *lease) write(ctx context.Context, value []byte) error {
 	if recovery.ClassOf(err) != recovery.Stale {
 		return err
 	}
-	// A write whose answer was lost has moved the revision without our knowing.
-	e, getErr := l.kv.Get(ctx, l.key)
-	if errors.Is(getErr, jetstream.ErrKeyNotFound) {
+	if ours, lookErr := l.look(ctx); lookErr != nil {
+		return lookErr
+	} else if !ours {
 		return err
-	} else if getErr != nil {
-		return classify("renew lease "+l.key, getErr)
 	}
-	if !l.mine(e.Value()) {
-		return err
+	return l.publish(ctx, value)
+}
+
+// look takes the revision of the lease if this holder wrote it: a write whose
+// answer was lost, or not waited for, has moved it without our knowing.
+func (l *lease) look(ctx context.Context) (ours bool, err error) {
+	e, err := l.kv.Get(ctx, l.key)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return false, nil
+	case err != nil:
+		return false, classify("see lease "+l.key, err)
+	case !l.mine(e.Value()):
+		return false, nil
 	}
 	l.revision = e.Revision()
-	return l.publish(ctx, value)
+	return true, nil
 }
 
 func (l *lease) publish(ctx context.Context, value []byte) error {
@@ -64,11 +74,19 @@ func (l *lease) publish(ctx context.Context, value []byte) error {
 
 // release ends the lease at once, if it is still ours.
 func (l *lease) release(ctx context.Context) error {
-	err := l.kv.Purge(ctx, l.key, jetstream.LastRevision(l.revision), jetstream.PurgeTTL(markerTTL))
-	if err = classify("release lease "+l.key, err); recovery.ClassOf(err) == recovery.Stale {
-		return nil // ended already
+	err := l.purge(ctx)
+	if recovery.ClassOf(err) != recovery.Stale {
+		return err
 	}
-	return err
+	// It has ended, or a renewal that was broken off was written all the same.
+	if ours, err := l.look(ctx); err != nil || !ours {
+		return err
+	}
+	return l.purge(ctx)
+}
+
+func (l *lease) purge(ctx context.Context) error {
+	return classify("release lease "+l.key, l.kv.Purge(ctx, l.key, jetstream.LastRevision(l.revision), jetstream.PurgeTTL(markerTTL)))
 }
 
 // keep calls renew every c.renew, and when changed is signalled, until ctx is

@@ -235,6 +235,9 @@ func TestUnload(t *testing.T) {
 func TestStopIsClean(t *testing.T) {
 	c := StartCluster(t, bin, 2)
 	lease, err := c.Conn.SubscribeSync("$KV.gantry-members.w2")
+	if err == nil {
+		err = c.Conn.Flush()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
