@@ -113,6 +113,7 @@ type coordinator struct {
 	exports map[string]*exportRun // by id
 	stored  []StoredJob           // of the store, until started
 	ticking bool
+	ticks   ticks
 	began   time.Time       // to lead
 	checked bool            // whether the workers of resident models are there
 	repairs int             // begun so far
@@ -168,6 +169,7 @@ func (a *coordinator) Receive(c actor.Context) {
 	case gone:
 		a.terminated(c, m.Terminated)
 	case tickMembers:
+		a.ticks.heard()
 		a.greetAll(c)
 	case memberUp:
 		a.memberUp(c, m.worker)
@@ -199,14 +201,7 @@ func (a *coordinator) started(c actor.Context) {
 		self, tick := c.Self(), time.NewTicker(helloEvery)
 		a.busy.Go(func() {
 			defer tick.Stop()
-			for {
-				select {
-				case <-tick.C:
-					a.system.root.Send(self, tickMembers{})
-				case <-a.ctx.Done():
-					return
-				}
-			}
+			a.ticks.run(tick.C, a.ctx.Done(), func() { a.system.root.Send(self, tickMembers{}) })
 		})
 	}
 	for _, s := range a.stored {

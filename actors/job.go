@@ -62,6 +62,7 @@ type jobActor struct {
 	before    []job.Hold   // where that one had the ranks
 	repairs   *StoredModel // what it repairs, as it was; nil for a load
 	wake      *time.Timer
+	ticks     ticks
 	rec       recorder
 	report    reporter
 	closing   time.Time // when CloseJob was sent
@@ -147,6 +148,7 @@ func (a *jobActor) Receive(c actor.Context) {
 	case *actor.Stopping:
 		a.stopping()
 	case tickJob:
+		a.ticks.heard()
 		a.tick(c)
 	case wakeUp:
 		a.drive(c, job.Tick{})
@@ -182,14 +184,7 @@ func (a *jobActor) started(c actor.Context) {
 	tick := time.NewTicker(jobTick)
 	a.busy.Go(func() {
 		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				root.Send(self, tickJob{})
-			case <-stop:
-				return
-			}
-		}
+		a.ticks.run(tick.C, stop, func() { root.Send(self, tickJob{}) })
 	})
 	if a.repairs == nil {
 		a.emit(job.Emit{Kind: progress.Submitted, Reason: "load of " + a.req.URI + " as " + a.rec.job.Model, Rank: -1, Chunk: -1})

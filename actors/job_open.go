@@ -80,7 +80,7 @@ func (a *jobActor) havePlan(c actor.Context, m planned) {
 	a.phase = phaseOpening
 	a.machine = job.New(m.plan, job.Options{Strategy: a.strategy, Pins: a.req.Placement, Patience: a.o.Patience, Wait: a.waitLeft(),
 		RetryBudget: a.req.RetryBudget, Before: a.before, Resident: a.repairs != nil})
-	a.rec.planned(m.plan)
+	a.rec.planned(m.plan, m.digest)
 	a.emit(job.Emit{Kind: progress.Planned, Rank: -1, Chunk: -1, Reason: planText(m.plan)})
 	a.setState(messages.StateWaiting, "")
 	a.record(c)
@@ -99,7 +99,7 @@ func (a *jobActor) openAll(c actor.Context) {
 		w.asked, w.knows = time.Now(), true
 		a.send(c, w, &control.OpenJob{
 			Header: commandHeader(a.id, a.o.Epoch, w.Worker), Uri: a.req.URI, IndexDigest: a.planned.index,
-			Options: control.FromOptions(a.req.Options), PlanDigest: a.planned.plan.Digest(),
+			Options: control.FromOptions(a.req.Options), PlanDigest: a.planned.digest,
 			Strategy: control.FromStrategy(a.strategy), LimitRate: a.req.LimitRate, Validate: a.req.Validate, InPlace: a.req.InPlace,
 		})
 	}

@@ -149,9 +149,9 @@ func (a *jobActor) refresh() {
 }
 
 // planned notes what the plan says.
-func (r *recorder) planned(p *shard.Plan) {
+func (r *recorder) planned(p *shard.Plan, digest string) {
 	r.plan = p
-	r.job.Plan, r.job.Fallbacks, r.job.Warnings = p.Digest(), p.Fallbacks, p.Warnings
+	r.job.Plan, r.job.Fallbacks, r.job.Warnings = digest, p.Fallbacks, p.Warnings
 }
 
 // ended notes how the job ended.

@@ -33,6 +33,7 @@ type planner struct {
 type planned struct {
 	index   string // digest
 	plan    *shard.Plan
+	digest  string               // of the plan: a large one's takes seconds
 	require require.Requirements // what the model asks of workers
 	err     error
 }
@@ -67,7 +68,9 @@ func (p planner) plan(ctx context.Context, jobID, uri string, o shard.Options, w
 		return out
 	}
 	out.require = ix.Require
-	out.plan, out.err = shard.Build(ix, o)
+	if out.plan, out.err = shard.Build(ix, o); out.err == nil {
+		out.digest = out.plan.Digest()
+	}
 	return out
 }
 

@@ -106,6 +106,7 @@ type worker struct {
 	cancel  context.CancelFunc
 	busy    sync.WaitGroup // goroutines that are under way
 	tick    *time.Ticker
+	ticks   ticks
 	// Of measure.
 	measuring  bool
 	measuredAt time.Time
@@ -134,6 +135,7 @@ func (w *worker) Receive(c actor.Context) {
 	case gone:
 		w.gone(c, m.Terminated)
 	case tellHolding:
+		w.ticks.heard()
 		w.tellHolding(c)
 		w.measure(c)
 	case measured:
@@ -166,14 +168,7 @@ func (w *worker) started(c actor.Context) {
 		self := c.Self()
 		w.goDo(func() {
 			defer w.tick.Stop()
-			for {
-				select {
-				case <-w.tick.C:
-					w.system.root.Send(self, tellHolding{})
-				case <-w.ctx.Done():
-					return
-				}
-			}
+			w.ticks.run(w.tick.C, w.ctx.Done(), func() { w.system.root.Send(self, tellHolding{}) })
 		})
 	}
 	for _, j := range w.jobs {
