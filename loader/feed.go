@@ -61,7 +61,7 @@ func (l *chunkLoad) newReads(ctx context.Context, runs []run) (*feed, error) {
 	}
 	// Two slabs of every chunk in work must fit the budget, or little else
 	// would: the smaller the budget, the smaller the reads.
-	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*cap(l.job.lane.slots))))
+	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*l.job.lane.slots.limit)))
 	for _, b := range f.batches {
 		if f.mapper == nil && !f.whole && !keepsBytes(b) {
 			f.slab = max(f.slab, batchBytes(b))

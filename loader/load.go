@@ -62,7 +62,7 @@ type chunkLoad struct {
 	stop    context.CancelCauseFunc // ends the load when a right to write is revoked
 	chunk   *shard.Chunk
 	targets []*target
-	waits   bool   // it holds a token of the lane's outbox
+	waits   bool   // it is in the lane's outbox
 	out     []byte // send buffer
 	pinned  []byte // pieces to be copied to devices
 	read    int64  // stored bytes read
@@ -118,15 +118,15 @@ func (l *chunkLoad) fill(ctx context.Context) error {
 		}
 	}
 	if sent+copied > 0 {
-		if err := acquire(ctx, l.job.lane.outbox); err != nil {
+		if err := l.job.lane.outbox.acquire(ctx, l.job.spec.ID, l.chunk.Stored()); err != nil {
 			return err
 		}
 		l.waits = true
 	}
-	if err := acquire(ctx, l.job.lane.slots); err != nil {
+	if err := l.job.lane.slots.acquire(ctx, l.job.spec.ID, l.chunk.Stored()); err != nil {
 		return err
 	}
-	defer func() { <-l.job.lane.slots }()
+	defer l.job.lane.slots.release()
 	runs, err := planRuns(l.chunk, l.job.encoded, l.targets)
 	if err != nil {
 		return err
@@ -151,16 +151,6 @@ func (l *chunkLoad) fill(ctx context.Context) error {
 		}
 	}
 	return f.run(ctx, buffers[1])
-}
-
-// acquire takes a token.
-func acquire(ctx context.Context, tokens chan struct{}) error {
-	select {
-	case tokens <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // commit counts the pieces of this node as placed. Those of devices are copied
@@ -245,6 +235,6 @@ func (l *chunkLoad) release() {
 	l.node.staging.put(l.pinned)
 	l.node.staging.put(l.out)
 	if l.waits {
-		<-l.job.lane.outbox
+		l.job.lane.outbox.release()
 	}
 }

@@ -28,8 +28,10 @@ func newMeasure() *measure { return &measure{turn: make(chan struct{}, 1)} }
 
 // get returns the value, and finds it out if nobody has.
 func (m *measure) get(ctx context.Context, find func() (float32, error)) (float32, error) {
-	if err := acquire(ctx, m.turn); err != nil {
-		return 0, err
+	select {
+	case m.turn <- struct{}{}:
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
 	}
 	defer func() { <-m.turn }()
 	if m.known {
@@ -83,7 +85,7 @@ func (f *feed) fit(ctx context.Context, runs []run) error {
 
 // fits says whether every chunk in work could be in staging memory at once.
 func (f *feed) fits() bool {
-	return f.load.chunk.Bytes <= f.load.node.staging.budget/int64(2*cap(f.load.job.lane.slots))
+	return f.load.chunk.Bytes <= f.load.node.staging.budget/int64(2*f.load.job.lane.slots.limit)
 }
 
 // readFor reads a tensor of several chunks, of which the load's is one, for its

@@ -86,10 +86,10 @@ func NewNode(o NodeOptions) *Node {
 		remote: newLane(max(o.Parallel, linksAtOnce)), jobs: map[string]*nodeJob{}}
 }
 
-// lane bounds what is under way at once.
+// lane bounds what is under way at once, and shares it among jobs.
 type lane struct {
-	slots  chan struct{} // one token for each chunk that is read and transformed
-	outbox chan struct{} // one token for each with pieces to send, until they are sent
+	slots  *turns // of chunks that are read and transformed
+	outbox *turns // of those with pieces to send, until they are sent
 }
 
 // outboxes is how many chunks wait for their pieces to be sent, for each that
@@ -98,7 +98,7 @@ type lane struct {
 const outboxes = 2
 
 func newLane(chunks int) lane {
-	return lane{make(chan struct{}, chunks), make(chan struct{}, outboxes*chunks)}
+	return lane{newTurns(chunks), newTurns(outboxes * chunks)}
 }
 
 // JobSpec is what a node must know of a job before it works for it.
