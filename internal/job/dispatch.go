@@ -1,12 +1,16 @@
 package job
 
-import "github.com/gantry-ml/gantry/shard"
+import (
+	"time"
+
+	"github.com/gantry-ml/gantry/shard"
+)
 
 // A chunk is queued at the worker that owns most of what it leaves, in the
 // plan's order. A worker takes from its own queue as its credit allows, and
 // from the end of another's when its own is empty: what it takes there must be
 // sent to the other, so at the end of a load it takes little of what little is
-// left.
+// left. Who reads fast takes more than who reads slowly (rate.go).
 
 // refresh puts a chunk where it belongs after something about it changed.
 func (j *Job) refresh(c int) {
@@ -59,8 +63,8 @@ func near(p *shard.Plan, c *shard.Chunk) int {
 }
 
 // owner returns the worker that should read a chunk: the one near it, or else
-// the one that holds most bytes of what is unread. Where several do, they take
-// turns by chunk.
+// the one that holds most bytes of what is unread. Where several do, it is the
+// one that would be done with it first, or they take turns by chunk.
 func (j *Job) owner(c int) *worker {
 	ch := &j.chunks[c]
 	if ch.near >= 0 {
@@ -89,7 +93,13 @@ func (j *Job) owner(c int) *worker {
 			j.scratch[w] = 0
 		}
 	}
-	return j.workers[best[c%len(best)]]
+	first := j.workers[best[c%len(best)]]
+	for _, at := range best {
+		if w := j.workers[at]; float64(w.out+w.queued+ch.bytes)/j.rate(w) < float64(first.out+first.queued+ch.bytes)/j.rate(first) {
+			first = w
+		}
+	}
+	return first
 }
 
 // look has pump look at a worker whose queue, credit or health changed.
@@ -110,14 +120,18 @@ func (j *Job) pump() {
 	}
 	j.hungry = j.hungry[:0]
 	for {
-		thief, victim := j.idle.after(j.turn), j.laden.after(j.turn)
-		if thief < 0 || victim < 0 {
+		thief := j.idle.after(j.turn)
+		if thief < 0 {
+			return
+		}
+		victim := j.slowest()
+		if victim == nil {
 			return
 		}
 		j.turn = thief
-		c := j.workers[victim].queue.last()
+		c := j.choice(j.workers[thief], victim)
 		// A tensor that is read twice would be read once more by another.
-		if j.chunks[c].near >= 0 || !j.workers[thief].takes(j.chunks[c].bytes, j.workers[victim].queued) {
+		if j.chunks[c].near >= 0 || !j.takes(j.workers[thief], victim, j.chunks[c].bytes) {
 			j.idle.remove(thief)
 			continue
 		}
@@ -139,7 +153,8 @@ func (j *Job) feed(w *worker) {
 			}
 			return
 		}
-		if !w.fits(j.chunks[c].bytes) {
+		ch := &j.chunks[c]
+		if !w.fits(ch.bytes) || ch.near < 0 && j.leaves(w, ch.bytes) {
 			return
 		}
 		j.launch(c, w)
@@ -186,6 +201,9 @@ func (j *Job) fly(w *worker, f *flight) *flight {
 	f.number, f.worker, f.slot = ch.attempt, w, len(w.flying)
 	w.flying = append(w.flying, f)
 	if f.piece < 0 {
+		if w.out == 0 {
+			w.meter.since = j.now
+		}
 		w.out += ch.bytes
 	} else {
 		w.giving += j.pieces[f.piece].bytes
@@ -228,7 +246,10 @@ func (j *Job) land(f *flight) {
 		p.copy, p.giver = nil, nil
 		return
 	}
-	w.out -= ch.bytes
+	w.meter.pass(j.now, f.read)
+	if w.out -= ch.bytes; w.out == 0 {
+		w.meter.since = time.Time{}
+	}
 	ch.phase, ch.read = pending, nil
 	for at := ch.first; at < ch.stop; at++ {
 		if p := &j.pieces[at]; p.asked {

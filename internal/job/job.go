@@ -90,6 +90,8 @@ type Job struct {
 	idle    set   // workers with credit left and nothing queued
 	hungry  []int // workers to be looked at by pump
 	turn    int   // the worker that took over another's chunk last
+	victim  int   // the worker whose queue was compared last (rate.go)
+	pace    pace
 	scratch []int64
 
 	now       time.Time

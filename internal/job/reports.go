@@ -36,6 +36,7 @@ func (j *Job) holding(e Holding) {
 		return
 	}
 	j.stamp++
+	j.look(w) // others may be slower by now than they seemed
 	for _, ref := range e.Refs {
 		if ref.Worker != w.id {
 			continue
@@ -132,6 +133,7 @@ func (j *Job) chunkDone(e ChunkDone) {
 		}
 	}
 	if f.piece < 0 {
+		f.read = j.chunks[f.chunk].bytes
 		j.budget = min(j.budget+1, j.o.RetryBudget)
 		// Where all is placed and nobody has said to have read it, it was a
 		// worker that was lost before it could.

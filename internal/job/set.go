@@ -77,15 +77,29 @@ func (s *set) after(i int) int {
 
 // last returns the largest number, or -1.
 func (s *set) last() int {
-	top := len(s.levels) - 1
-	if top < 0 || s.levels[top][0] == 0 {
+	if len(s.levels) == 0 {
 		return -1
 	}
-	i := 63 - bits.LeadingZeros64(s.levels[top][0])
-	for l := top; l > 0; l-- {
-		i = i<<6 + 63 - bits.LeadingZeros64(s.levels[l-1][i])
+	return s.before(64 * len(s.levels[0]))
+}
+
+// before returns the largest number in the set that is below i, or -1.
+func (s *set) before(i int) int {
+	for l := 0; l < len(s.levels) && i > 0; l++ {
+		i--
+		if i>>6 >= len(s.levels[l]) {
+			i = 64*len(s.levels[l]) - 1
+		}
+		if rest := s.levels[l][i>>6] << (63 - i&63); rest != 0 {
+			i -= bits.LeadingZeros64(rest)
+			for ; l > 0; l-- {
+				i = i<<6 + 63 - bits.LeadingZeros64(s.levels[l-1][i])
+			}
+			return i
+		}
+		i >>= 6
 	}
-	return i
+	return -1
 }
 
 func (s *set) empty() bool { return s.next(0) < 0 }

@@ -33,6 +33,13 @@ func TestSetIsASet(t *testing.T) {
 					next = sorted[at]
 				}
 			}
+			before := -1
+			if at, _ := slices.BinarySearch(sorted, i); at > 0 {
+				before = sorted[at-1]
+			}
+			if got := s.before(i); got != before {
+				t.Fatalf("%v: before(%d) %d, want %d", sorted, i, got, before)
+			}
 			after := first
 			if at, _ := slices.BinarySearch(sorted, i+1); at < len(sorted) {
 				after = sorted[at]

@@ -61,6 +61,7 @@ type flight struct {
 	sent     time.Time // when its Load was sent last
 	absent   time.Time // since when Holding does not list it, zero: it does
 	listed   uint64    // stamp of the last Holding that did
+	read     int64     // stored bytes that it has read, once it is done
 	failed   int       // tries that the worker reported as failed
 }
 
@@ -111,19 +112,13 @@ type worker struct {
 	lends   map[int]bool // by rank of the first copy: whether it can copy that from another job's arena
 	placing int          // its ranks whose arenas are not there yet
 	hungry  bool         // in Job.hungry
+	meter   meter
 	losesAt time.Time
 }
 
 // fits reports whether the worker's credit covers one more chunk.
 func (w *worker) fits(bytes int64) bool {
 	return w.health == up && (w.out == 0 || w.out+bytes <= w.window)
-}
-
-// takes reports whether the worker should read one more chunk of another's
-// queue, in which so many bytes are left: when it has nothing to do, or else
-// as long as it leaves there as much as it has under way.
-func (w *worker) takes(bytes, left int64) bool {
-	return w.fits(bytes) && (w.out == 0 || w.out+bytes <= left-bytes)
 }
 
 // attempt names an attempt at a chunk, whoever flew it.
