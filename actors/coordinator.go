@@ -183,6 +183,10 @@ func (a *coordinator) Receive(c actor.Context) {
 		a.jobOver(c, m)
 	case exportOver:
 		a.exportOver(m)
+	case storeLost:
+		a.storeLost(c)
+	case rewritten:
+		a.rewritten(c, m)
 	case unloaded:
 		a.unloaded(c, m)
 	case retired:

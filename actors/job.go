@@ -160,6 +160,10 @@ func (a *jobActor) Receive(c actor.Context) {
 		a.cancelled(c, m.reason)
 	case roomsChanged:
 		a.roomsChanged(c)
+	case storeLost:
+		a.storeLost(c)
+	case rewritten:
+		m.models[a.rec.job.Model].apply(&a.rec.modelRevision)
 	case workerUp:
 		a.workerUp(c, m)
 	case workerRefused:

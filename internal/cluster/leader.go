@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,6 +28,7 @@ type Term struct {
 	lease  *lease
 	holder string
 	done   chan struct{}
+	lost   chan struct{}
 }
 
 // Lead blocks until this process holds the leader's lease, or ctx is done.
@@ -33,8 +36,26 @@ type Term struct {
 func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
 	holder := nuid.Next()
 	l := &lease{c: c, kv: c.leader, key: leaderKey, mine: func(v []byte) bool { return string(v) == holder }}
+	known := false // whether somebody has led, as far as the store says
 	for {
-		err := l.take(ctx, []byte(holder))
+		_, err := c.leader.Get(ctx, lastKey)
+		switch {
+		case err == nil:
+			known = true
+		case gone(err):
+			if err := c.restore(ctx); err != nil && ctx.Err() == nil {
+				slog.Warn("what NATS has lost is not there again yet", "error", err)
+			}
+		case known && errors.Is(err, jetstream.ErrKeyNotFound):
+			// The store was lost. Who led goes on, if it is there.
+			known = false
+			select {
+			case <-time.After(2 * c.ttl):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		err = l.take(ctx, []byte(holder))
 		if err == nil {
 			_, err = c.leader.PutString(ctx, lastKey, lastValue(holder, l.revision))
 		}
@@ -49,7 +70,7 @@ func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
 		}
 	}
 	c.contact.heard(time.Now(), c.ttl)
-	t := &Term{epoch: l.revision, lease: l, holder: holder, done: make(chan struct{})}
+	t := &Term{epoch: l.revision, lease: l, holder: holder, done: make(chan struct{}), lost: make(chan struct{}, 1)}
 	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	go func() {
 		defer close(t.done)
@@ -66,7 +87,11 @@ func (t *Term) renew(ctx context.Context) error {
 	if recovery.ClassOf(err) != recovery.Stale {
 		return err
 	}
-	if err := t.ledLast(ctx); err != nil {
+	err = t.ledLast(ctx)
+	if recovery.ClassOf(err) == recovery.NotFound {
+		err = t.claim(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	if err := t.lease.take(ctx, []byte(t.holder)); err != nil {
@@ -77,6 +102,24 @@ func (t *Term) renew(ctx context.Context) error {
 	}
 	return t.ledLast(ctx)
 }
+
+// claim writes down, in a store that was lost, that this term is the last. It
+// goes on where nobody else has led meanwhile.
+func (t *Term) claim(ctx context.Context) error {
+	_, err := t.lease.kv.Create(ctx, lastKey, []byte(lastValue(t.holder, t.epoch)))
+	if err = classify("lead on", err); err != nil {
+		return err
+	}
+	select {
+	case t.lost <- struct{}{}:
+	default: // that is to be heard already
+	}
+	return nil
+}
+
+// StoreLost says that NATS came back without what it had stored: streams and
+// buckets are there again, empty but for leases.
+func (t *Term) StoreLost() <-chan struct{} { return t.lost }
 
 // ledLast fails with class Stale where another has led since this term began.
 func (t *Term) ledLast(ctx context.Context) error {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -110,6 +111,12 @@ func (l *lease) keep(ctx context.Context, changed <-chan struct{}, renew func(co
 			return err
 		case err == nil:
 			l.c.contact.heard(time.Now(), 2*l.c.renew)
+		case gone(err): // the server came back without its store
+			try, cancel := context.WithTimeout(ctx, l.c.ttl)
+			if err := l.c.restore(try); err != nil && ctx.Err() == nil {
+				slog.Warn("what NATS has lost is not there again yet", "error", err)
+			}
+			cancel()
 		}
 	}
 }

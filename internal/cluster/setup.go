@@ -111,7 +111,41 @@ func namesFor(prefix string) (names, error) {
 	}, nil
 }
 
+// setup makes what is missing and keeps the handles.
 func (c *Cluster) setup(ctx context.Context) error {
+	b, err := c.ensureAll(ctx)
+	if err != nil {
+		return err
+	}
+	c.members, c.leader = b.members, b.leader
+	c.Jobs, c.Models, c.Plans = newJobs(b.jobs), newModels(b.models), &Plans{objects: b.plans}
+	return nil
+}
+
+// restore makes anew what a server that came back without its store has not. The
+// handles are good for what has the same name.
+func (c *Cluster) restore(ctx context.Context) error {
+	_, err := c.ensureAll(ctx)
+	return classify("make streams and buckets anew", err)
+}
+
+// gone reports whether an error says that a stream or bucket is not there.
+func gone(err error) bool {
+	for _, target := range []error{jetstream.ErrNoStreamResponse, jetstream.ErrStreamNotFound, jetstream.ErrBucketNotFound, nats.ErrNoResponders} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// buckets are handles of all that is stored, but for the streams.
+type buckets struct {
+	jobs, models, members, leader jetstream.KeyValue
+	plans                         jetstream.ObjectStore
+}
+
+func (c *Cluster) ensureAll(ctx context.Context) (b buckets, err error) {
 	n := c.names
 	streams := []jetstream.StreamConfig{
 		{Name: n.events, Description: "facts about jobs", Subjects: []string{n.prefix + ".event.>"},
@@ -122,32 +156,28 @@ func (c *Cluster) setup(ctx context.Context) error {
 	}
 	for _, s := range streams {
 		if err := c.ensureStream(ctx, s); err != nil {
-			return err
+			return b, err
 		}
 	}
-	jobs, err := c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.jobs, Description: "state of jobs", History: 1, TTL: jobsAge, MaxBytes: 64 << 20, MaxValueSize: 1 << 20})
+	b.jobs, err = c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.jobs, Description: "state of jobs", History: 1, TTL: jobsAge, MaxBytes: 64 << 20, MaxValueSize: 1 << 20})
 	if err != nil {
-		return err
+		return b, err
 	}
-	models, err := c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.models, Description: "resident models", History: 1, MaxBytes: 16 << 20, MaxValueSize: 1 << 20})
+	b.models, err = c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.models, Description: "resident models", History: 1, MaxBytes: 16 << 20, MaxValueSize: 1 << 20})
 	if err != nil {
-		return err
+		return b, err
 	}
 	// History 1 and LimitMarkerTTL: with more history the server raises a
 	// short key TTL, without a marker no watcher hears of an expiry.
-	c.members, err = c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.members, Description: "leases of workers", History: 1, LimitMarkerTTL: markerTTL, MaxBytes: 4 << 20, MaxValueSize: 64 << 10})
+	b.members, err = c.ensureBucket(ctx, jetstream.KeyValueConfig{Bucket: n.members, Description: "leases of workers", History: 1, LimitMarkerTTL: markerTTL, MaxBytes: 4 << 20, MaxValueSize: 64 << 10})
 	if err != nil {
-		return err
+		return b, err
 	}
-	if c.leader, err = c.js.KeyValue(ctx, n.leader); err != nil {
-		return err
+	if b.leader, err = c.js.KeyValue(ctx, n.leader); err != nil {
+		return b, err
 	}
-	plans, err := c.ensureObjects(ctx, jetstream.ObjectStoreConfig{Bucket: n.plans, Description: "indexes and plans by digest", TTL: plansAge, MaxBytes: 256 << 20})
-	if err != nil {
-		return err
-	}
-	c.Jobs, c.Models, c.Plans = newJobs(jobs), newModels(models), &Plans{objects: plans}
-	return nil
+	b.plans, err = c.ensureObjects(ctx, jetstream.ObjectStoreConfig{Bucket: n.plans, Description: "indexes and plans by digest", TTL: plansAge, MaxBytes: 256 << 20})
+	return b, err
 }
 
 // leaderStream is the stream of the leader's bucket, by the layout of NATS

@@ -97,6 +97,9 @@ func (l *leader) term(ctx context.Context) (err error) {
 			return nil
 		case <-term.Context().Done():
 			return context.Cause(term.Context())
+		case <-term.StoreLost():
+			l.log.Warn("NATS has lost its store, what is known of jobs and models is written again", "name", l.name)
+			co.StoreLost()
 		case e, ok := <-members:
 			switch {
 			case !ok:

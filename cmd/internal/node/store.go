@@ -18,14 +18,18 @@ func (s store) PutJob(ctx context.Context, j messages.Job, revision uint64) (uin
 	return put(ctx, s.c.Jobs, j.Job, j, revision, func(at messages.Job) bool { return at.Epoch == j.Epoch })
 }
 
-// put writes a record over a revision, or over a later one that is ours.
+// put writes a record over a revision, over a later one that is ours, or anew
+// where there is none any more: the store was lost.
 func put[T any](ctx context.Context, b *cluster.Bucket[T], name string, value T, revision uint64, ours func(T) bool) (uint64, error) {
 	written, err := b.Put(ctx, value, revision)
 	if recovery.ClassOf(err) != recovery.Stale {
 		return written, err
 	}
 	at, getErr := b.Get(ctx, name)
-	if getErr != nil || !ours(at.Value) {
+	switch {
+	case recovery.ClassOf(getErr) == recovery.NotFound && revision > 0:
+		return b.Put(ctx, value, 0)
+	case getErr != nil || !ours(at.Value):
 		return written, err
 	}
 	return b.Put(ctx, value, at.Revision)
@@ -40,20 +44,19 @@ func (s store) Jobs(ctx context.Context) ([]actors.StoredJob, error) {
 	return out, err
 }
 
-// PutModel writes a model, also where the one that it was to replace was lost.
 func (s store) PutModel(ctx context.Context, m messages.Model, revision uint64) (uint64, error) {
-	written, err := put(ctx, s.c.Models, m.Name, m, revision, func(at messages.Model) bool { return at.Job == m.Job })
-	if revision == 0 || recovery.ClassOf(err) != recovery.Stale {
-		return written, err
-	}
-	if _, getErr := s.c.Models.Get(ctx, m.Name); recovery.ClassOf(getErr) != recovery.NotFound {
-		return written, err
-	}
-	return s.c.Models.Put(ctx, m, 0)
+	return put(ctx, s.c.Models, m.Name, m, revision, func(at messages.Model) bool { return at.Job == m.Job })
 }
 
+// DeleteModel is no error where the record is not there.
 func (s store) DeleteModel(ctx context.Context, name string, revision uint64) error {
-	return s.c.Models.Delete(ctx, name, revision)
+	err := s.c.Models.Delete(ctx, name, revision)
+	if recovery.ClassOf(err) == recovery.Stale {
+		if _, getErr := s.c.Models.Get(ctx, name); recovery.ClassOf(getErr) == recovery.NotFound {
+			return nil
+		}
+	}
+	return err
 }
 
 func (s store) Models(ctx context.Context) ([]actors.StoredModel, error) {
