@@ -154,7 +154,11 @@ func (j *Job) feed(w *worker) {
 			return
 		}
 		ch := &j.chunks[c]
-		if !w.fits(ch.bytes) || ch.near < 0 && j.leaves(w, ch.bytes) {
+		if !w.fits(ch.bytes) {
+			return
+		}
+		// It leaves chunks only where others may take the last of its queue.
+		if ch.near < 0 && j.chunks[w.queue.last()].near < 0 && j.leaves(w, ch.bytes) {
 			return
 		}
 		j.launch(c, w)

@@ -185,3 +185,17 @@ func TestOwnersArePreferred(t *testing.T) {
 		t.Errorf("%d bytes are read", fast.bytes+slow.bytes)
 	}
 }
+
+// TestSlowWorkerAlone: a slow worker leaves nothing to others that they cannot
+// take, since what only it should read lies behind it.
+func TestSlowWorkerAlone(t *testing.T) {
+	p := readTwice(planOf(2, 40, everyone(2)))
+	for c := range 20 {
+		p.Chunks[c].Segments = nil
+	}
+	a, b := &reader{up: cpu("a", 1, 1000), rate: 1000}, &reader{up: cpu("b", 1, 1000), rate: 10}
+	race(t, p, a, b)
+	if b.bytes < 1000 {
+		t.Errorf("the slow worker reads %d bytes, its own are 1000", b.bytes)
+	}
+}
