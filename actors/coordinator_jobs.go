@@ -114,7 +114,11 @@ func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 	case m.model != nil:
 		old := a.models[m.model.Name]
 		a.models[m.model.Name] = &StoredModel{Model: *m.model, Revision: m.modelRevision}
-		if old != nil && old.Job != m.id {
+		switch {
+		case old == nil || old.Job == m.id:
+		case a.jobs[old.Job] != nil && a.jobs[old.Job].pid != nil: // it is being repaired
+			c.Send(a.jobs[old.Job].pid, cancelJob{"another model has taken its place"})
+		default:
 			a.retire(c, old)
 		}
 	case repaired != nil:

@@ -112,6 +112,9 @@ func (a *jobActor) maybeClosed(c actor.Context) {
 // recorded goes on after a write of the record.
 func (a *jobActor) recorded(c actor.Context, m recorded) {
 	a.rec.writing = false
+	if a.repairs != nil && m.modelRevision != a.rec.modelRevision { // a swap of the model must know
+		c.Send(c.Parent(), rewritten{models: map[string]rewrite{a.repairs.Name: {a.rec.modelRevision, m.modelRevision}}})
+	}
 	a.rec.revision, a.rec.modelRevision = m.revision, m.modelRevision
 	a.rec.marked = a.rec.marked || m.err == nil
 	switch {

@@ -184,3 +184,41 @@ func TestModelIsGivenUp(t *testing.T) {
 		})
 	}
 }
+
+// TestSwapDuringRepair: a model that is repaired while another is loaded to take
+// its place gives it up to that one, and nothing of it is left.
+func TestSwapDuringRepair(t *testing.T) {
+	w := newWorld(t, 5)
+	j, lost := w.resident(request("a"))
+	gate := w.gated()
+	q := request("b")
+	q.Name, q.Options.Layout.TP = j.Model, 2
+	if _, err := w.co.Swap(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the swap loads", func() bool {
+		s, err := w.co.Status(t.Context(), messages.JobRequest{Job: "b"})
+		return err == nil && s.State == messages.StateLoading
+	})
+	w.lose(lost)
+	w.repairing(j, messages.StateLoading)
+	close(gate)
+	w.until("the new one has taken its place", func() bool {
+		m, found := w.model(j.Model)
+		return found && m.Job == "b" && m.State == messages.StateReady
+	})
+	w.until("nothing is left of the old one", func() bool {
+		for i, n := range w.nodes {
+			n.mu.Lock()
+			_, open := n.open["a"]
+			n.mu.Unlock()
+			if open && i != lost {
+				return false
+			}
+		}
+		return true
+	})
+	if s := w.wait("b"); s.State != messages.StateReady {
+		t.Errorf("%s: %s", s.State, s.Why)
+	}
+}
