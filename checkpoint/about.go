@@ -111,8 +111,9 @@ type configGroups map[string]configGroup
 
 type configGroup struct {
 	Weights struct {
-		Bits  int64 `json:"num_bits"`
-		Group int64 `json:"group_size"`
+		Bits  int64     `json:"num_bits"`
+		Group int64     `json:"group_size"`
+		Block *[3]int64 `json:"block_structure"` // as weight_block_size
 	} `json:"weights"`
 }
 

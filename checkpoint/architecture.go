@@ -24,9 +24,9 @@ const (
 // have others besides, such as biases and norms over heads.
 var family = []string{"llama", "mistral", "qwen2", "qwen3"}
 
-// describe fills in the architecture from config.json, where there is one,
+// describe fills in the architecture from config.json, where files has one,
 // and from the tensors' names and shapes, and checks that they agree.
-func describe(ctx context.Context, src source.Source, ix *Index, whole bool) error {
+func describe(ctx context.Context, src source.Source, ix *Index, files []source.File, whole bool) error {
 	c := config{}
 	if slices.ContainsFunc(ix.SideFiles, func(f source.File) bool { return f.Name == configName }) {
 		data, err := readAll(ctx, src, configName, maxConfigBytes)
@@ -36,6 +36,10 @@ func describe(ctx context.Context, src source.Source, ix *Index, whole bool) err
 		if c, err = parseConfig(data); err != nil {
 			return err
 		}
+		if data, err = withQuantFile(ctx, src, files, c); err != nil {
+			return err
+		}
+		c.fields = data
 		if ix.TPPlan, err = c.tpPlan(); err != nil {
 			return err
 		}

@@ -89,7 +89,7 @@ func Open(ctx context.Context, src source.Source) (*Index, error) {
 	// A single file that the user named may be one shard of a model: layers
 	// may be missing from it. From a checkpoint they may not.
 	whole := sharded || src.Entry() == "" || ix.Format == FormatONNX
-	if err := describe(ctx, src, ix, whole); err != nil {
+	if err := describe(ctx, src, ix, files, whole); err != nil {
 		return nil, err
 	}
 	return ix, ix.readRequire(ctx, src, files)

@@ -33,6 +33,8 @@ func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
 	if w.Shape, err = p.shape(base, t, f); err != nil || w.Shape == nil {
 		return Packed{}, err
 	}
+	// Bits that do not divide 32 run across words, or leave the rest of each.
+	f.Tight = f.Bits > 0 && f.Bits <= 32 && 32%f.Bits != 0 && w.Shape[1] <= maxDimension && t.Shape[1] == (w.Shape[1]*f.Bits+31)/32
 	if zero := p.find(base, ".weight_zero_point"); zero >= 0 {
 		f.Zero, w.Parts = true, append(w.Parts, zero)
 	}
@@ -49,8 +51,8 @@ func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
 func (p *packer) shape(base string, t *Tensor, f form.Words) ([]int64, error) {
 	group := p.ix.quantization(&p.config).Group
 	if f.Bits > 0 && f.Bits <= 32 && group > 0 && group <= maxDimension && f.Groups <= maxDimension && t.Shape[1] <= maxDimension {
-		cols, words := f.Groups*group, t.Shape[1]*(32/f.Bits)
-		if cols <= words && cols > words-32/f.Bits {
+		cols, per := f.Groups*group, 32/f.Bits
+		if words := t.Shape[1]; words == (cols+per-1)/per || words == (cols*f.Bits+31)/32 {
 			return []int64{t.Shape[0], cols}, nil
 		}
 	}
@@ -78,7 +80,7 @@ func (p *packer) modelopt(base string, t *Tensor) (Packed, error) {
 
 // awq is AWQ's gemm and gemv.
 func (p *packer) awq(base string, t *Tensor) (Packed, error) {
-	if p.config.Version != "gemv" {
+	if !strings.EqualFold(p.config.Version, "gemv") {
 		return p.columns(base, t)
 	}
 	scales := p.tensor(base, ".scales")
@@ -105,9 +107,12 @@ func (p *packer) scaled(base string, t *Tensor) (Packed, error) {
 		Beside: p.beside(base, ".input_scale", ".input_zero_point", ".input_scale_ub")}
 	f := form.Scaled{Scale: scale.DType, Rows: 1}
 	n, size := scale.Elements(), max(t.Shape[0], 1)
+	rows, cols := p.block()
 	switch {
 	case n == 1:
 		f.Rows = 0
+	case rows > 0 && len(scale.Shape) == 2 && scale.Shape[0] == (t.Shape[0]+rows-1)/rows && scale.Shape[1] == (t.Shape[1]+cols-1)/cols:
+		f.Rows, f.Cols = rows, cols
 	case n%size == 0 && n > 0 && t.Shape[1]%(n/size) == 0:
 		f.Cols = t.Shape[1] / (n / size)
 	default:
@@ -118,6 +123,17 @@ func (p *packer) scaled(base string, t *Tensor) (Packed, error) {
 	}
 	w.Form = formName(p.names.scaled, f)
 	return w, nil
+}
+
+// block returns the rows and columns of compressed-tensors' strategy "block", 0
+// where it is another.
+func (p *packer) block() (rows, cols int64) {
+	for _, g := range p.config.Groups {
+		if b := g.Weights.Block; b != nil && b[0] > 0 && b[1] > 0 && b[2] == 0 && b[0] <= maxDimension && b[1] <= maxDimension {
+			return b[0], b[1]
+		}
+	}
+	return 0, 0
 }
 
 // columns is GPTQ's and AWQ's.

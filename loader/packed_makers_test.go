@@ -1,6 +1,8 @@
 package loader
 
 import (
+	"fmt"
+
 	"github.com/gantry-ml/gantry/dtype"
 )
 
@@ -152,4 +154,77 @@ func gemv(f *packedFolder) string {
 		f.want[base+".weight"] = x
 	})
 	return `{"quant_method":"awq","version":"gemv","bits":4,"group_size":64,"zero_point":true}`
+}
+
+// oddWords is pack-quantized of bits that do not divide 32, asymmetric, in
+// groups of 64: tight, one integer after the other from the lowest bits of the
+// first word on; or as it was before, as many as a word has room for in each.
+func oddWords(f *packedFolder, bits int, tight bool) string {
+	const group = 64
+	// pack returns the words of integers.
+	pack := func(x []int) []uint32 {
+		per := 32 / bits
+		w := make([]uint32, (len(x)+per-1)/per)
+		if tight {
+			w = make([]uint32, (len(x)*bits+31)/32)
+		}
+		for i, v := range x {
+			for b := range bits {
+				at := i/per*32 + i%per*bits + b
+				if tight {
+					at = i*bits + b
+				}
+				w[at/32] |= uint32(v>>b&1) << (at % 32)
+			}
+		}
+		return w
+	}
+	f.eachWeight(func(base string, out, in int) {
+		groups := in / group
+		q, zeros := f.ints(out*in, 1<<bits), f.ints(out*groups, 1<<bits)
+		scale := f.f16(base+".weight_scale", f.floats(out*groups, 0.1), int64(out), int64(groups))
+		var packed []uint32
+		x := make([]float32, out*in)
+		for r := range out {
+			packed = append(packed, pack(q[r*in:(r+1)*in])...)
+		}
+		for i, v := range q {
+			g := i/in*groups + i%in/group
+			x[i] = float32(v-zeros[g]) * scale[g]
+		}
+		var zeroWords []uint32 // of a group, one after the other
+		height := 0
+		for g := range groups {
+			column := make([]int, out)
+			for r := range column {
+				column[r] = zeros[r*groups+g]
+			}
+			w := pack(column)
+			zeroWords, height = append(zeroWords, w...), len(w)
+		}
+		turned := make([]uint32, len(zeroWords))
+		for i, w := range zeroWords {
+			turned[i%height*groups+i/height] = w
+		}
+		f.i32(base+".weight_packed", packed, int64(out), int64(len(packed)/out))
+		f.i32(base+".weight_zero_point", turned, int64(height), int64(groups))
+		f.want[base+".weight"] = x
+	})
+	return fmt.Sprintf(`{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"group_0":{"weights":{"num_bits":%d,"group_size":64,"type":"int","symmetric":false}}}}`, bits)
+}
+
+// floatBlocks is float-quantized with a scale for each 64 × 128.
+func floatBlocks(f *packedFolder) string {
+	f.eachWeight(func(base string, out, in int) {
+		q, scale := make([]byte, out*in), f.floats(out/64*(in/128), 0.01)
+		f.f32(base+".weight_scale", scale, int64(out/64), int64(in/128))
+		x := make([]float32, out*in)
+		for i := range q {
+			q[i] = byte(f.r.Uint32()) &^ 0x08 // no NaN
+			x[i] = dtype.F8E4M3ToF32(q[i]) * scale[i/in/64*(in/128)+i%in/128]
+		}
+		f.put(base+".weight", dtype.F8E4M3, q, int64(out), int64(in))
+		f.want[base+".weight"] = x
+	})
+	return `{"quant_method":"compressed-tensors","format":"float-quantized","config_groups":{"group_0":{"weights":{"num_bits":8,"type":"float","strategy":"block","block_structure":[64,128]}}}}`
 }

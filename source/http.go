@@ -22,7 +22,8 @@ const statAtOnce = 8
 // listing: the names of a Hugging Face folder.
 var folderNames = []string{
 	"added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
-	"gantry.require.json", "generation_config.json", "merges.txt", "model.safetensors", "model.safetensors.index.json",
+	"gantry.require.json", "generation_config.json", "hf_quant_config.json", "merges.txt", "model.safetensors", "model.safetensors.index.json",
+	"quant_config.json", "quantize_config.json",
 	"special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 }
 

@@ -153,12 +153,12 @@ func (f *columns) Read(dst []byte, from []Slab, rows, cols Range) {
 }
 
 // bits returns what begins at a bit of a run of words that lie so many bytes
-// apart, up to the end of a word or, where there is more than 29 bits before
+// apart, up to the end of a word or, where there is more than 24 bits before
 // it, of the next.
 func bits(b []byte, apart, at int64) uint32 {
 	word, shift := at/32*apart, at%32
 	v := binary.LittleEndian.Uint32(b[word:]) >> shift
-	if shift > 29 && word+apart+4 <= int64(len(b)) {
+	if shift > 24 && word+apart+4 <= int64(len(b)) {
 		v |= binary.LittleEndian.Uint32(b[word+apart:]) << (32 - shift)
 	}
 	return v

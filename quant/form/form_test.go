@@ -51,7 +51,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"scaled:scale=F16,scale=F16", dtype.I8, 8, 8},
 		{"scaled:scale=F16", dtype.F16, 8, 8},
 		{"scaled:scale=F16,rows=-1", dtype.I8, 8, 8},
-		{"words:bits=3,groups=1,scale=F16", dtype.I32, 8, 8},
+		{"words:bits=9,groups=1,scale=F16", dtype.I32, 8, 8},
+		{"words:bits=4,groups=1,scale=F16,tight=1", dtype.I32, 8, 8},
 		{"words:bits=4,groups=3,scale=F16", dtype.I32, 8, 8},
 		{"words:bits=4,groups=1,scale=F16", dtype.U8, 8, 8},
 		{"mxfp4", dtype.U8, 8, 16},
@@ -133,7 +134,7 @@ func FuzzOpen(f *testing.F) {
 	}
 	for name, stored := range map[string]dtype.Type{
 		"scaled:scale=F16,rows=1": dtype.I8, "scaled:scale=F32,rows=128,cols=128": dtype.F8E4M3, "scaled:scale=BF16,cols=3,zero=1": dtype.I8,
-		"words:bits=4,groups=2,scale=F16,zero=1,index=1": dtype.I32, "mxfp4:": dtype.U8, "mxfp4": dtype.U8, "nvfp4": dtype.U8,
+		"words:bits=4,groups=2,scale=F16,zero=1,index=1": dtype.I32, "words:bits=3,groups=2,scale=F16,zero=1,tight=1": dtype.I32, "words:bits=5,groups=2,scale=F16,zero=1": dtype.I32, "mxfp4:": dtype.U8, "mxfp4": dtype.U8, "nvfp4": dtype.U8,
 		"float8": dtype.F8E5M2, "bnb4:block=64,nested=256,offset=0.5": dtype.U8, "gptq:bits=4,group=32,scale=F16,plus=1,index=1": dtype.I32, "awq:bits=4,group=32,scale=F16": dtype.I32,
 		"gptq:bits=3,group=32,scale=F16": dtype.I32, "awq_gemv:group=64,scale=F16": dtype.I32, "nvfp4:times": dtype.U8,
 	} {
