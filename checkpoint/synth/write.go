@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,8 +117,10 @@ func (o *Options) resolve() (Dims, []byte, error) {
 	return d, config, err
 }
 
-// free refuses a folder with tensor files that Write would not replace:
-// beside the new ones they would be read in their place.
+// free refuses a folder with tensor files that Write would not replace, since
+// beside the new ones they would be read in their place, and with such that
+// have no digests beside them: Write leaves digests, a downloaded model has
+// none.
 func free(dir string, files []file) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -127,9 +130,10 @@ func free(dir string, files []file) error {
 	for _, f := range files {
 		ours[f.name] = true
 	}
+	written := slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == digests.Name })
 	for _, e := range entries {
 		name := e.Name()
-		if !ours[name] && (strings.HasSuffix(name, ".safetensors") || strings.HasSuffix(name, ".safetensors.index.json")) {
+		if (!ours[name] || !written) && (strings.HasSuffix(name, ".safetensors") || strings.HasSuffix(name, ".safetensors.index.json")) {
 			return &recovery.Error{Class: recovery.Usage, Op: "write", File: dir,
 				Err: fmt.Errorf("it holds %s of another checkpoint", name), Hint: "name an empty folder"}
 		}

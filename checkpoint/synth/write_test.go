@@ -228,6 +228,16 @@ func TestAgain(t *testing.T) {
 	if _, err := synth.Write(context.Background(), dir, o); recovery.ClassOf(err) != recovery.Usage {
 		t.Errorf("wrote one file beside the shards of another checkpoint: %v", err)
 	}
+	theirs := filepath.Join(t.TempDir(), "model.safetensors")
+	if err := os.WriteFile(theirs, []byte("trained"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := synth.Write(context.Background(), filepath.Dir(theirs), o); recovery.ClassOf(err) != recovery.Usage {
+		t.Errorf("wrote over a model that it did not write: %v", err)
+	}
+	if b, err := os.ReadFile(theirs); err != nil || string(b) != "trained" {
+		t.Errorf("that model is %q, %v", b, err)
+	}
 }
 
 func TestOptions(t *testing.T) {

@@ -90,12 +90,16 @@ func (s *places) noRoom(found []int) error {
 		}
 	}
 	if r.Pin != nil {
-		return missing("place it elsewhere, or unload what is there", "rank %d is to be on %s and needs %s; %s is free there", s.numbers[first], r.Pin, size(r.Bytes), size(largest))
+		return missing("place it elsewhere, or unload what is there", "rank %d is to be on %s and needs %s; %s is free there, "+kept, s.numbers[first], r.Pin, size(r.Bytes), size(largest))
 	}
 	return missing("add workers or memory, use more ranks, or a smaller scheme",
-		"no room for %d of %d ranks (%s of %s); rank %d alone needs %s; %s is free on %d devices, at most %s on one",
+		"no room for %d of %d ranks (%s of %s); rank %d alone needs %s; %s is free on %d devices, at most %s on one, "+kept,
 		left, needs, size(out), size(all), s.numbers[first], size(r.Bytes), size(free), len(rooms), size(largest))
 }
+
+// kept says what does not count as free, which is all of a device where little
+// of its memory is: a reader who asks the device itself sees more.
+const kept = "beside what stays free for other uses: 5 %% of a GPU and at least 512 MiB, on a host the staging budget and 96 MiB"
 
 // size writes a number of bytes for people.
 func size(n int64) string {

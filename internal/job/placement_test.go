@@ -85,7 +85,7 @@ func TestNoRoom(t *testing.T) {
 		{nil, nil, "no worker has joined with a device for 2 ranks"},
 		{[]WorkerUp{cpu("a", 1, 1500)}, nil, "no room for 1 of 2 ranks (1000 B of 1.95 KiB (2000 B)); rank 1 alone needs 1000 B; 1.46 KiB (1500 B) is free on 1 devices"},
 		{[]WorkerUp{full}, nil, "no room for 1 of 2 ranks"},
-		{[]WorkerUp{mixed}, nil, "3.52 KiB (3600 B) is free on 4 devices, at most 900 B on one"}, // host memory is no place beside GPUs
+		{[]WorkerUp{mixed}, nil, "3.52 KiB (3600 B) is free on 4 devices, at most 900 B on one, beside what stays free for other uses: 5 % of a GPU"}, // host memory is no place beside GPUs
 		{[]WorkerUp{gpus("a", 900)}, []placement.Pin{{Rank: 1, Device: "cuda:9"}}, "no room for 2 of 2"},
 		{[]WorkerUp{gpus("a", 1000)}, []placement.Pin{{Rank: 1, Device: "cuda:9"}}, "rank 1 is to be on cuda:9, which is not there"},
 		{[]WorkerUp{gpus("a", 1000)}, []placement.Pin{{Rank: 0, Device: "cuda:1"}, {Rank: 1, Device: "cuda:1"}}, "rank 1 is to be on cuda:1 and needs 1000 B; 1000 B is free there"},
