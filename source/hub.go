@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ type hub struct {
 	mu    sync.Mutex // held while the listing is fetched
 	files []hubFile  // nil before; sorted
 	base  *url.URL   // of the commit's files
+	blobs string     // of the local cache, "" where it is not looked at
 	// unlisted says that the hub has no listings: files are those of known
 	// names, and there may be others.
 	unlisted bool
@@ -44,7 +46,11 @@ func newHub(n hubName, endpoint *url.URL, token string, o Options) (Source, erro
 	}
 	w.token, w.deniedBy = token, "the model may be private, gated or misspelt: accept its terms and set HF_TOKEN"
 	dir, _ := path.Split(n.file)
-	return &hub{name: n, dir: dir, web: w, retry: newRetrier(o.Retry)}, nil
+	s := &hub{name: n, dir: dir, web: w, retry: newRetrier(o.Retry)}
+	if repo, err := hubCache(n); err == nil && !w.guard.restricted { // no home, no cache
+		s.blobs = filepath.Join(repo, "blobs")
+	}
+	return s, nil
 }
 
 func (s *hub) URI() string   { return s.name.String() }
@@ -135,6 +141,9 @@ func (s *hub) Open(ctx context.Context, name string) (Reader, error) {
 		}
 		if f.ID == "" { // below the folder
 			return s.stat(ctx, s.base, f.Name)
+		}
+		if r := s.cached(ctx, f); r != nil {
+			return r, nil
 		}
 		return s.file(s.base, f), nil
 	}

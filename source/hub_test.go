@@ -285,6 +285,39 @@ func TestHubTokenFile(t *testing.T) {
 	}
 }
 
+// TestHubCache: what huggingface_hub has downloaded is read from its cache and
+// not asked for; what has another size there is, and so is all of it where a
+// server may read some folders only.
+func TestHubCache(t *testing.T) {
+	h := newTestHub(t, hubFolder(t), plain)
+	data := strings.Repeat("a", 2*large)
+	cache := t.TempDir()
+	t.Setenv("HF_HUB_CACHE", cache)
+	blob := filepath.Join(cache, "models--org--name", "blobs", digest([]byte(data)))
+	if err := os.MkdirAll(filepath.Dir(blob), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		kept string
+		o    source.Options
+		asks bool
+	}{{data, source.Options{Retry: quick}, false}, {data[1:], source.Options{Retry: quick}, true}, {data, source.Options{Retry: quick, Hosts: []string{"127.0.0.1", "localhost"}}, true}} {
+		if err := os.WriteFile(blob, []byte(c.kept), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := h.resolved.Load()
+		if err := readHub(c.o, "hf://org/name", 2); err != nil {
+			t.Fatal(err)
+		}
+		if asked := h.resolved.Load() > before; asked != c.asks {
+			t.Errorf("%d bytes in the cache: the hub was asked for the file: %v", len(c.kept), asked)
+		}
+		if b, err := os.ReadFile(blob); err != nil || string(b) != c.kept {
+			t.Errorf("the cache was written: %d bytes, %v", len(b), err)
+		}
+	}
+}
+
 // TestHubOffline reads the local cache alone.
 func TestHubOffline(t *testing.T) {
 	home := t.TempDir()

@@ -124,18 +124,26 @@ func hubToken() (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// openCached opens a snapshot in the local cache:
-// models--ORG--NAME/snapshots/COMMIT, where refs/REV holds the commit.
-func openCached(n hubName, o Options) (Source, error) {
+// hubCache returns the folder of a model in the local cache.
+func hubCache(n hubName) (string, error) {
 	cache := os.Getenv("HF_HUB_CACHE")
 	if cache == "" {
 		home, err := hubHome()
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		cache = filepath.Join(home, "hub")
 	}
-	repo := filepath.Join(cache, "models--"+n.org+"--"+n.name)
+	return filepath.Join(cache, "models--"+n.org+"--"+n.name), nil
+}
+
+// openCached opens a snapshot in the local cache:
+// models--ORG--NAME/snapshots/COMMIT, where refs/REV holds the commit.
+func openCached(n hubName, o Options) (Source, error) {
+	repo, err := hubCache(n)
+	if err != nil {
+		return nil, err
+	}
 	commit := n.rev
 	if ref, err := os.ReadFile(filepath.Join(repo, "refs", n.rev)); err == nil {
 		commit = strings.TrimSpace(string(ref))

@@ -193,7 +193,11 @@ func (f *webFile) stat(ctx context.Context) (*answer, int64, error) {
 	case http.StatusOK:
 		size = a.ContentLength
 	case http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
-		if start, _, total, ok := contentRange(a.Header.Get("Content-Range")); ok && (start == 0 || total == 0) {
+		start, _, total, ok := contentRange(a.Header.Get("Content-Range"))
+		switch {
+		case ok && start > 0:
+			return nil, 0, f.at(0, 0, recovery.Errorf(recovery.Unavailable, "the server sent another range: %.80q", a.Header.Get("Content-Range")))
+		case ok && (start == 0 || total == 0):
 			size = total
 		}
 	default:
