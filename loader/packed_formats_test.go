@@ -180,6 +180,7 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 	"pack-quantized, 3 bits":  func(f *packedFolder) string { return oddWords(f, 3, true) },
 	"pack-quantized, 7 bits":  func(f *packedFolder) string { return oddWords(f, 7, true) },
 	"pack-quantized, 5 bits":  func(f *packedFolder) string { return oddWords(f, 5, false) },
+	"pack-quantized, mixed":   mixedWords,
 	"float-quantized blocks":  floatBlocks,
 	// Two E2M1 in a byte, the first lower; E4M3 for each 16; one F32 divides.
 	"nvfp4": func(f *packedFolder) string {

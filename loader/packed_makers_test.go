@@ -1,7 +1,9 @@
 package loader
 
 import (
+	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/gantry-ml/gantry/dtype"
 )
@@ -211,6 +213,28 @@ func oddWords(f *packedFolder, bits int, tight bool) string {
 		f.want[base+".weight"] = x
 	})
 	return fmt.Sprintf(`{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"group_0":{"weights":{"num_bits":%d,"group_size":64,"type":"int","symmetric":false}}}}`, bits)
+}
+
+// mixedWords has weights of 4 bits and of 8, as two groups of config_groups say.
+func mixedWords(f *packedFolder) string {
+	f.eachWeight(func(base string, out, in int) {
+		bits := 4
+		if strings.Contains(base, "mlp") {
+			bits = 8
+		}
+		q, scale := f.ints(out*in, 1<<bits), f.f16(base+".weight_scale", f.floats(out*in/64, 0.1), int64(out), int64(in/64))
+		words, x := make([]uint32, out*in*bits/32), make([]float32, out*in)
+		for i, v := range q {
+			words[i*bits/32] |= uint32(v) << (i * bits % 32)
+			x[i] = float32(v-1<<(bits-1)) * scale[i/64]
+		}
+		f.i32(base+".weight_packed", words, int64(out), int64(in*bits/32))
+		f.put(base+".weight_shape", dtype.I64, binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(out)), uint64(in)), 2)
+		f.want[base+".weight"] = x
+	})
+	return `{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{
+		"group_0":{"targets":["re:.*attn.*"],"weights":{"num_bits":4,"group_size":64,"type":"int","symmetric":true}},
+		"group_1":{"targets":["re:.*mlp.*"],"weights":{"num_bits":8,"group_size":64,"type":"int","symmetric":true}}}}`
 }
 
 // floatBlocks is float-quantized with a scale for each 64 × 128.
