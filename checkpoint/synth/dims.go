@@ -7,14 +7,14 @@ import (
 
 // Dims are the dimensions of a Llama model, in the words of config.json.
 type Dims struct {
-	Hidden       int64
-	Intermediate int64
-	Layers       int64
-	Heads        int64
-	KVHeads      int64
-	HeadDim      int64
-	Vocab        int64
-	Tied         bool // no lm_head: the embedding is the head
+	Hidden       int64 `json:"hidden"`
+	Intermediate int64 `json:"intermediate"`
+	Layers       int64 `json:"layers"`
+	Heads        int64 `json:"heads"`
+	KVHeads      int64 `json:"kv_heads"`
+	HeadDim      int64 `json:"head_dim"`
+	Vocab        int64 `json:"vocab"`
+	Tied         bool  `json:"tied_embeddings"` // no lm_head: the embedding is the head
 }
 
 // parameters counts the model's elements.

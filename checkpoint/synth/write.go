@@ -45,10 +45,10 @@ const (
 
 // Result says what was written.
 type Result struct {
-	Dims       Dims
-	Parameters int64
-	Bytes      int64    // of all tensors
-	Files      []string // names in the folder, in the order they got them
+	Dims       Dims     `json:"dimensions"`
+	Parameters int64    `json:"parameters"`
+	Bytes      int64    `json:"bytes"` // of all tensors
+	Files      []string `json:"files"` // names in the folder, in the order they got them
 }
 
 // Write writes a checkpoint into dir, which it creates. Files get their names

@@ -16,8 +16,12 @@ import (
 // that is asked for.
 func TestVerify(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "model")
-	if code, _, stderr := gantry(t, "synth", dir, "--size", "4MiB"); code != 0 {
+	code, out, stderr := gantry(t, "synth", dir, "--size", "4MiB", "--json")
+	if code != 0 {
 		t.Fatal(stderr)
+	}
+	if !strings.Contains(out, `"parameters": `) || !strings.Contains(out, `"kv_heads": `) {
+		t.Errorf("synth --json: %s", out)
 	}
 	v := mustJSON[verification](t, "verify", dir)
 	if v.Digests != "matched" || v.Files != 1 || v.Bytes == 0 || len(v.Problems) != 0 {
