@@ -26,7 +26,7 @@ const (
 	openTries   = 4                       // for one worker to open the job
 	openWait    = 10 * time.Second        // for workers to open the job, once one has
 	joinWait    = time.Second             // for a worker that has what is required, while others lack it: a new leader hears of them one by one
-	closeWait   = 1500 * time.Millisecond // for workers to free what an ended job held
+	closeWait   = 1200 * time.Millisecond // for workers to free what an ended job held
 	holderWait  = 3 * time.Second         // for workers of a job that was taken over: a lease and some
 )
 

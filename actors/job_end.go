@@ -129,13 +129,8 @@ func (a *jobActor) recorded(c actor.Context, m recorded) {
 	case m.final:
 		a.rec.written = true
 		a.closeIdle(c)
-		if a.rec.job.State == messages.StateReady && a.req.Replace {
-			a.emit(job.Emit{Kind: progress.Swapped, Reason: "it has taken the place of the model of that name", Rank: -1, Chunk: -1})
-		}
-		for _, e := range a.final {
-			a.emit(e)
-		}
 		if a.rec.job.State == messages.StateReady && a.req.Once {
+			a.sayEnd()
 			a.close(c)
 			return
 		}
@@ -143,11 +138,24 @@ func (a *jobActor) recorded(c actor.Context, m recorded) {
 	}
 }
 
-// over hands the job back to the coordinator.
+// over hands the job back to the coordinator, and then says how it ended: who
+// hears of a model finds it.
 func (a *jobActor) over(c actor.Context) {
 	a.update(true)
 	c.Send(c.Parent(), jobOver{id: a.id, job: a.rec.job, revision: a.rec.revision, model: a.model(), modelRevision: a.rec.modelRevision})
+	a.sayEnd()
 	c.Stop(c.Self())
+}
+
+// sayEnd says how the job ended, unless it has been said.
+func (a *jobActor) sayEnd() {
+	if len(a.final) > 0 && a.rec.job.State == messages.StateReady && a.req.Replace {
+		a.emit(job.Emit{Kind: progress.Swapped, Reason: "it has taken the place of the model of that name", Rank: -1, Chunk: -1})
+	}
+	for _, e := range a.final {
+		a.emit(e)
+	}
+	a.final = nil
 }
 
 func text(err error) string {
