@@ -67,9 +67,10 @@ chaos: ort
 	GANTRY_CHAOS_SEED=$(SEED) GANTRY_CHAOS_FIRST=$(FIRST) GANTRY_CHAOS_LOADS=$(LOADS) \
 		$(GO) test -count 1 -timeout 60m -v -run '^TestChaos$$' ./tests/integration
 
-# Each kind of fault at each point of a load, on real processes.
+# Each kind of fault at each point of a load, on real processes. Most of it is
+# waiting, so that several tests run at once.
 test-cluster: ort
-	GANTRY_MATRIX=1 $(GO) test -count 1 -timeout 15m -v -run '^Test(Matrix|Standby|NATSLost|Swap)$$' ./tests/integration
+	GANTRY_MATRIX=1 $(GO) test -count 1 -timeout 15m -parallel 3 -v -run '^Test(Matrix.*|Standby|NATSLost|Swap)$$' ./tests/integration
 
 # Without assembly the portable kernels are all there is.
 purego:

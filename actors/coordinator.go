@@ -132,8 +132,9 @@ type member struct {
 type jobEntry struct {
 	job      messages.Job
 	revision uint64
-	pid      *actor.PID // nil when it has ended
-	after    []func()   // what waits for its end
+	pid      *actor.PID    // nil when it has ended
+	after    []func()      // what waits for its end
+	written  chan struct{} // closed when a last record that conclude has to write is; nil: there is none
 }
 
 // What a coordinator hears from outside of its jobs.

@@ -81,15 +81,58 @@ func (a *coordinator) conclude(s StoredJob, m *StoredModel) {
 	rec := s.Job
 	rec.Epoch, rec.State, rec.Stage, rec.Overall, rec.Why = a.o.Epoch, messages.StateReady, progress.Completed, 1, ""
 	rec.Ranks, rec.BytesPlaced = m.Ranks, m.Bytes
-	a.jobs[rec.Job] = &jobEntry{job: rec, revision: s.Revision}
+	written := make(chan struct{})
+	a.jobs[rec.Job] = &jobEntry{job: rec, revision: s.Revision, written: written}
 	a.event(rec.Job, rec.Model, progress.ReadyEvent, "all its ranks were ready when coordinator "+a.o.Name+" took over")
 	a.busy.Go(func() {
-		ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
-		defer cancel()
-		if _, err := a.o.Store.PutJob(ctx, rec, s.Revision); err != nil {
+		for {
+			err := a.putJob(rec, s.Revision)
+			if err == nil {
+				close(written)
+				return
+			}
 			a.o.Log.Error("record of a job that is ready was not written", "job", rec.Job, "err", err)
+			select {
+			case <-time.After(writeAgain):
+			case <-a.ctx.Done():
+				return
+			}
 		}
 	})
+}
+
+// writeAgain is the pause after a last record that could not be written.
+const writeAgain = time.Second
+
+func (a *coordinator) putJob(j messages.Job, revision uint64) error {
+	ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
+	defer cancel()
+	_, err := a.o.Store.PutJob(ctx, j, revision)
+	return err
+}
+
+// deleteModel deletes a model's record, not before its job's last one is
+// written: by the two a later coordinator knows that the job is over, and
+// without either it would load the model again. written is of the job's entry.
+func (a *coordinator) deleteModel(model *StoredModel, written <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
+	defer cancel()
+	if written != nil {
+		select {
+		case <-written:
+		case <-ctx.Done():
+			return recovery.Errorf(recovery.ClusterLost, "the last record of job %s is not written yet: %w", model.Job, context.Cause(ctx))
+		}
+	}
+	return a.o.Store.DeleteModel(ctx, model.Name, model.Revision)
+}
+
+// unwritten is closed when a job's last record is written; nil: it is.
+func (a *coordinator) unwritten(jobID string) <-chan struct{} {
+	if e := a.jobs[jobID]; e != nil {
+		return e.written
+	}
+	return nil
 }
 
 // jobOver keeps what a job has left: its record, and a model where one stays.
@@ -121,6 +164,7 @@ func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 		default:
 			a.retire(c, old)
 		}
+		a.checkHolders(c, m)
 	case repaired != nil:
 		repaired.Revision = m.modelRevision
 		a.loseModel(c, repaired, cmp.Or(m.job.Why, "it could not be repaired"))
@@ -128,6 +172,18 @@ func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 	a.forgetOldest()
 	a.o.Log.Info("job is over", "job", m.id, "state", m.job.State, "seconds", m.job.Seconds, "why", m.job.Why)
 	a.tellJobs(c, roomsChanged{})
+}
+
+// checkHolders has the model of a job that is over repaired if one of its
+// workers was lost while it was being written down: the job was over for its
+// machine then, and the model not one of ours yet.
+func (a *coordinator) checkHolders(c actor.Context, over jobOver) {
+	for _, h := range over.holders {
+		if m := a.members[h.Name]; m == nil || lifeOf(m.Worker) != h {
+			a.repair(c, a.models[over.model.Name], "worker "+h.Name+" was lost while the model's record was being written")
+			return
+		}
+	}
 }
 
 // keptJobs is how many jobs a coordinator remembers; the records of older ones
@@ -219,38 +275,59 @@ type unloaded struct {
 }
 
 // unload frees a model at its workers and deletes its record, in a goroutine
-// that answers with unloaded.
+// that answers with unloaded. A worker out of reach frees its part when it is
+// back: what the others have freed is no model any more.
 func (a *coordinator) unload(c actor.Context, model *StoredModel, answer chan<- reply) {
-	at, self := a.present(), c.Self()
+	at, self, written := a.present(), c.Self(), a.unwritten(model.Job)
 	a.busy.Go(func() {
 		err := a.closeAt(at, model.Job)
+		if class := recovery.ClassOf(err); class == recovery.Timeout || class == recovery.WorkerLost {
+			a.o.Log.Warn("an unloaded model is not freed everywhere yet", "model", model.Name, "job", model.Job, "err", err)
+			err = nil
+		}
 		if err == nil {
-			ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
-			defer cancel()
-			err = a.o.Store.DeleteModel(ctx, model.Name, model.Revision)
+			err = a.deleteModel(model, written)
 		}
 		a.system.root.Send(self, unloaded{model, err, answer})
 	})
 }
 
+// How long workers are asked to close a job, and how long each time: a message
+// may be lost, and closing takes as long as it takes to free memory.
+const (
+	closeLimit = 10 * time.Second
+	closeAgain = 2 * time.Second
+)
+
 // closeAt has workers free what they hold for a job, all at once.
 func (a *coordinator) closeAt(workers []messages.Worker, jobID string) error {
+	ctx, cancel := context.WithTimeout(a.ctx, closeLimit)
+	defer cancel()
 	errs := make([]error, len(workers))
 	var all sync.WaitGroup
 	for i, w := range workers {
 		all.Go(func() {
-			answer, err := a.system.ask(a.ctx, workerPID(w), &control.CloseJob{Header: commandHeader(jobID, a.o.Epoch, w), Reason: "unload"}, 10*time.Second)
-			switch m := answer.(type) {
-			case *control.JobClosed:
-				err = m.GetError().Recover()
-			case *control.Refused:
-				err = m.GetError().Recover()
+			for {
+				errs[i] = a.closeOnce(ctx, w, jobID)
+				if recovery.ClassOf(errs[i]) != recovery.Timeout || ctx.Err() != nil {
+					return
+				}
 			}
-			errs[i] = err
 		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+func (a *coordinator) closeOnce(ctx context.Context, w messages.Worker, jobID string) error {
+	answer, err := a.system.ask(ctx, workerPID(w), &control.CloseJob{Header: commandHeader(jobID, a.o.Epoch, w), Reason: "unload"}, closeAgain)
+	switch m := answer.(type) {
+	case *control.JobClosed:
+		err = m.GetError().Recover()
+	case *control.Refused:
+		err = m.GetError().Recover()
+	}
+	return err
 }
 
 func (a *coordinator) unloaded(c actor.Context, m unloaded) {

@@ -183,6 +183,7 @@ type memory struct {
 	index  map[string]*checkpoint.Index
 	events []progress.Event
 	news   []progress.Update
+	before func(what string) error // called before a model, or a job's last record, is written; nil: nothing is
 }
 
 func newMemory() *memory {
@@ -190,6 +191,11 @@ func newMemory() *memory {
 }
 
 func (m *memory) PutJob(_ context.Context, j messages.Job, revision uint64) (uint64, error) {
+	if j.State.Final() && m.before != nil {
+		if err := m.before("job"); err != nil {
+			return 0, err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.jobs[j.Job].Revision != revision {
@@ -210,6 +216,11 @@ func (m *memory) Jobs(context.Context) (all []StoredJob, _ error) {
 }
 
 func (m *memory) PutModel(_ context.Context, v messages.Model, revision uint64) (uint64, error) {
+	if m.before != nil {
+		if err := m.before("model"); err != nil {
+			return 0, err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.models[v.Name].Revision != revision {

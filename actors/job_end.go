@@ -23,6 +23,7 @@ type jobOver struct {
 	revision      uint64
 	model         *messages.Model
 	modelRevision uint64
+	holders       []job.Worker // that hold the model, as the job knew them
 }
 
 // end notes how the job ended. What it held is freed first, unless it is
@@ -142,7 +143,13 @@ func (a *jobActor) recorded(c actor.Context, m recorded) {
 // hears of a model finds it.
 func (a *jobActor) over(c actor.Context) {
 	a.update(true)
-	c.Send(c.Parent(), jobOver{id: a.id, job: a.rec.job, revision: a.rec.revision, model: a.model(), modelRevision: a.rec.modelRevision})
+	over := jobOver{id: a.id, job: a.rec.job, revision: a.rec.revision, model: a.model(), modelRevision: a.rec.modelRevision}
+	if over.model != nil {
+		for _, r := range a.machine.Ranks() {
+			over.holders = append(over.holders, r.Hold.Worker)
+		}
+	}
+	c.Send(c.Parent(), over)
 	a.sayEnd()
 	c.Stop(c.Self())
 }

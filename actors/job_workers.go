@@ -222,6 +222,9 @@ func holdingEvent(life job.Worker, id string, m *control.Holding) job.Holding {
 			for _, r := range j.GetInFlight() {
 				e.Refs = append(e.Refs, r.Job(life))
 			}
+			for _, r := range j.GetSealed() {
+				e.Sealed = append(e.Sealed, int(r))
+			}
 		}
 	}
 	return e

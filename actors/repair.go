@@ -107,10 +107,9 @@ func (a *coordinator) loseModel(c actor.Context, model *StoredModel, reason stri
 
 // dropModel deletes a model's record.
 func (a *coordinator) dropModel(model *StoredModel) {
+	written := a.unwritten(model.Job)
 	a.busy.Go(func() {
-		ctx, cancel := context.WithTimeout(a.ctx, storeLimit)
-		defer cancel()
-		if err := a.o.Store.DeleteModel(ctx, model.Name, model.Revision); err != nil {
+		if err := a.deleteModel(model, written); err != nil {
 			a.o.Log.Error("record of a lost model was not deleted", "model", model.Name, "err", err)
 		}
 	})

@@ -32,6 +32,10 @@ const (
 	// the receiver's limit is lost whole, with no dead letter. A batch of 64
 	// messages of at most 64 KiB stays far under 64 MiB.
 	writerBatch = 64
+	// The queue to each peer begins with so many places and grows as it must.
+	// The default, a million, is 16 MB for each process that was ever talked to,
+	// of which each message touches a little more.
+	writerQueue = 1 << 10
 	maxReceive  = 64 << 20
 
 	// A dead address is tried once: each further try blocks the messages
@@ -124,6 +128,7 @@ func remoteConfig(host string, port int, o SystemOptions) *remote.Config {
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
 		),
 		remote.WithEndpointWriterBatchSize(writerBatch),
+		remote.WithEndpointWriterQueueSize(writerQueue),
 		func(c *remote.Config) { c.MaxRetryCount = connectTries }, // has no option function
 	)
 }

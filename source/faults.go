@@ -2,6 +2,7 @@ package source
 
 import (
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -16,8 +17,12 @@ import (
 //
 //	OPERATION NAME [RANGE] ACTION [after=N] [times=N]
 //
-//	OPERATION  open, read or list
-//	NAME       a file's name, with the wildcards of path.Match; * for list
+//	OPERATION  open, read or list, of a source; or what is no source's:
+//	           place or seal of a rank at a worker; record, the writing of
+//	           a model's record, and end, that of a job's last one, at a
+//	           coordinator
+//	NAME       a file's name, with the wildcards of path.Match; * for list.
+//	           For place, seal, record and end a job's id
 //	RANGE      [start,stop) in bytes, only for read: reads that touch it
 //	ACTION     fail CLASS      the error, of a class of package recovery
 //	           delay DURATION  wait, then go on ("50ms")
@@ -32,13 +37,17 @@ import (
 //	read model-00001*.safetensors [4096,8192) fail unavailable times=2
 //	read * delay 50ms
 //	open model-00002-of-00003.safetensors fail not_found
+//	seal nightly-* delay 2s
 type Faults struct {
 	rules []*rule
 }
 
+// operations are what rules can be about.
+var operations = []string{"open", "read", "list", "place", "seal", "record", "end"}
+
 type rule struct {
 	text        string
-	op          string // "open", "read" or "list"
+	op          string // one of operations
 	pattern     string
 	ranged      bool
 	start, stop int64
@@ -97,8 +106,8 @@ func parseRule(words []string) (*rule, error) {
 		}
 		return w
 	}
-	if r.op = next(); r.op != "open" && r.op != "read" && r.op != "list" {
-		return bad("it begins with neither open, read nor list")
+	if r.op = next(); !slices.Contains(operations, r.op) {
+		return bad("it begins with none of " + strings.Join(operations, ", "))
 	}
 	r.pattern = next()
 	if _, err := path.Match(r.pattern, ""); err != nil || r.pattern == "" {

@@ -84,6 +84,13 @@ func spoil(corrupt []*rule, p []byte, off int64) {
 	}
 }
 
+// Before does what the rules say about an operation on a job that is none of a
+// source's, and returns the error that it is to fail with.
+func (f *Faults) Before(ctx context.Context, op, job string) error {
+	_, err := f.before(ctx, op, job, 0, 0)
+	return err
+}
+
 // before does what the rules say about an operation on n bytes from off, and
 // returns those that are to corrupt its result.
 func (f *Faults) before(ctx context.Context, op, name string, off, n int64) (corrupt []*rule, err error) {

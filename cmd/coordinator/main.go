@@ -4,6 +4,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/pflag"
@@ -11,6 +12,7 @@ import (
 	"github.com/gantry-ml/gantry/actors"
 	"github.com/gantry-ml/gantry/cmd/internal/daemon"
 	"github.com/gantry-ml/gantry/cmd/internal/node"
+	"github.com/gantry-ml/gantry/source"
 	"github.com/gantry-ml/gantry/telemetry"
 )
 
@@ -27,13 +29,25 @@ func main() {
 			f.String("http", "127.0.0.1:8080", "where /healthz, /readyz and /metrics are served; empty for nowhere")
 			f.Duration("repair-wait", actors.DefaultRepairWait, "how long ranks of a resident model that were lost wait for room; 0 unloads the model at once")
 			f.String("state-dir", "", "where the embedded NATS server keeps its state (default: a temporary folder)")
+			f.String("inject", "", "faults to inject into the writing of records, for tests")
+			if err := f.MarkHidden("inject"); err != nil {
+				panic(err) // the flag was defined above
+			}
 		},
 		Start: func(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daemon.Service, error) {
-			return node.StartCoordinator(ctx, node.CoordinatorConfig{
+			cfg := node.CoordinatorConfig{
 				Name: s.String("name"), NATS: s.String("nats"), NATSListen: s.String("nats-listen"),
 				Listen: s.String("listen"), HTTP: s.String("http"), StateDir: s.String("state-dir"), NATSUsers: s.String("nats-users"),
 				RepairWait: cmp.Or(s.Duration("repair-wait"), -1), Security: s.Security(), Telemetry: t,
-			})
+			}
+			if rules := s.String("inject"); rules != "" {
+				var err error
+				if cfg.Inject, err = source.ParseFaults(rules); err != nil {
+					return nil, err
+				}
+				slog.Warn("injecting faults into the writing of records", "rules", rules)
+			}
+			return node.StartCoordinator(ctx, cfg)
 		},
 	}.Main())
 }

@@ -45,7 +45,7 @@ func flags(f *pflag.FlagSet) {
 	f.Bool("peer-stream", false, "send pieces over their streams also to workers of this machine, which otherwise take them from this process's memory")
 	f.String("peer-rate", "", "send at most so many bytes a second to other workers on average, such as 500MiB (default: no limit)")
 	f.String("http", "127.0.0.1:0", "where /healthz, /readyz and /metrics are served; empty for nowhere")
-	f.String("inject", "", "faults to inject into sources, for tests")
+	f.String("inject", "", "faults to inject into sources and ranks, for tests")
 	if err := f.MarkHidden("inject"); err != nil {
 		panic(err) // the flag was defined above
 	}
@@ -97,7 +97,7 @@ func start(ctx context.Context, s daemon.Settings, t *telemetry.Telemetry) (daem
 		if cfg.Inject, err = source.ParseFaults(rules); err != nil {
 			return nil, err
 		}
-		slog.Warn("injecting faults into every source", "rules", rules)
+		slog.Warn("injecting faults", "rules", rules)
 	}
 	return node.StartWorker(ctx, cfg)
 }

@@ -69,6 +69,10 @@ func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, er
 	return w.out, nil
 }
 
+// forgottenAfter is how long the server keeps the consumer of a watch that has
+// ended. One that was away for longer gets another, and misses nothing.
+const forgottenAfter = 30 * time.Second
+
 type jobWatch struct {
 	records <-chan Record[messages.Job]
 	heard   chan JobNotice
@@ -77,7 +81,8 @@ type jobWatch struct {
 
 // consume passes what a stream says about the job to w.heard.
 func (w *jobWatch) consume(ctx context.Context, js jetstream.JetStream, stream, subject string, from jetstream.DeliverPolicy, hear func([]byte) (JobNotice, error)) (jetstream.ConsumeContext, error) {
-	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}, DeliverPolicy: from})
+	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{subject}, DeliverPolicy: from, InactiveThreshold: forgottenAfter})
 	if err != nil {
 		return nil, err
 	}

@@ -113,6 +113,7 @@ type Accepted struct{ Ref Ref }
 type Holding struct {
 	Worker Worker
 	Refs   []Ref
+	Sealed []int // ranks that it has sealed, and said so
 }
 
 // ChunkDone says that an attempt has placed all the pieces it was asked for.

@@ -85,6 +85,67 @@ func TestPeerFailureIsTriedAgainLaterAndNotForEver(t *testing.T) {
 	}
 }
 
+// TestFullMemory: what a worker has no memory to read others read, and that one
+// gets no more for a while; a worker alone, or all of them, end the job.
+func TestFullMemory(t *testing.T) {
+	full := recovery.Errorf(recovery.OutOfCapacity, "map 1048576 bytes: cannot allocate memory")
+	j := New(planOf(1, 8, everyone(1)), Options{})
+	l := begin(t, j, cpu("a", 1, 1000))[0]
+	if ends := all[End](j.Step(t0, ChunkFailed{l.Ref, 0, full})); len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.OutOfCapacity {
+		t.Errorf("alone: %v", ends)
+	}
+
+	j = New(planOf(1, 8, everyone(1)), Options{Strategy: recovery.Retry(2)})
+	loads := begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 900))
+	now, at := t0, map[string]int{}
+	for _, l := range loads {
+		if at[l.Ref.Worker.Name]++; l.Ref.Worker.Name != "a" {
+			continue
+		}
+		for _, next := range all[Load](j.Step(now, ChunkFailed{l.Ref, 0, full})) {
+			if next.Ref.Worker.Name == "a" {
+				t.Errorf("chunk %d goes to a, whose memory is full", next.Ref.Chunk)
+			}
+		}
+	}
+	if at["a"] == 0 || j.over() || j.Retries() != at["a"] {
+		t.Fatalf("loads %v, over %v: %v, %d retries", at, j.over(), j.Err(), j.Retries())
+	}
+	// The one with memory does all there is.
+	seen := obey(j, now, toCommands(slices.DeleteFunc(loads, func(l Load) bool { return l.Ref.Worker.Name == "a" })), nil)
+	now = now.Add(regroup)
+	seen = append(seen, obey(j, now, j.Step(now, Tick{}), nil)...)
+	for _, l := range all[Load](seen) {
+		if l.Ref.Worker.Name == "a" {
+			t.Errorf("chunk %d went to a, whose memory is full", l.Ref.Chunk)
+		}
+	}
+	if j.Status() != Ready {
+		t.Errorf("%s: %v, %+v", j.Status(), j.Err(), j.Counters())
+	}
+}
+
+// TestSealIsAskedForAgain as soon as a worker says that it has sealed a rank
+// that no report has told of.
+func TestSealIsAskedForAgain(t *testing.T) {
+	j := New(planOf(1, 1, everyone(1)), Options{})
+	l := begin(t, j, cpu("a", 1, 1000))[0]
+	seals := all[Seal](j.Step(t0, done(l)))
+	if len(seals) != 1 {
+		t.Fatalf("seals %v", seals)
+	}
+	if again := all[Seal](j.Step(t0, Holding{Worker: l.Ref.Worker})); len(again) != 0 {
+		t.Errorf("asked again while it is sealed: %v", again)
+	}
+	if again := all[Seal](j.Step(t0, Holding{Worker: l.Ref.Worker, Sealed: []int{0}})); len(again) != 1 {
+		t.Errorf("asked again: %v", again)
+	}
+	j.Step(t0, Sealed{seals[0].Hold, [16]byte{1}})
+	if j.Status() != Ready {
+		t.Error(j.Status())
+	}
+}
+
 func TestRetriesAreCountedOnce(t *testing.T) {
 	j := New(planOf(1, 1, everyone(1)), Options{})
 	l := begin(t, j, cpu("a", 1, 1000))[0]

@@ -137,6 +137,9 @@ func (w *world) checkWake() {
 		if x.health == suspect {
 			needs("a suspicion", x.losesAt)
 		}
+		if !x.full.IsZero() {
+			needs("the end of a pause", x.full)
+		}
 		for _, f := range x.flying {
 			if !f.accepted {
 				needs("a load", f.sent.Add(w.j.o.Accept))

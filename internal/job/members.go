@@ -20,7 +20,7 @@ func (j *Job) admit(e WorkerUp) *worker {
 		return w
 	}
 	if w.id != e.Worker {
-		w.ghosts = nil // they died with the old life
+		w.ghosts, w.full, w.fills = nil, time.Time{}, 0 // they died with the old life
 	}
 	w.id = e.Worker
 	j.greet(w, e)

@@ -247,7 +247,7 @@ func TestStrayAttemptsAreRevokedAgain(t *testing.T) {
 	l := begin(t, j, cpu("a", 1, 1000))[0]
 	j.Step(t0, WorkerSuspect{l.Ref.Worker, ""})
 	j.Step(t0, cpu("a", 1, 1000))
-	for _, e := range []Event{Accepted{l.Ref}, Holding{l.Ref.Worker, []Ref{l.Ref}}} {
+	for _, e := range []Event{Accepted{l.Ref}, Holding{Worker: l.Ref.Worker, Refs: []Ref{l.Ref}}} {
 		if r := all[Revoke](j.Step(t0, e)); len(r) != 1 || r[0].Ref != l.Ref {
 			t.Errorf("%T of a revoked attempt: %v", e, r)
 		}

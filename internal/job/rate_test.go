@@ -84,7 +84,7 @@ func race(t *testing.T, p *shard.Plan, readers ...*reader) time.Duration {
 			for _, l := range next.queue {
 				refs = append(refs, l.Ref)
 			}
-			obey(j.Step(now, Holding{next.up.Worker, refs}))
+			obey(j.Step(now, Holding{Worker: next.up.Worker, Refs: refs}))
 			continue
 		}
 		l := next.queue[0]

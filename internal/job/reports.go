@@ -3,6 +3,7 @@ package job
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gantry-ml/gantry/progress"
@@ -13,6 +14,10 @@ import (
 // worker could not deliver to another that nobody suspects yet: time for the
 // news to arrive.
 const regroup = time.Second
+
+// maxFills bounds the pauses of a worker whose memory is full, in twos of
+// regroup.
+const maxFills = 15
 
 func (j *Job) accepted(e Accepted) {
 	if f := j.current(e.Ref); f != nil {
@@ -56,6 +61,21 @@ func (j *Job) holding(e Holding) {
 		case j.now.Sub(f.absent) >= j.o.Accept:
 			j.recall(f)
 		}
+	}
+	for _, rank := range e.Sealed {
+		j.missed(w, rank)
+	}
+}
+
+// missed asks again about a rank that its worker has said to have sealed: the
+// report was lost on its way.
+func (j *Job) missed(w *worker, rank int) {
+	if rank < 0 || rank >= len(j.ranks) {
+		return
+	}
+	if r := &j.ranks[rank]; r.home == w && r.placed && r.missing == 0 && !r.sealed {
+		r.due = time.Time{}
+		j.askSeal(r)
 	}
 }
 
@@ -260,6 +280,9 @@ func (j *Job) chunkFailed(e ChunkFailed) {
 	ch := &j.chunks[f.chunk]
 	cut, remote := j.reach(f)
 	switch class := recovery.ClassOf(e.Err); {
+	case class == recovery.OutOfCapacity && ch.failures < j.o.Strategy.Limit() && j.others(f.worker):
+		j.fill(f.worker)
+		j.later(f, e)
 	case !peerClass(class):
 		j.failChunk(f.chunk, e.Ref.Worker.Name, e.Err)
 	case cut:
@@ -268,14 +291,36 @@ func (j *Job) chunkFailed(e ChunkFailed) {
 	// Stale is a piece that somebody else began to write: who, if this attempt
 	// is the newest, is of no matter.
 	case (remote || class == recovery.WorkerLost || class == recovery.Cancelled || class == recovery.Stale) && ch.failures < j.o.Strategy.Limit():
-		ch.failures++
-		j.retries++
-		j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, f.chunk, "attempt %d failed: %v", f.number, j.locate(f.chunk, e.Err))
-		j.land(f)
-		j.pause(pause{chunk: f.chunk, piece: -1}, ch.failures)
+		j.later(f, e)
 	default:
 		j.failChunk(f.chunk, e.Ref.Worker.Name, e.Err)
 	}
+}
+
+// later has a read that failed made anew after a pause, by whoever is free then.
+func (j *Job) later(f *flight, e ChunkFailed) {
+	ch := &j.chunks[f.chunk]
+	ch.failures++
+	j.retries++
+	j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, f.chunk, "attempt %d failed: %v", f.number, j.locate(f.chunk, e.Err))
+	j.land(f)
+	j.pause(pause{chunk: f.chunk, piece: -1}, ch.failures)
+}
+
+// others reports whether some worker could read in the place of w.
+func (j *Job) others(w *worker) bool {
+	return slices.ContainsFunc(j.workers, func(x *worker) bool { return x != w && x.health == up })
+}
+
+// fill gives a worker whose memory is full no more to read for a while, longer
+// each time: the others take what is in its queue.
+func (j *Job) fill(w *worker) {
+	if !w.full.IsZero() {
+		return // of the same time
+	}
+	w.fills++
+	w.full = j.now.Add(time.Duration(min(w.fills, maxFills)) * 2 * regroup)
+	j.arm(w.full)
 }
 
 // peerClass reports whether a failure may come from the loss of a worker

@@ -294,7 +294,12 @@ func (w *world) beat(s *site) {
 	for _, l := range s.running {
 		refs = append(refs, l.Ref)
 	}
-	w.reply(s, Holding{s.id, refs})
+	var sealed []int
+	for h := range s.sealed {
+		sealed = append(sealed, h.Rank)
+	}
+	slices.Sort(sealed)
+	w.reply(s, Holding{Worker: s.id, Refs: refs, Sealed: sealed})
 }
 
 func newSite(name string, life uint64, room int64) *site {
@@ -307,7 +312,7 @@ func (w *world) pick(label string, n int) int { return rapid.IntRange(0, n-1).Dr
 // trouble does one thing that nobody wanted.
 func (w *world) trouble() {
 	s := w.sites[w.pick("site", len(w.sites))]
-	switch w.pick("trouble", 10) {
+	switch w.pick("trouble", 11) {
 	case 0: // the process dies; its lease ends now or later
 		if s.alive {
 			s.alive, w.spoiled = false, true
@@ -356,6 +361,11 @@ func (w *world) trouble() {
 		w.takeOver()
 	case 9: // a model is unloaded that a worker lent from
 		s.lends = nil
+	case 10: // a worker has no memory for what it reads
+		if i := slices.IndexFunc(s.running, func(l Load) bool { return l.From == nil }); s.alive && i >= 0 && w.j.others(w.j.byName[s.id.Name]) {
+			w.reply(s, ChunkFailed{s.running[i].Ref, 0, recovery.Errorf(recovery.OutOfCapacity, "no memory")})
+			s.running = slices.Delete(s.running, i, i+1)
+		}
 	case 8: // a copy arrives with a flipped bit, for good
 		if i := slices.IndexFunc(s.running, func(l Load) bool { return l.From != nil }); s.alive && i >= 0 {
 			w.reply(s, ChunkFailed{s.running[i].Ref, 0, recovery.Errorf(recovery.DigestMismatch, "damaged")})

@@ -114,11 +114,13 @@ type worker struct {
 	hungry  bool         // in Job.hungry
 	meter   meter
 	losesAt time.Time
+	full    time.Time // until when it reads nothing, because its memory was full; zero: it reads
+	fills   int       // how often that was so
 }
 
 // fits reports whether the worker's credit covers one more chunk.
 func (w *worker) fits(bytes int64) bool {
-	return w.health == up && (w.out == 0 || w.out+bytes <= w.window)
+	return w.health == up && w.full.IsZero() && (w.out == 0 || w.out+bytes <= w.window)
 }
 
 // attempt names an attempt at a chunk, whoever flew it.

@@ -26,6 +26,10 @@ func (j *Job) due() {
 			}
 			j.wait()
 		}
+		if !w.full.IsZero() && j.past(w.full) {
+			w.full = time.Time{}
+			j.look(w)
+		}
 		for _, f := range w.flying {
 			if !f.accepted && j.past(f.sent.Add(j.o.Accept)) {
 				j.send(f)
@@ -65,6 +69,9 @@ func (j *Job) rearm() {
 	for _, w := range j.workers {
 		if w.health == suspect {
 			j.arm(w.losesAt)
+		}
+		if !w.full.IsZero() {
+			j.arm(w.full)
 		}
 		for _, f := range w.flying {
 			if !f.accepted {

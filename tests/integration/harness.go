@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,7 +102,8 @@ type Process struct {
 
 	t    testing.TB
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	done chan struct{}                                                        // closed when it has ended
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // connects where it is reached; nil: from here
 
 	mu  sync.Mutex
 	log []string // its stderr
@@ -262,22 +264,23 @@ type Cluster struct {
 
 	t     testing.TB
 	bin   string
-	state string // of a coordinator that can be restarted
+	state string   // of a coordinator that can be restarted
+	chief []string // more arguments of that one
 }
 
 // Lasting starts the coordinator of a cluster, which keeps its state in a
 // folder, so that Restart can start it again.
-func (c *Cluster) Lasting(state string) {
+func (c *Cluster) Lasting(state string, args ...string) {
 	c.t.Helper()
-	c.state, c.URL = state, "nats://127.0.0.1:0"
+	c.state, c.chief, c.URL = state, args, "nats://127.0.0.1:0"
 	c.Restart()
 }
 
 // Restart starts the coordinator again, at the same address, after it ended.
 func (c *Cluster) Restart() {
 	c.t.Helper()
-	c.Coordinator = Launch(c.t, filepath.Join(c.bin, "coordinator"), "coordinator", "--name", "c1", "--http", "127.0.0.1:0",
-		"--nats-listen", strings.TrimPrefix(c.URL, "nats://"), "--state-dir", c.state)
+	args := append([]string{"--name", "c1", "--http", "127.0.0.1:0", "--nats-listen", strings.TrimPrefix(c.URL, "nats://"), "--state-dir", c.state}, c.chief...)
+	c.Coordinator = Launch(c.t, filepath.Join(c.bin, "coordinator"), "coordinator", args...)
 	c.connect()
 }
 

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,9 @@ type Host struct {
 	t testing.TB
 }
 
+// pairs counts the pairs of hosts that this process has made.
+var pairs atomic.Int64
+
 // TwoHosts makes two hosts with a cable between them, which go with the test.
 // Where the system allows no namespaces the test is skipped: there is no other
 // way to have two hosts here.
@@ -31,8 +36,9 @@ func TwoHosts(t testing.TB) (a, b *Host) {
 		t.Skip("network namespaces need root")
 	}
 	hosts := make([]*Host, 2)
+	pair := pairs.Add(1)
 	for i := range hosts {
-		h := &Host{Name: fmt.Sprintf("gantry%d-%d", os.Getpid(), i), Addr: fmt.Sprintf("10.213.77.%d", i+1), t: t}
+		h := &Host{Name: fmt.Sprintf("gantry%d-%d-%d", os.Getpid(), pair, i), Addr: fmt.Sprintf("10.213.77.%d", i+1), t: t}
 		if out, err := exec.Command("ip", "netns", "add", h.Name).CombinedOutput(); err != nil {
 			if text := string(out); strings.Contains(text, "not permitted") || errors.Is(err, exec.ErrNotFound) {
 				t.Skipf("no network namespaces here: %v: %s", err, out)
@@ -73,29 +79,43 @@ func (h *Host) Plug(in bool) {
 // Launch is the package's Launch, on the host.
 func (h *Host) Launch(bin, name string, args ...string) *Process {
 	h.t.Helper()
-	return Launch(h.t, "ip", name, append([]string{"netns", "exec", h.Name, bin}, args...)...)
+	p := Launch(h.t, "ip", name, append([]string{"netns", "exec", h.Name, bin}, args...)...)
+	p.dial = func(_ context.Context, network, address string) (net.Conn, error) { return h.Dial(network, address) }
+	return p
 }
 
 // Dial connects from the host.
-func (h *Host) Dial(network, address string) (net.Conn, error) {
+func (h *Host) Dial(network, address string) (conn net.Conn, err error) {
+	there := h.on(func() { conn, err = net.Dial(network, address) })
+	return conn, errors.Join(there, err)
+}
+
+// Listen listens at a port of the host that is free.
+func (h *Host) Listen() (l net.Listener, err error) {
+	there := h.on(func() { l, err = net.Listen("tcp", h.Addr+":0") })
+	return l, errors.Join(there, err)
+}
+
+// on runs f on a thread that is on the host.
+func (h *Host) on(f func()) error {
 	runtime.LockOSThread() // a namespace is a thread's
 	defer runtime.UnlockOSThread()
 	home, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer home.Close()
 	there, err := os.Open("/run/netns/" + h.Name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer there.Close()
 	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
+		return err
 	}
-	conn, err := net.Dial(network, address)
+	f()
 	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
 		panic(back) // this thread is good for nothing any more
 	}
-	return conn, err
+	return nil
 }

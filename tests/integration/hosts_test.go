@@ -48,28 +48,36 @@ func certificates(t *testing.T, hosts ...*Host) (flags []string, client *tls.Con
 		&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, MinVersion: tls.VersionTLS13}
 }
 
-// TestHosts: workers of two hosts load a model together, with certificates on
-// every way between them. One host's cable is pulled in the middle of a load:
-// its ranks move, and the load ends ready.
-func TestHosts(t *testing.T) {
-	a, b := TwoHosts(t)
+// clusterOn starts a coordinator on one of two hosts, with certificates, and
+// connects to it from there. Its workers need the flags in chief too.
+func clusterOn(t *testing.T, a, b *Host, args ...string) *Cluster {
+	t.Helper()
 	flags, client := certificates(t, a, b)
-	c := &Cluster{t: t, bin: bin, Workers: map[string]*Process{}}
+	c := &Cluster{t: t, bin: bin, Workers: map[string]*Process{}, chief: flags}
 	c.Coordinator = a.Launch(filepath.Join(bin, "coordinator"), "coordinator",
-		append(flags, "--nats-listen", a.Addr+":0", "--listen", a.Addr+":0", "--http", "127.0.0.1:0", "--state-dir", t.TempDir())...)
+		append(append(flags, "--nats-listen", a.Addr+":0", "--listen", a.Addr+":0", "--http", "127.0.0.1:0", "--state-dir", t.TempDir()), args...)...)
 	c.URL = c.Coordinator.Ready["nats"]
 	var err error
 	if c.Conn, err = cluster.Connect(c.URL, "", nats.SetCustomDialer(a), nats.Secure(client)); err != nil {
 		t.Fatal(err)
 	}
-	defer c.Conn.Close()
+	t.Cleanup(c.Conn.Close)
 	c.Client = cluster.NewClient(c.Conn)
+	return c
+}
+
+// TestHosts: workers of two hosts load a model together, with certificates on
+// every way between them. One host's cable is pulled in the middle of a load:
+// its ranks move, and the load ends ready.
+func TestHosts(t *testing.T) {
+	a, b := TwoHosts(t)
+	c := clusterOn(t, a, b)
 	for _, w := range []struct {
 		name, memory string
 		host         *Host
 	}{{"near", "256MiB", a}, {"far", "512MiB", b}, {"spare", "128MiB", a}} { // the one with most room gets a rank first
 		c.Workers[w.name] = w.host.Launch(filepath.Join(bin, "worker"), w.name,
-			append(flags, "--nats", c.URL, "--name", w.name, "--memory", w.memory, "--listen", w.host.Addr+":0", "--http", "127.0.0.1:0")...)
+			append(c.chief, "--nats", c.URL, "--name", w.name, "--memory", w.memory, "--listen", w.host.Addr+":0", "--http", "127.0.0.1:0")...)
 	}
 	c.Until("all workers are there", func() bool { return len(c.MustWorkers()) == 3 })
 	q := stories(t, "hf-f32", "together", 2)

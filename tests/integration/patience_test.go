@@ -20,7 +20,11 @@ import (
 // attributes of the metrics whose name begins so.
 func (p *Process) metric(t *testing.T, name string) (sum float64) {
 	t.Helper()
-	r, err := http.Get("http://" + p.Ready["http"] + "/metrics")
+	client := http.DefaultClient
+	if p.dial != nil {
+		client = &http.Client{Transport: &http.Transport{DialContext: p.dial, DisableKeepAlives: true}}
+	}
+	r, err := client.Get("http://" + p.Ready["http"] + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
 	"github.com/gantry-ml/gantry/telemetry"
 )
 
@@ -34,6 +35,7 @@ type CoordinatorConfig struct {
 	// RepairWait is how long lost ranks of a resident model wait for room; 0 is
 	// actors.DefaultRepairWait, less gives the model up at once.
 	RepairWait time.Duration
+	Inject     *source.Faults // faults for tests; nil is none
 	Security
 	Telemetry *telemetry.Telemetry // serves /metrics; nil with HTTP ""
 	Log       *slog.Logger         // nil is slog.Default
@@ -101,7 +103,7 @@ func StartCoordinator(ctx context.Context, cfg CoordinatorConfig) (_ *Coordinato
 	}
 	c.closer.add(closing(system.Close))
 	c.Actors = system.Address()
-	if err := c.lead(ctx, system, cfg.RepairWait, log); err != nil {
+	if err := c.lead(ctx, system, cfg.RepairWait, cfg.Inject, log); err != nil {
 		return nil, err
 	}
 	if cfg.NATS == Embedded {
@@ -160,7 +162,7 @@ func (c *Coordinator) connect(cfg CoordinatorConfig, security *tls.Config, log *
 }
 
 // lead opens the cluster and begins to wait for its lease.
-func (c *Coordinator) lead(ctx context.Context, system *actors.System, repair time.Duration, log *slog.Logger) error {
+func (c *Coordinator) lead(ctx context.Context, system *actors.System, repair time.Duration, faults *source.Faults, log *slog.Logger) error {
 	all, err := cluster.Open(ctx, c.nats, cluster.Options{})
 	if err != nil {
 		return err
@@ -170,7 +172,7 @@ func (c *Coordinator) lead(ctx context.Context, system *actors.System, repair ti
 		return err
 	}
 	c.closer.add(publisher.Close)
-	c.leader = &leader{name: c.name, version: version.Version, system: system, cluster: all, publish: publisher, log: log, repair: repair}
+	c.leader = &leader{name: c.name, version: version.Version, system: system, cluster: all, publish: publisher, inject: faults, log: log, repair: repair}
 	c.leader.start()
 	c.closer.add(closing(c.leader.stop))
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gantry-ml/gantry/actors"
 	"github.com/gantry-ml/gantry/internal/cluster"
+	"github.com/gantry-ml/gantry/source"
 	"github.com/gantry-ml/gantry/telemetry"
 )
 
@@ -20,6 +21,7 @@ type leader struct {
 	system  *actors.System
 	cluster *cluster.Cluster
 	publish *telemetry.Publisher
+	inject  *source.Faults // for tests; nil is none
 	log     *slog.Logger
 	repair  time.Duration // CoordinatorOptions.RepairWait
 
@@ -56,6 +58,14 @@ func (l *leader) stop() {
 	<-l.done
 }
 
+// store is where the coordinator keeps its records.
+func (l *leader) store() actors.Store {
+	if l.inject == nil {
+		return store{l.cluster}
+	}
+	return faultyStore{store{l.cluster}, l.inject}
+}
+
 // term waits for the lease, and serves until it is lost or ctx is done.
 func (l *leader) term(ctx context.Context) (err error) {
 	term, err := l.cluster.Lead(ctx)
@@ -64,7 +74,7 @@ func (l *leader) term(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, term.Resign()) }()
 	co, err := l.system.StartCoordinator(ctx, actors.CoordinatorOptions{
-		Name: l.name, Version: l.version, Epoch: term.Epoch(), Store: store{l.cluster}, Plans: l.cluster.Plans, Publish: l.publish, Log: l.log,
+		Name: l.name, Version: l.version, Epoch: term.Epoch(), Store: l.store(), Plans: l.cluster.Plans, Publish: l.publish, Log: l.log,
 		RepairWait: l.repair,
 	})
 	if err != nil {

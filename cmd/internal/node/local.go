@@ -60,7 +60,7 @@ func StartLocal(ctx context.Context, cfg LocalConfig) (_ *Local, err error) {
 		return nil, err
 	}
 	l.Coordinator.closer.add(closing(system.Close))
-	if err := l.lead(ctx, system, 0, log); err != nil {
+	if err := l.lead(ctx, system, 0, cfg.Inject, log); err != nil {
 		return nil, err
 	}
 	n := max(cfg.Workers, 1)

@@ -149,7 +149,7 @@ func join(ctx context.Context, end *closer, system *actors.System, all *cluster.
 	}
 	var lease atomic.Pointer[cluster.Member]
 	actor, err := system.StartWorker(actors.WorkerOptions{
-		Member: info, Node: node, Open: r.openIndex, Plans: all.Plans, Begun: all.Begun, Metrics: metrics, Log: log,
+		Member: info, Node: r.faulty(node), Open: r.openIndex, Plans: all.Plans, Begun: all.Begun, Metrics: metrics, Log: log,
 		Measure: func() map[string]int64 {
 			if lease.Load() == nil {
 				return nil // there is nobody to tell yet
