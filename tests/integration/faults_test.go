@@ -241,6 +241,9 @@ func TestStopIsClean(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := c.Conn.Flush(); err != nil { // or it may come after the lease's end
+		t.Fatal(err)
+	}
 	if err := c.Workers["w2"].cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,13 @@ func (n *NATS) Restart() {
 	n.start(strings.TrimPrefix(n.URL, "nats://"))
 }
 
+// Replace starts it again where it was, with an empty store: its disk was lost.
+func (n *NATS) Replace() {
+	n.t.Helper()
+	n.dir = n.t.TempDir()
+	n.Restart()
+}
+
 func (n *NATS) start(listen string) {
 	n.t.Helper()
 	self, err := os.Executable()

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -75,4 +76,34 @@ func TestSeveralLoads(t *testing.T) {
 	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("the third was ready after %v", took)
 	}
+}
+
+// TestSmallLoadOvertakes: a small load that comes when a worker has all of a
+// large one's chunks waiting takes every other turn, and is ready long before.
+func TestSmallLoadOvertakes(t *testing.T) {
+	dir := t.TempDir()
+	command(t, 0, "synth", filepath.Join(dir, "large"), "--size", "8MiB")
+	command(t, 0, "synth", filepath.Join(dir, "small"), "--size", "1MiB")
+	uri, _ := limitedFolder(t, dir, 2<<20)
+	c := StartCluster(t, bin, 1, "--allow-host", "127.0.0.1")
+	large := c.Submit(replicated("large", uri+"large/", 1))
+	share := func() float64 {
+		n := c.Status(large.Job).Counters
+		return float64(n.BytesRead) / float64(max(n.BytesToRead, 1))
+	}
+	c.Until("the large load is under way", func() bool { return share() > 0 })
+	small := c.Load(replicated("small", uri+"small/", 1))
+	at := share()
+	if small.State != messages.StateReady {
+		t.Fatalf("%s: %s", small.State, small.Why)
+	}
+	// As much as the small one read, beside what was read before it came and as
+	// it was planned. First come, first served would be all of it.
+	if at > .7 {
+		t.Errorf("the large load had read %.0f %% when the small one was ready, of an eighth of its size", 100*at)
+	}
+	if end := c.Await(large.Job); end.State != messages.StateReady {
+		t.Errorf("%s: %s", end.State, end.Why)
+	}
+	t.Logf("the large load had read %.0f %% when the small one was ready", 100*at)
 }
