@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -113,13 +114,26 @@ func (a *jobActor) maybeClosed(c actor.Context) {
 // recorded goes on after a write of the record.
 func (a *jobActor) recorded(c actor.Context, m recorded) {
 	a.rec.writing = false
-	if a.repairs != nil && m.modelRevision != a.rec.modelRevision { // a swap of the model must know
-		c.Send(c.Parent(), rewritten{models: map[string]rewrite{a.repairs.Name: {a.rec.modelRevision, m.modelRevision}}})
+	if m.modelRevision != 0 {
+		if a.repairs != nil { // a swap of the model must know
+			c.Send(c.Parent(), rewritten{models: map[string]rewrite{a.repairs.Name: {a.rec.modelRevision, m.modelRevision}}})
+		}
+		a.rec.modelRevision = m.modelRevision
 	}
-	a.rec.revision, a.rec.modelRevision = m.revision, m.modelRevision
+	a.rec.revision = cmp.Or(m.revision, a.rec.revision)
 	a.rec.marked = a.rec.marked || m.err == nil
+	stale := recovery.ClassOf(m.err) == recovery.Stale
+	if !stale {
+		a.rec.stale = time.Time{}
+	} else if a.rec.stale.IsZero() {
+		a.rec.stale = time.Now()
+	}
 	switch {
-	case recovery.ClassOf(m.err) == recovery.Stale:
+	case stale && m.final && a.req.Replace && time.Since(a.rec.stale) < storeLimit:
+		// The model that it replaces is being repaired perhaps: that job has
+		// written the model's record, and its new revision is on the way here.
+		a.rec.dirty = true
+	case stale:
 		// Another coordinator has written: the job is its now.
 		a.o.Log.Warn("job is led by another coordinator", "job", a.id, "err", m.err)
 		c.Send(c.Parent(), jobOver{id: a.id, superseded: true})

@@ -32,6 +32,7 @@ type recorder struct {
 	dirty         bool // changed since the last write began
 	written       bool // the final record is in the store
 	last          time.Time
+	stale         time.Time // since when the store has refused writes; zero: it has not
 	plan          *shard.Plan
 	before        before
 	sealErr       error                     // why a rank was not sealed, the last time
@@ -50,8 +51,8 @@ func (b before) bytesRead() int64 { return max(b.recorded, b.told) }
 
 // recorded is the outcome of a write.
 type recorded struct {
-	revision      uint64
-	modelRevision uint64
+	revision      uint64 // of the job's record; 0: it was not written
+	modelRevision uint64 // the same of the model's
 	final         bool
 	err           error
 }
@@ -68,7 +69,7 @@ func (a *jobActor) record(c actor.Context) {
 		return
 	}
 	a.rec.writing, a.rec.dirty, a.rec.last = true, false, time.Now()
-	out := recorded{revision: a.rec.revision, modelRevision: a.rec.modelRevision, final: a.phase == phaseEnding}
+	out, was, modelWas := recorded{final: a.phase == phaseEnding}, a.rec.revision, a.rec.modelRevision
 	var model *messages.Model
 	if out.final {
 		model = a.model()
@@ -81,13 +82,10 @@ func (a *jobActor) record(c actor.Context) {
 		ctx, cancel := context.WithTimeout(base, storeLimit)
 		defer cancel()
 		if model != nil {
-			out.modelRevision, out.err = store.PutModel(ctx, *model, out.modelRevision)
+			out.modelRevision, out.err = store.PutModel(ctx, *model, modelWas)
 		}
 		if out.err == nil {
-			var rev uint64
-			if rev, out.err = store.PutJob(ctx, snapshot, out.revision); out.err == nil {
-				out.revision = rev
-			}
+			out.revision, out.err = store.PutJob(ctx, snapshot, was)
 		}
 		root.Send(self, out)
 	})

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -221,4 +222,37 @@ func TestSwapDuringRepair(t *testing.T) {
 	if s := w.wait("b"); s.State != messages.StateReady {
 		t.Errorf("%s: %s", s.State, s.Why)
 	}
+}
+
+// TestRepairWritesFirst: a swap whose write of the model's record comes after
+// that of the model's repair writes again.
+func TestRepairWritesFirst(t *testing.T) {
+	w := newWorld(t, 5)
+	j, lost := w.resident(request("a"))
+	began, proceed := make(chan struct{}), make(chan struct{})
+	var writes atomic.Int32
+	w.mem.before = func(what string) error {
+		if what == "model" && writes.Add(1) == 1 { // of the swap
+			close(began)
+			<-proceed
+		}
+		return nil
+	}
+	q := request("b")
+	q.Name, q.Options.Layout.TP = j.Model, 2
+	if _, err := w.co.Swap(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	w.lose(lost)
+	w.until("the repair has written", func() bool {
+		w.mem.mu.Lock()
+		defer w.mem.mu.Unlock()
+		return w.mem.models[j.Model].State == messages.StateRepairing
+	})
+	close(proceed)
+	w.until("the new one has taken its place", func() bool {
+		m, found := w.model(j.Model)
+		return found && m.Job == "b" && m.State == messages.StateReady
+	})
 }
