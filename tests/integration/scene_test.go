@@ -195,6 +195,9 @@ func (s *scene) count(b blow, m moment, before messages.Job) {
 	}
 	if b.loses || b.mayLose {
 		most += s.first
+		if m == swaps {
+			most += s.first // the old model is still the current one, and is repaired as well
+		}
 	}
 	if n := s.tap.served.Load(); n < least || n > most {
 		s.t.Errorf("%s: %d bytes left the source, want %d to %d; %d were read and %d placed in rank 0 when it was struck",
