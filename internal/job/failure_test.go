@@ -312,3 +312,34 @@ func TestTries(t *testing.T) {
 		t.Errorf("gives up with %v", end)
 	}
 }
+
+// TestFullMemoryOfTheFastest: what waits for a worker whose memory is full is
+// taken by one that would have left it to it, as it reads more slowly.
+func TestFullMemoryOfTheFastest(t *testing.T) {
+	full := recovery.Errorf(recovery.OutOfCapacity, "map 1048576 bytes: cannot allocate memory")
+	j := New(planOf(1, 40, everyone(1)), Options{Strategy: recovery.Retry(2)})
+	now, of := t0, map[string][]Load{}
+	note := func(loads []Load) {
+		for _, l := range loads {
+			of[l.Ref.Worker.Name] = append(of[l.Ref.Worker.Name], l)
+		}
+	}
+	note(begin(t, j, cpu("a", 1, 1000), cpu("b", 1, 900)))
+	for range 10 {
+		now = now.Add(time.Millisecond)
+		l := of["a"][0]
+		of["a"] = of["a"][1:]
+		note(all[Load](j.Step(now, done(l))))
+	}
+	for _, l := range of["a"] {
+		note(all[Load](j.Step(now, ChunkFailed{l.Ref, 0, full})))
+	}
+	now = now.Add(time.Second)
+	before := len(of["b"])
+	for _, l := range of["b"] {
+		note(all[Load](j.Step(now, done(l))))
+	}
+	if before == 0 || len(of["b"]) <= before {
+		t.Errorf("b had %d chunks and has %d: it takes none of those of a", before, len(of["b"]))
+	}
+}

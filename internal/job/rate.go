@@ -66,7 +66,7 @@ func (j *Job) paceNow() pace {
 	p := pace{at: j.now}
 	unknown := 0
 	for _, w := range j.workers {
-		if w.health != up {
+		if w.health != up || !w.full.IsZero() {
 			continue
 		}
 		r := w.meter.rate(j.now, w.out)
@@ -84,8 +84,12 @@ func (j *Job) paceNow() pace {
 	return p
 }
 
-// rate returns what a worker reads in bytes per second.
+// rate returns what a worker reads in bytes per second: as good as nothing while
+// its memory is full, so that others take what is in its queue.
 func (j *Job) rate(w *worker) float64 {
+	if !w.full.IsZero() {
+		return 1
+	}
 	if r := w.meter.rate(j.now, w.out); r > 0 {
 		return r
 	}

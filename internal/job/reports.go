@@ -321,6 +321,9 @@ func (j *Job) fill(w *worker) {
 	w.fills++
 	w.full = j.now.Add(time.Duration(min(w.fills, maxFills)) * 2 * regroup)
 	j.arm(w.full)
+	for _, x := range j.workers {
+		j.look(x) // they had left it what it would have read sooner
+	}
 }
 
 // peerClass reports whether a failure may come from the loss of a worker
