@@ -47,7 +47,7 @@ type faultyStore struct {
 
 func (s faultyStore) PutModel(ctx context.Context, m messages.Model, revision uint64) (uint64, error) {
 	if err := s.faults.Before(ctx, "record", m.Job); err != nil {
-		return revision, err
+		return 0, err
 	}
 	return s.store.PutModel(ctx, m, revision)
 }
@@ -55,7 +55,7 @@ func (s faultyStore) PutModel(ctx context.Context, m messages.Model, revision ui
 func (s faultyStore) PutJob(ctx context.Context, j messages.Job, revision uint64) (uint64, error) {
 	if j.State.Final() {
 		if err := s.faults.Before(ctx, "end", j.Job); err != nil {
-			return revision, err
+			return 0, err
 		}
 	}
 	return s.store.PutJob(ctx, j, revision)
