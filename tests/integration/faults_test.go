@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
@@ -65,7 +66,12 @@ func TestWorkerKilled(t *testing.T) {
 	if victim == "" {
 		t.Fatal("the load ended before a worker could be killed")
 	}
+	killed := time.Now()
 	c.Workers[victim].Kill()
+	c.Until("it is suspect", func() bool { return c.Coordinator.find(suspectOf(victim)) != "" })
+	if took := logTime(t, c.Coordinator.find(suspectOf(victim))).Sub(killed); took > suspectWithin {
+		t.Errorf("suspect after %v, want %v", took, suspectWithin)
+	}
 	atLoss := c.Status(j.Job)
 	end := c.Await(j.Job)
 	if end.State != messages.StateReady {
@@ -99,6 +105,29 @@ func TestWorkerKilled(t *testing.T) {
 	if e := got[progress.WorkerLost]; len(e) > 0 && e[0].Worker != victim {
 		t.Errorf("lost is %s, killed was %s", e[0].Worker, victim)
 	}
+	if e := got[progress.RankMoved]; len(e) > 0 && e[0].Time.Sub(killed) > movesWithin+slack {
+		t.Errorf("its rank moved after %v, want %v", e[0].Time.Sub(killed), movesWithin)
+	}
+}
+
+// suspectWithin is how soon the chunks of a worker that was killed are taken
+// from it: its connection breaks.
+const suspectWithin = 500 * time.Millisecond
+
+// suspectOf is what a coordinator logs then.
+func suspectOf(worker string) string {
+	return `msg="worker is suspect: its connection broke" worker=` + worker
+}
+
+// logTime returns when a line was logged.
+func logTime(t *testing.T, line string) time.Time {
+	t.Helper()
+	text, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
 }
 
 // TestReadFailsTwice: a read that fails twice and then works is two retries.
