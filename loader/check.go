@@ -5,11 +5,17 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/klauspost/cpuid/v2"
 	"github.com/zeebo/xxh3"
 
 	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/recovery"
 )
+
+// atOnce says that a whole unit is hashed by one call, which prefetches. From
+// memory that runs at 20 GB/s on an Intel Xeon with AMX where a Hasher runs at
+// 13; on an AMD EPYC (Zen 4) the Hasher is twice as fast.
+var atOnce = cpuid.CPU.VendorID == cpuid.Intel
 
 // check compares what a chunk reads with the checkpoint's digests, while it is
 // in the cache. Chunks end at units wherever they can; where one does not, the
@@ -65,8 +71,8 @@ func (c *check) add(p []byte) error {
 		i, start, stop := c.tensor.At(c.next)
 		n := min(int64(len(p)), stop-c.next)
 		var got uint64
-		if !c.open && n == stop-start {
-			got = xxh3.Hash(p[:n]) // from memory 1.5 times as fast as a Hasher, which does not prefetch
+		if atOnce && !c.open && n == stop-start {
+			got = xxh3.Hash(p[:n])
 		} else {
 			if !c.open {
 				c.hash.Reset()
