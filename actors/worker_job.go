@@ -134,7 +134,8 @@ func (w *worker) passOn(c actor.Context, j *heldJob, boss *actor.PID, m *control
 		w.beginClose(c, j)
 		return
 	}
-	j.spec, j.boss = spec, boss
+	// Of the spec only this changes: the job's actors may be reading the rest.
+	j.spec.Epoch, j.boss = spec.Epoch, boss
 	c.Watch(boss)
 	w.Log.Info("job passed on", "job", spec.ID, "epoch", spec.Epoch)
 	w.reportOpened(c, j)
