@@ -150,6 +150,11 @@ func (a *coordinator) jobOver(c actor.Context, m jobOver) {
 		}
 	}()
 	if m.superseded {
+		// A swap perhaps has written the record of the model that this job was
+		// repairing, and its request to give that up came too late.
+		if next := a.models[e.job.Model]; next != nil && next.Job != m.id {
+			a.retire(c, &StoredModel{Model: messages.Model{Name: e.job.Model, Job: m.id}})
+		}
 		return
 	}
 	e.job, e.revision = m.job, m.revision
