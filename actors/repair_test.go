@@ -2,6 +2,7 @@ package actors
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -229,12 +230,14 @@ func TestSwapDuringRepair(t *testing.T) {
 func TestRepairWritesFirst(t *testing.T) {
 	w := newWorld(t, 5)
 	j, lost := w.resident(request("a"))
-	began, proceed := make(chan struct{}), make(chan struct{})
+	began, held := make(chan struct{}), make(chan struct{})
+	proceed := sync.OnceFunc(func() { close(held) })
+	t.Cleanup(proceed)
 	var writes atomic.Int32
 	w.mem.before = func(what string) error {
 		if what == "model" && writes.Add(1) == 1 { // of the swap
 			close(began)
-			<-proceed
+			<-held
 		}
 		return nil
 	}
@@ -244,13 +247,15 @@ func TestRepairWritesFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-began
-	w.lose(lost)
-	w.until("the repair has written", func() bool {
+	revision := func() uint64 {
 		w.mem.mu.Lock()
 		defer w.mem.mu.Unlock()
-		return w.mem.models[j.Model].State == messages.StateRepairing
-	})
-	close(proceed)
+		return w.mem.models[j.Model].Revision
+	}
+	was := revision()
+	w.lose(lost)
+	w.until("the repair has written", func() bool { return revision() != was })
+	proceed()
 	w.until("the new one has taken its place", func() bool {
 		m, found := w.model(j.Model)
 		return found && m.Job == "b" && m.State == messages.StateReady
