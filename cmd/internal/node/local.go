@@ -90,7 +90,7 @@ func (l *Local) startWorkers(ctx context.Context, cfg LocalConfig, n int, system
 	}
 	nodes := make([]*loader.Node, n)
 	for i := range n {
-		nodes[i] = loader.NewNode(cfg.nodeOptions(sender))
+		nodes[i] = cfg.newNode(sender)
 		peers[fmt.Sprintf("w%d", i)] = nodes[i]
 	}
 	for i, node := range nodes {

@@ -107,8 +107,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 	streams := transfer.Security{TLS: security, Insecure: cfg.Insecure, Refused: refused}
 	pool := &transfer.Pool{Security: streams, StreamOnly: cfg.PeerStream, Rate: cfg.PeerRate}
 	w.closer.add(pool.Close)
-	go ort.Open("") // the first validation would wait for it, and tells what is wrong with it
-	node := loader.NewNode(cfg.nodeOptions(pool))
+	node := cfg.newNode(pool)
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
 		return nil, recovery.Errorf(recovery.Usage, "--listen %q: want HOST:PORT", cfg.Listen)
@@ -231,8 +230,11 @@ func (r Resources) measure(n int, log *slog.Logger) map[string]int64 {
 	return free
 }
 
-func (r Resources) nodeOptions(sender transfer.Sender) loader.NodeOptions {
-	return loader.NodeOptions{Parallel: r.Parallel, Staging: r.Staging, Mlock: r.Mlock, Sender: sender, Open: r.open, ExportRoots: r.WriteRoots}
+// newNode makes a node, and opens ONNX Runtime meanwhile: the first validation
+// would wait for it, and tells what is wrong with it.
+func (r Resources) newNode(sender transfer.Sender) *loader.Node {
+	go ort.Open("")
+	return loader.NewNode(loader.NodeOptions{Parallel: r.Parallel, Staging: r.Staging, Mlock: r.Mlock, Sender: sender, Open: r.open, ExportRoots: r.WriteRoots})
 }
 
 // open opens a source that this worker may read.
