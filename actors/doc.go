@@ -4,7 +4,7 @@
 // their own; they do no I/O and know no format (loader does, behind Node).
 //
 //	Coordinator   members and their reach, jobs, resident models; answers the API
-//	└ Job         one load: plan, open, drive internal/job, record, tell
+//	└ Job         one load, or the repair of its model: plan, open, drive internal/job, record, tell
 //	Worker        fences what comes in; which jobs are open here, budgets
 //	├ Shard       one arena: make, seal, free
 //	└ Chunk       one attempt at a chunk: tries, back-off

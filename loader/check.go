@@ -70,19 +70,20 @@ func (c *check) add(p []byte) error {
 		}
 		i, start, stop := c.tensor.At(c.next)
 		n := min(int64(len(p)), stop-c.next)
+		part := p[:n]
+		p, c.next = p[n:], c.next+n
 		var got uint64
-		if atOnce && !c.open && n == stop-start {
-			got = xxh3.Hash(p[:n])
+		if atOnce && n == stop-start {
+			got = xxh3.Hash(part)
 		} else {
 			if !c.open {
 				c.hash.Reset()
 			}
-			c.hash.Write(p[:n])
+			c.hash.Write(part)
+			if c.open = c.next < stop; c.open {
+				continue
+			}
 			got = c.hash.Sum64()
-		}
-		c.next, p = c.next+n, p[n:]
-		if c.open = c.next < stop; c.open {
-			continue
 		}
 		if want := binary.BigEndian.Uint64(c.tensor.Sums[8*i:]); got != want {
 			return mismatch(c.file, c.name, c.tensor.Offset+start, stop-start, got, want)
