@@ -297,35 +297,23 @@ func (a *coordinator) unload(c actor.Context, model *StoredModel, answer chan<- 
 	})
 }
 
-// How long workers are asked to close a job, and how long each time: a message
-// may be lost, and closing takes as long as it takes to free memory.
-const (
-	closeLimit = 10 * time.Second
-	closeAgain = 2 * time.Second
-)
+// closeLimit is how long workers are asked to close a job: it takes as long as
+// it takes to free memory.
+const closeLimit = 10 * time.Second
 
 // closeAt has workers free what they hold for a job, all at once.
 func (a *coordinator) closeAt(workers []messages.Worker, jobID string) error {
-	ctx, cancel := context.WithTimeout(a.ctx, closeLimit)
-	defer cancel()
 	errs := make([]error, len(workers))
 	var all sync.WaitGroup
 	for i, w := range workers {
-		all.Go(func() {
-			for {
-				errs[i] = a.closeOnce(ctx, w, jobID)
-				if recovery.ClassOf(errs[i]) != recovery.Timeout || ctx.Err() != nil {
-					return
-				}
-			}
-		})
+		all.Go(func() { errs[i] = a.closeOne(w, jobID) })
 	}
 	all.Wait()
 	return errors.Join(errs...)
 }
 
-func (a *coordinator) closeOnce(ctx context.Context, w messages.Worker, jobID string) error {
-	answer, err := a.system.ask(ctx, workerPID(w), &control.CloseJob{Header: commandHeader(jobID, a.o.Epoch, w), Reason: "unload"}, closeAgain)
+func (a *coordinator) closeOne(w messages.Worker, jobID string) error {
+	answer, err := a.system.askAgain(a.ctx, workerPID(w), &control.CloseJob{Header: commandHeader(jobID, a.o.Epoch, w), Reason: "unload"}, closeLimit)
 	switch m := answer.(type) {
 	case *control.JobClosed:
 		err = m.GetError().Recover()

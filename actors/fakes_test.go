@@ -310,6 +310,7 @@ type world struct {
 	workers []*Worker
 	nodes   []*fakeNode
 	members []messages.Worker
+	opening func() // where set, called by workers that open a checkpoint
 	openErr error
 	tensors int
 	needs   require.Requirements // of the model
@@ -338,6 +339,9 @@ func newWorld(t testing.TB, n int) *world {
 		worker, err := system.StartWorker(WorkerOptions{
 			Member: m, Node: node, Plans: w.mem, Log: log,
 			Open: func(context.Context, string, recovery.Strategy) (*checkpoint.Index, error) {
+				if w.opening != nil {
+					w.opening()
+				}
 				ix := testIndex(w.tensors)
 				ix.Require = w.needs
 				return ix, w.openErr

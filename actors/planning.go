@@ -76,7 +76,7 @@ func (p planner) plan(ctx context.Context, jobID, uri string, o shard.Options, w
 
 // index has one worker open the checkpoint.
 func (p planner) index(ctx context.Context, jobID, uri string, w messages.Worker) (string, error) {
-	answer, err := p.system.ask(ctx, workerPID(w), &control.OpenIndex{Header: commandHeader(jobID, p.epoch, w), Uri: uri, Strategy: control.FromStrategy(p.strategy)}, openLimit)
+	answer, err := p.system.askAgain(ctx, workerPID(w), &control.OpenIndex{Header: commandHeader(jobID, p.epoch, w), Uri: uri, Strategy: control.FromStrategy(p.strategy)}, openLimit)
 	if err != nil {
 		return "", err
 	}

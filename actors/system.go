@@ -204,6 +204,22 @@ func (s *System) ask(ctx context.Context, pid *actor.PID, m any, limit time.Dura
 	}
 }
 
+// askEvery is after how long askAgain asks again.
+const askEvery = 2 * time.Second
+
+// askAgain asks until there is an answer: a message may be lost on its way
+// there, or back. Whoever is asked must not mind.
+func (s *System) askAgain(ctx context.Context, pid *actor.PID, m any, limit time.Duration) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		answer, err := s.ask(ctx, pid, m, askEvery)
+		if recovery.ClassOf(err) != recovery.Timeout || ctx.Err() != nil {
+			return answer, err
+		}
+	}
+}
+
 // stop ends the actor and waits until it and its children are gone.
 func (s *System) stop(pid *actor.PID) error {
 	if err := s.actors.Root.StopFuture(pid).Wait(); err != nil && !errors.Is(err, actor.ErrDeadLetter) {

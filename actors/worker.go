@@ -59,7 +59,7 @@ func (s *System) StartWorker(o WorkerOptions) (*Worker, error) {
 	w := &worker{
 		WorkerOptions: o, system: s, ctx: ctx, cancel: cancel,
 		life:       job.Worker{Name: o.Member.Name, Incarnation: o.Member.Incarnation},
-		measuredAt: time.Now(), jobs: map[string]*heldJob{}, used: map[string]int64{}, exports: map[string]*exportTask{},
+		measuredAt: time.Now(), jobs: map[string]*heldJob{}, used: map[string]int64{}, exports: map[string]*exportTask{}, indexes: map[indexKey]*indexTask{},
 	}
 	// The state is the same after a restart: what the node holds is still
 	// there, so what the actor knows of it must be.
@@ -102,6 +102,7 @@ type worker struct {
 	used   map[string]int64 // arena bytes by device
 	// exports are tasks by the export and, where they dump one, the rank.
 	exports map[string]*exportTask
+	indexes map[indexKey]*indexTask
 	ctx     context.Context // ends with the worker
 	cancel  context.CancelFunc
 	busy    sync.WaitGroup // goroutines that are under way
@@ -154,6 +155,8 @@ func (w *worker) Receive(c actor.Context) {
 		w.chunkEnded(c, m)
 	case shardPlaced:
 		w.shardPlaced(c, m)
+	case indexOpened:
+		w.indexOpened(c, m)
 	case exportEnded:
 		w.exportEnded(m)
 	case shardSealed:

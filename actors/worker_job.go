@@ -73,28 +73,6 @@ type (
 	}
 )
 
-// openIndex opens the checkpoint for a coordinator that plans, and stores the
-// index. That of a job which is open here is there.
-func (w *worker) openIndex(c actor.Context, m *control.OpenIndex) {
-	sender, reply := c.Sender(), &control.IndexOpened{Header: w.header(m.Header.GetJob(), m.Header.GetEpoch())}
-	ctx := contextOf(w.ctx, c)
-	var ix *checkpoint.Index
-	if j := w.jobs[m.Header.GetJob()]; j != nil && j.state == jobIsOpen {
-		ix = j.index // what its arenas were filled by
-	}
-	w.goDo(func() {
-		var err error
-		if ix == nil {
-			ix, err = w.Open(ctx, m.GetUri(), m.GetStrategy().Recovery())
-		}
-		if err == nil {
-			reply.Digest, err = w.Plans.PutIndex(ctx, ix)
-		}
-		reply.Error = control.FromError(err)
-		w.system.root.Send(sender, reply)
-	})
-}
-
 // openJob makes the node ready for a job: it builds the plan from the stored
 // index and compares digests. A job that an earlier leader had opened with the
 // same plan is passed on as it is; with another plan it is closed before.

@@ -21,6 +21,9 @@ const (
 	// inFlight is what may be under way when something is struck, and be read
 	// again: what four workers are given at once, half of their staging.
 	inFlight = 4 * sceneStaging / 2
+	// momentLasts is how long a load that is struck near its end waits for the
+	// last reads of the first rank.
+	momentLasts = 500 * time.Millisecond
 )
 
 // scene is a cluster that is struck again and again, each time during another
@@ -32,6 +35,7 @@ type scene struct {
 	tap    *tap
 	want   messages.Job                      // the load that nobody disturbed
 	first  int64                             // stored bytes of the chunks with a piece in the first rank
+	last   map[int64]bool                    // where in the file the last of them begin, which have under a twentieth of it
 	calm   map[*Process]usage                // what processes used after that
 	launch func(name string, args ...string) // starts a worker of a name, with more arguments
 	names  []string                          // of the workers
@@ -71,7 +75,7 @@ func (s *scene) settle() {
 	if s.want.State != messages.StateReady || s.want.ReadAmplification != 1 {
 		s.t.Fatalf("undisturbed: %s, amplification %g: %s", s.want.State, s.want.ReadAmplification, s.want.Why)
 	}
-	s.first = firstRank(s.t, q.Options)
+	s.survey(q.Options)
 	if n := s.tap.served.Load(); n != s.needed() {
 		s.t.Fatalf("undisturbed, %d bytes left the source, %d are needed", n, s.needed())
 	}
@@ -82,29 +86,33 @@ func (s *scene) settle() {
 	}
 }
 
-// firstRank returns the stored bytes of the chunks with a piece in the first
-// rank.
-func firstRank(t *testing.T, o shard.Options) (n int64) {
-	t.Helper()
-	src, err := source.Open(t.Context(), eightMiB(t), source.Options{})
+// survey plans the load as the cluster does.
+func (s *scene) survey(o shard.Options) {
+	s.t.Helper()
+	src, err := source.Open(s.t.Context(), eightMiB(s.t), source.Options{})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	defer src.Close()
-	ix, err := checkpoint.Open(t.Context(), src)
+	ix, err := checkpoint.Open(s.t.Context(), src)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	plan, err := shard.Build(ix, o)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	for i := range plan.Chunks {
-		if plan.Chunks[i].Pieces[0].Rank == 0 {
-			n += plan.Chunks[i].Stored()
+	s.last = map[int64]bool{}
+	held := int64(0)
+	for _, c := range slices.Backward(plan.Chunks) {
+		if c.Pieces[0].Rank != 0 {
+			continue
+		}
+		s.first += c.Stored()
+		if held += c.Stored(); held < s.needed()/20 {
+			s.last[c.Offset] = true
 		}
 	}
-	return n
 }
 
 // needed is how many bytes of the source a load needs.
@@ -131,10 +139,10 @@ type blow struct {
 func (s *scene) run(b blow, m moment) {
 	s.t.Helper()
 	q := s.request(fmt.Sprintf("%s-%s", b.name, m))
-	start := time.Now()
+	start, release := time.Now(), func() {}
 	switch m {
 	case at95:
-		q.LimitRate /= 2 // the moment is short
+		release = s.tap.hold(s.last)
 	case seals:
 		q.LimitRate *= 4
 	case swaps, ends:
@@ -156,6 +164,7 @@ func (s *scene) run(b blow, m moment) {
 		s.Submit(q)
 	}
 	before := s.meet(s.t, q.Job, m)
+	time.AfterFunc(momentLasts, release)
 	b.strike(s, before)
 	s.judge(b, before, s.Await(q.Job))
 	s.whole(q)

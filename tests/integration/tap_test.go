@@ -10,16 +10,32 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
 
-// tap serves a checkpoint of one file, and counts what goes out of it.
+// tap serves a checkpoint of one file, counts what goes out of it, and can hold
+// a part of it back.
 type tap struct {
 	URL string
 
 	head   int64 // bytes of the file before its tensors' data
 	served atomic.Int64
+	held   atomic.Pointer[held]
+}
+
+// held are reads that wait: those that begin at one of some offsets in the file.
+type held struct {
+	at   map[int64]bool
+	free chan struct{} // is closed when they may go on
+}
+
+// hold lets reads at offsets wait until the returned function is called.
+func (x *tap) hold(at map[int64]bool) (release func()) {
+	h := &held{at, make(chan struct{})}
+	x.held.Store(h)
+	return sync.OnceFunc(func() { close(h.free) })
 }
 
 // newTap serves a folder at a listener until the test ends.
@@ -41,6 +57,13 @@ func newTap(t *testing.T, at net.Listener, dir string) *tap {
 			at := int64(0)
 			if _, err := fmt.Sscanf(q.Header.Get("Range"), "bytes=%d-", &at); err != nil {
 				at = 0 // all of it
+			}
+			if h := x.held.Load(); h != nil && h.at[at] {
+				select {
+				case <-h.free:
+				case <-q.Context().Done():
+					return
+				}
 			}
 			w = &counted{w, x, at}
 		}
