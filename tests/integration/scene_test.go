@@ -8,11 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
-	"github.com/gantry-ml/gantry/source"
 )
 
 const (
@@ -21,9 +19,6 @@ const (
 	// inFlight is what may be under way when something is struck, and be read
 	// again: what four workers are given at once, half of their staging.
 	inFlight = 4 * sceneStaging / 2
-	// momentLasts is how long a load that is struck near its end waits for the
-	// last reads of the first rank.
-	momentLasts = 500 * time.Millisecond
 )
 
 // scene is a cluster that is struck again and again, each time during another
@@ -75,7 +70,7 @@ func (s *scene) settle() {
 	if s.want.State != messages.StateReady || s.want.ReadAmplification != 1 {
 		s.t.Fatalf("undisturbed: %s, amplification %g: %s", s.want.State, s.want.ReadAmplification, s.want.Why)
 	}
-	s.survey(q.Options)
+	s.first, s.last = firstRank(s.t, q.Options)
 	if n := s.tap.served.Load(); n != s.needed() {
 		s.t.Fatalf("undisturbed, %d bytes left the source, %d are needed", n, s.needed())
 	}
@@ -83,35 +78,6 @@ func (s *scene) settle() {
 	s.calm = map[*Process]usage{}
 	for _, p := range s.processes() {
 		s.calm[p] = p.usage(s.t)
-	}
-}
-
-// survey plans the load as the cluster does.
-func (s *scene) survey(o shard.Options) {
-	s.t.Helper()
-	src, err := source.Open(s.t.Context(), eightMiB(s.t), source.Options{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer src.Close()
-	ix, err := checkpoint.Open(s.t.Context(), src)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	plan, err := shard.Build(ix, o)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.last = map[int64]bool{}
-	held := int64(0)
-	for _, c := range slices.Backward(plan.Chunks) {
-		if c.Pieces[0].Rank != 0 {
-			continue
-		}
-		s.first += c.Stored()
-		if held += c.Stored(); held < s.needed()/20 {
-			s.last[c.Offset] = true
-		}
 	}
 }
 

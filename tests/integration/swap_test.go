@@ -92,17 +92,15 @@ func TestSwap(t *testing.T) {
 			if what == "worker killed" {
 				q.WaitWorkers = 4
 			}
+			share, release := .5, func() {}
 			if what == "coordinator killed at the end" {
-				q.LimitRate /= 4 // the moment is short
+				share, release = .95, nearEnd(t, &q)
 			}
 			if _, err := c.Client.Swap(t.Context(), q); err != nil {
 				t.Fatal(err)
 			}
-			share := .5
-			if what == "coordinator killed at the end" {
-				share = .95
-			}
 			before := c.until("new", share)
+			time.AfterFunc(momentLasts, release)
 			leads := c.Leads()
 			switch what {
 			case "coordinator killed", "coordinator killed at the end":

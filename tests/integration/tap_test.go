@@ -9,10 +9,17 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/gantry-ml/gantry/checkpoint"
+	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/shard"
+	"github.com/gantry-ml/gantry/source"
 )
 
 // tap serves a checkpoint of one file, counts what goes out of it, and can hold
@@ -29,6 +36,53 @@ type tap struct {
 type held struct {
 	at   map[int64]bool
 	free chan struct{} // is closed when they may go on
+}
+
+// momentLasts is how long a load that is struck near its end waits for its last
+// reads: without, what is under way at once may be the last twentieth.
+const momentLasts = 500 * time.Millisecond
+
+// nearEnd lets the last reads of a load wait for the returned function.
+func nearEnd(t *testing.T, q *messages.LoadRequest) (release func()) {
+	t.Helper()
+	at, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := newTap(t, at, eightMiB(t))
+	q.URI = x.URL
+	_, last := firstRank(t, q.Options)
+	return x.hold(last)
+}
+
+// firstRank plans a load of eightMiB. It returns the stored bytes of the chunks
+// with a piece in the first rank, and where in the file the last of them begin,
+// which have less than a twentieth of it.
+func firstRank(t *testing.T, o shard.Options) (bytes int64, last map[int64]bool) {
+	t.Helper()
+	src, err := source.Open(t.Context(), eightMiB(t), source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	ix, err := checkpoint.Open(t.Context(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := shard.Build(ix, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last = map[int64]bool{}
+	for _, c := range slices.Backward(plan.Chunks) {
+		if c.Pieces[0].Rank != 0 {
+			continue
+		}
+		if bytes += c.Stored(); bytes < 8<<20/20 {
+			last[c.Offset] = true
+		}
+	}
+	return bytes, last
 }
 
 // hold lets reads at offsets wait until the returned function is called.
