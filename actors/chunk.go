@@ -61,7 +61,8 @@ type (
 type chunkActor struct {
 	task   *chunkTask
 	worker *worker
-	try    int // numbers tries, so that none is heard that is over
+	try    int  // numbers tries, so that none is heard that is over
+	last   bool // no other follows: it is revoked
 	cancel context.CancelFunc
 	span   trace.Span
 	again  *time.Timer
@@ -76,14 +77,19 @@ type tried struct {
 	panic  any
 }
 
-// tryAgain ends a back-off.
-type tryAgain struct{}
+// tryAgain ends a back-off; revoked ends the attempt.
+type (
+	tryAgain struct{}
+	revoked  struct{}
+)
 
 // Receive implements actor.Actor.
 func (a *chunkActor) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case *actor.Started, tryAgain:
 		a.start(c)
+	case revoked:
+		a.revoke(c)
 	case tried:
 		if m.try == a.try {
 			a.heard(c, m)
@@ -96,6 +102,10 @@ func (a *chunkActor) Receive(c actor.Context) {
 // start makes a try in a goroutine.
 func (a *chunkActor) start(c actor.Context) {
 	t := a.task
+	if a.last {
+		a.end(c, chunkEnded{task: t, err: errRevoked})
+		return
+	}
 	if a.span == nil {
 		_, a.span = tracer().Start(t.ctx, "chunk", trace.WithAttributes(
 			attribute.String("gantry.job", t.job.spec.ID), attribute.Int("gantry.chunk", t.ref.Chunk),
@@ -122,6 +132,19 @@ func (a *chunkActor) start(c actor.Context) {
 	})
 }
 
+// revoke ends the try under way, whose outcome is still heard, or the attempt
+// where it waits for the next.
+func (a *chunkActor) revoke(c actor.Context) {
+	if a.again != nil && a.again.Stop() {
+		a.end(c, chunkEnded{task: a.task, err: errRevoked})
+		return
+	}
+	a.last = true
+	a.cancel()
+}
+
+var errRevoked = recovery.Errorf(recovery.Cancelled, "revoked")
+
 // heard decides about the outcome of a try.
 func (a *chunkActor) heard(c actor.Context, m tried) {
 	t := a.task
@@ -138,7 +161,7 @@ func (a *chunkActor) heard(c actor.Context, m tried) {
 		t.failed++
 		a.span.AddEvent("try failed", trace.WithAttributes(attribute.String("error.type", string(recovery.ClassOf(m.err)))))
 		s := t.job.spec.Strategy
-		if s.ActionFor(m.err, t.failed) != recovery.ActionRetry {
+		if a.last || s.ActionFor(m.err, t.failed) != recovery.ActionRetry {
 			a.end(c, chunkEnded{task: t, err: m.err})
 			return
 		}

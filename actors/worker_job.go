@@ -308,15 +308,14 @@ func (w *worker) load(c actor.Context, j *heldJob, m *control.LoadChunk) error {
 	return nil
 }
 
-// revoke ends an attempt without a report. One that has not arrived yet must
-// not start when it does.
+// revoke ends an attempt, which tells what it has read. One that has not arrived
+// yet must not start when it does.
 func (w *worker) revoke(c actor.Context, j *heldJob, m *control.Revoke) {
 	ref := m.Ref.Job(w.life)
 	at := attempt{ref.Chunk, ref.Attempt}
 	j.seen[at] = true
 	if t := j.chunks[at]; t != nil {
-		delete(j.chunks, at)
-		c.Stop(t.pid)
+		c.Send(t.pid, revoked{})
 	}
 }
 
@@ -335,7 +334,7 @@ func (w *worker) chunkRetried(c actor.Context, m chunkRetried) {
 func (w *worker) chunkEnded(c actor.Context, m chunkEnded) {
 	t, j := m.task, m.task.job
 	if j.state != jobIsOpen || j.chunks[t.attempt()] != t {
-		return // revoked
+		return // passed on, or the job is closed
 	}
 	delete(j.chunks, t.attempt())
 	j.read += t.read

@@ -86,7 +86,11 @@ func (r *Runtime) NewSession(m Model) (_ *Session, err error) {
 	}
 	s.run, err = onnx.NewDynamicAdvancedSessionWithONNXData(m.Proto, m.Inputs, m.Outputs, options)
 	if err != nil {
-		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "make an ONNX Runtime session", Err: inLine(err)}
+		err, class := inLine(err), recovery.Unsupported
+		if recovery.ClassOf(err) == recovery.OutOfCapacity {
+			class = recovery.OutOfCapacity
+		}
+		return nil, &recovery.Error{Class: class, Op: "make an ONNX Runtime session", Err: err}
 	}
 	if s.handle, err = handleOf(s.run, "s", "ortSession"); err != nil {
 		return nil, err

@@ -68,8 +68,11 @@ import (
 	"maps"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"unsafe"
+
+	"github.com/gantry-ml/gantry/recovery"
 
 	onnx "github.com/yalue/onnxruntime_go"
 )
@@ -149,9 +152,19 @@ func (l *library) check(s C.gantry_status) error {
 	return inLine(errors.New(C.GoString(C.gantry_message(l.api, s))))
 }
 
+// noMemory is what ONNX Runtime and CUDA say where memory is full.
+var noMemory = []string{"std::bad_alloc", "Failed to allocate memory", "out of memory"}
+
 // inLine brings an error of ONNX Runtime's, which may have lines of any number,
-// to one.
-func inLine(err error) error { return errors.New(strings.Join(strings.Fields(err.Error()), " ")) }
+// to one. It is class out_of_capacity where memory was full, which has no code
+// of its own.
+func inLine(err error) error {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if slices.ContainsFunc(noMemory, func(s string) bool { return strings.Contains(text, s) }) {
+		return recovery.Errorf(recovery.OutOfCapacity, "%s", text)
+	}
+	return errors.New(text)
+}
 
 // trim gives free C memory back to the system. glibc keeps what was freed in
 // an arena per thread, and Go calls from many: tens of MiB after a few runs.

@@ -201,6 +201,37 @@ func TestRetryBudget(t *testing.T) {
 	}
 }
 
+// TestNothingIsReadAgainForASuspect: a read that failed is not tried again by
+// its worker while a rank that it has a piece for is out of reach, whichever is
+// heard first; it is made anew when that one is back.
+func TestNothingIsReadAgainForASuspect(t *testing.T) {
+	reset := recovery.Errorf(recovery.Reset, "connection refused")
+	for _, suspectFirst := range []bool{true, false} {
+		j := New(planOf(2, 1, everyone(2)), Options{})
+		a, b := cpu("a", 1, 1000), cpu("b", 1, 1000)
+		l := begin(t, j, a, b)[0]
+		lost := b
+		if l.Ref.Worker == b.Worker {
+			lost = a
+		}
+		retried, suspected := Event(ChunkRetried{l.Ref, 1, reset}), Event(WorkerSuspect{lost.Worker, "reset"})
+		first, second := retried, suspected
+		if suspectFirst {
+			first, second = suspected, retried
+		}
+		if cmds := j.Step(t0, first); len(all[Revoke](cmds)) > 0 {
+			t.Errorf("suspect first %t: the first revokes it: %v", suspectFirst, cmds)
+		}
+		cmds := j.Step(t0, second)
+		if r := all[Revoke](cmds); len(r) != 1 || r[0].Ref != l.Ref || len(all[Load](cmds)) > 0 {
+			t.Errorf("suspect first %t: %v, want attempt 1 revoked and no other", suspectFirst, cmds)
+		}
+		if again := all[Load](obey(j, t0, j.Step(t0, lost), holdLoads)); len(again) != 1 || again[0].Ref.Attempt != 2 {
+			t.Errorf("suspect first %t: back again, %v, want attempt 2", suspectFirst, again)
+		}
+	}
+}
+
 func TestDigestOfAPieceMayNotChange(t *testing.T) {
 	j := New(planOf(1, 1, everyone(1)), Options{})
 	w := Worker{"a", 1}
@@ -216,50 +247,6 @@ func TestDigestOfAPieceMayNotChange(t *testing.T) {
 	bad.Pieces[0].Digest = [16]byte{99}
 	if ends := all[End](j.Step(t0, bad)); len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.DigestMismatch {
 		t.Errorf("ends %v", ends)
-	}
-}
-
-func TestPlaceFailure(t *testing.T) {
-	full := recovery.Errorf(recovery.OutOfCapacity, "mmap: cannot allocate memory")
-	busy := recovery.Errorf(recovery.DeviceBusy, "try later")
-	j := New(planOf(1, 1, everyone(1)), Options{})
-	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000), cpu("b", 1, 1000)}))[0].Hold
-	if p := all[Place](j.Step(t0, PlaceFailed{h, busy})); len(p) != 0 {
-		t.Errorf("asked at once again: %v", p)
-	}
-	if p := all[Place](j.Step(t0.Add(time.Second), Tick{})); len(p) != 1 || p[0].Hold != h {
-		t.Errorf("a busy device was not asked again: %v", p)
-	}
-	p := all[Place](j.Step(t0, PlaceFailed{h, full}))
-	if len(p) != 1 || p[0].Hold.Worker.Name != "b" || p[0].Hold.Generation != 2 {
-		t.Fatalf("a full device: %v, want the other", p)
-	}
-	ends := all[End](j.Step(t0, PlaceFailed{p[0].Hold, full}))
-	if len(ends) != 1 || recovery.ClassOf(ends[0].Err) != recovery.OutOfCapacity {
-		t.Errorf("no device takes it: %v", ends)
-	}
-}
-
-func TestUnansweredPlaceAndSealAreSentAgain(t *testing.T) {
-	j := New(planOf(1, 0, nil), Options{})
-	h := all[Place](j.Start(t0, []WorkerUp{cpu("a", 1, 1000)}))[0].Hold
-	now := t0.Add(DefaultAnswer)
-	if p := all[Place](j.Step(now, Tick{})); len(p) != 1 || p[0].Hold != h {
-		t.Errorf("places %v", p)
-	}
-	if s := all[Seal](j.Step(now, Placed{h})); len(s) != 1 {
-		t.Fatalf("seals %v", s)
-	}
-	if s := all[Seal](j.Step(now, Placed{h})); len(s) != 0 {
-		t.Errorf("a doubled answer sealed again: %v", s)
-	}
-	now = now.Add(DefaultAnswer)
-	if s := all[Seal](j.Step(now, Tick{})); len(s) != 1 {
-		t.Errorf("seals %v", s)
-	}
-	j.Step(now, Sealed{Hold: h})
-	if j.Status() != Ready {
-		t.Errorf("status %s", j.Status())
 	}
 }
 

@@ -160,22 +160,26 @@ func (j *Job) placeFailed(e PlaceFailed) {
 	if j.again(r, e.Err) {
 		return
 	}
-	w, name := r.home, e.Hold.Worker.Name
-	err := &recovery.Error{Class: recovery.ClassOf(orUnknown(e.Err)), Op: "place rank on " + name + " " + e.Hold.Device,
-		Err: orUnknown(e.Err), Hint: "no other worker has room for it"}
+	j.refuse(r, "place", "no arena", orUnknown(e.Err))
+}
+
+// refuse moves a rank elsewhere because its device cannot do what it was asked.
+// No more ranks are placed there, whatever its room said, until its worker says
+// again what it has.
+func (j *Job) refuse(r *rank, asked, lacks string, why error) {
+	w, h := r.home, r.hold
+	err := &recovery.Error{Class: recovery.ClassOf(why), Op: asked + " rank on " + h.Worker.Name + " " + h.Device, Err: why, Hint: "no other worker has room for it"}
 	if j.o.Strategy.Kind == recovery.KindFailFast {
 		err.Hint = ""
 		j.fail(err)
 		return
 	}
-	// This device does not take it, whatever its room said: no more ranks
-	// there until the worker says again what it has.
 	for i := range w.rooms {
-		if w.rooms[i].Device == e.Hold.Device {
+		if w.rooms[i].Device == h.Device {
 			w.rooms[i].Bytes = -1
 		}
 	}
-	j.evict(r, "no arena on "+name+": "+err.Err.Error())
+	j.evict(r, lacks+" on "+h.Worker.Name+": "+why.Error())
 	if j.settle() != nil && !j.anyLost && j.o.Wait <= 0 {
 		j.fail(err)
 	}
@@ -187,9 +191,14 @@ func (j *Job) again(r *rank, err error) bool {
 	if j.o.Strategy.ActionFor(err, r.fails) != recovery.ActionRetry {
 		return false
 	}
+	j.askLater(r)
+	return true
+}
+
+// askLater has a rank's home asked again, later each time.
+func (j *Job) askLater(r *rank) {
 	r.due = j.now.Add(j.o.Strategy.Backoff.Ceiling(r.fails))
 	j.arm(r.due)
-	return true
 }
 
 // askPlace asks a rank's home for its arena.
@@ -226,9 +235,15 @@ func (j *Job) sealFailed(e SealFailed) {
 		return
 	}
 	r.fails++
-	if j.again(r, e.Err) {
-		return
+	full := recovery.ClassOf(e.Err) == recovery.OutOfCapacity
+	switch {
+	case j.again(r, e.Err):
+	case full && r.fails <= j.o.Strategy.Limit(): // the arena is there: little is needed, which may be free in a moment
+		j.askLater(r)
+	case full:
+		j.refuse(r, "seal", "no memory to check it", e.Err)
+	default:
+		j.fail(&recovery.Error{Class: recovery.ClassOf(orUnknown(e.Err)), Op: "seal rank on " + e.Hold.Worker.Name + " " + e.Hold.Device,
+			Err: orUnknown(e.Err)})
 	}
-	j.fail(&recovery.Error{Class: recovery.ClassOf(orUnknown(e.Err)), Op: "seal rank on " + e.Hold.Worker.Name + " " + e.Hold.Device,
-		Err: orUnknown(e.Err)})
 }

@@ -116,6 +116,11 @@ func (j *Job) distrust(w *worker, h health) {
 	for len(w.flying) > 0 {
 		j.recall(w.flying[len(w.flying)-1])
 	}
+	for _, other := range j.workers {
+		for _, f := range slices.Clone(other.flying) {
+			j.withdraw(f)
+		}
+	}
 	// What is left in its queue was for it though all pieces are others'.
 	for c := w.queue.next(0); c >= 0; c = w.queue.next(0) {
 		j.unqueue(c)

@@ -92,7 +92,20 @@ func (j *Job) chunkRetried(e ChunkRetried) {
 	j.retries += failed
 	f.failed = e.Failed
 	j.emit(progress.ChunkRetry, e.Ref.Worker.Name, -1, e.Ref.Chunk, "try %d failed: %v", e.Failed, j.locate(e.Ref.Chunk, e.Err))
-	j.spend(f, e, failed)
+	if j.spend(f, e, failed); !j.over() {
+		j.withdraw(f)
+	}
+}
+
+// withdraw takes back a read of which tries have failed and a piece is for a
+// rank that cannot be reached now: the next would read for nothing.
+func (j *Job) withdraw(f *flight) {
+	if f.piece >= 0 || f.failed == 0 {
+		return
+	}
+	if cut, _ := j.reach(f); cut {
+		j.recall(f)
+	}
 }
 
 // spend counts failed tries against the budget, and ends the job when that is

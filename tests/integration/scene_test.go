@@ -132,11 +132,12 @@ func (s *scene) run(b blow, m moment) {
 	before := s.meet(s.t, q.Job, m)
 	time.AfterFunc(momentLasts, release)
 	b.strike(s, before)
-	s.judge(b, before, s.Await(q.Job))
+	end := s.Await(q.Job)
+	s.judge(b, before, end)
 	s.whole(q)
 	s.count(b, m, before)
 	s.clear()
-	s.t.Logf("%s: %.1f s, %d of %d bytes read", q.Job, time.Since(start).Seconds(), s.tap.served.Load(), s.needed())
+	s.t.Logf("%s: %.1f s, %d of %d bytes read, %d retries", q.Job, time.Since(start).Seconds(), s.tap.served.Load(), s.needed(), end.Retries)
 }
 
 // judge checks how a load ended.
