@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func q8F32AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q8F32AVX2(SB), NOSPLIT, $192-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -374,6 +374,8 @@ tile:
 encode:
 	MOVWLZX      (DI), R8
 	MOVW         R8, (AX)
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VBROADCASTSS (SI), Y4
 	VMOVDQU      (CX), Y5
 	VMOVDQU      32(CX), Y6
@@ -625,7 +627,7 @@ loop:
 	RET
 
 // func nf4F32AVX2(dst *byte, src *byte, n int, factor float32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·nf4F32AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -639,6 +641,8 @@ TEXT ·nf4F32AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTW c00000110<>+0(SB), Y6
 
 loop:
+	PREFETCHT1 4096(CX)
+	PREFETCHT1 4160(CX)
 	VMOVDQU    (CX), Y7
 	VMOVDQU    32(CX), Y8
 	VMOVDQU    64(CX), Y9
@@ -774,7 +778,7 @@ DATA c00000110<>+0(SB)/4, $0x00000110
 GLOBL c00000110<>(SB), RODATA|NOPTR, $4
 
 // func fp4F32AVX2(dst *byte, src *byte, n int, factor float32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·fp4F32AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -789,6 +793,8 @@ TEXT ·fp4F32AVX2(SB), NOSPLIT, $0-28
 	VPXOR        Y5, Y5, Y5
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU      (CX), Y8
 	VMOVDQU      32(CX), Y9
 	VMOVDQU      64(CX), Y10
@@ -922,13 +928,15 @@ DATA c00000008<>+0(SB)/4, $0x00000008
 GLOBL c00000008<>(SB), RODATA|NOPTR, $4
 
 // func castF32ToF16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·castF32ToF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1  4096(CX)
+	PREFETCHT1  4160(CX)
 	VMOVDQU     (CX), Y0
 	VMOVDQU     32(CX), Y1
 	VMOVDQU     64(CX), Y2
@@ -956,6 +964,8 @@ TEXT ·streamF32ToF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1  4096(CX)
+	PREFETCHT1  4160(CX)
 	VMOVDQU     (CX), Y0
 	VMOVDQU     32(CX), Y1
 	VMOVDQU     64(CX), Y2
@@ -977,7 +987,7 @@ loop:
 	RET
 
 // func castF32ToBF16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·castF32ToBF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -987,52 +997,54 @@ TEXT ·castF32ToBF16AVX2(SB), NOSPLIT, $0-24
 	VPBROADCASTD c00400000<>+0(SB), Y2
 
 loop:
-	VMOVDQU   (CX), Y3
-	VMOVDQU   32(CX), Y4
-	VMOVDQU   64(CX), Y5
-	VMOVDQU   96(CX), Y6
-	VPSRLD    $0x10, Y3, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y3, Y7, Y7
-	VCMPPS    $0x03, Y3, Y3, Y8
-	VPOR      Y2, Y3, Y3
-	VPBLENDVB Y8, Y3, Y7, Y3
-	VPSRLD    $0x10, Y3, Y3
-	VPSRLD    $0x10, Y4, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y4, Y7, Y7
-	VCMPPS    $0x03, Y4, Y4, Y8
-	VPOR      Y2, Y4, Y4
-	VPBLENDVB Y8, Y4, Y7, Y4
-	VPSRLD    $0x10, Y4, Y4
-	VPSRLD    $0x10, Y5, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y5, Y7, Y7
-	VCMPPS    $0x03, Y5, Y5, Y8
-	VPOR      Y2, Y5, Y5
-	VPBLENDVB Y8, Y5, Y7, Y5
-	VPSRLD    $0x10, Y5, Y5
-	VPSRLD    $0x10, Y6, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y6, Y7, Y7
-	VCMPPS    $0x03, Y6, Y6, Y8
-	VPOR      Y2, Y6, Y6
-	VPBLENDVB Y8, Y6, Y7, Y6
-	VPSRLD    $0x10, Y6, Y6
-	VPACKUSDW Y4, Y3, Y3
-	VPERMQ    $0xd8, Y3, Y3
-	VPACKUSDW Y6, Y5, Y5
-	VPERMQ    $0xd8, Y5, Y5
-	VMOVDQU   Y3, (AX)
-	VMOVDQU   Y5, 32(AX)
-	ADDQ      $+128, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	PREFETCHT1 4160(CX)
+	VMOVDQU    (CX), Y3
+	VMOVDQU    32(CX), Y4
+	VMOVDQU    64(CX), Y5
+	VMOVDQU    96(CX), Y6
+	VPSRLD     $0x10, Y3, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y3, Y7, Y7
+	VCMPPS     $0x03, Y3, Y3, Y8
+	VPOR       Y2, Y3, Y3
+	VPBLENDVB  Y8, Y3, Y7, Y3
+	VPSRLD     $0x10, Y3, Y3
+	VPSRLD     $0x10, Y4, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y4, Y7, Y7
+	VCMPPS     $0x03, Y4, Y4, Y8
+	VPOR       Y2, Y4, Y4
+	VPBLENDVB  Y8, Y4, Y7, Y4
+	VPSRLD     $0x10, Y4, Y4
+	VPSRLD     $0x10, Y5, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y5, Y7, Y7
+	VCMPPS     $0x03, Y5, Y5, Y8
+	VPOR       Y2, Y5, Y5
+	VPBLENDVB  Y8, Y5, Y7, Y5
+	VPSRLD     $0x10, Y5, Y5
+	VPSRLD     $0x10, Y6, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y6, Y7, Y7
+	VCMPPS     $0x03, Y6, Y6, Y8
+	VPOR       Y2, Y6, Y6
+	VPBLENDVB  Y8, Y6, Y7, Y6
+	VPSRLD     $0x10, Y6, Y6
+	VPACKUSDW  Y4, Y3, Y3
+	VPERMQ     $0xd8, Y3, Y3
+	VPACKUSDW  Y6, Y5, Y5
+	VPERMQ     $0xd8, Y5, Y5
+	VMOVDQU    Y3, (AX)
+	VMOVDQU    Y5, 32(AX)
+	ADDQ       $+128, CX
+	ADDQ       $+64, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	VZEROUPPER
 	RET
 
@@ -1056,58 +1068,60 @@ TEXT ·streamF32ToBF16AVX2(SB), NOSPLIT, $0-24
 	VPBROADCASTD c00400000<>+0(SB), Y2
 
 loop:
-	VMOVDQU   (CX), Y3
-	VMOVDQU   32(CX), Y4
-	VMOVDQU   64(CX), Y5
-	VMOVDQU   96(CX), Y6
-	VPSRLD    $0x10, Y3, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y3, Y7, Y7
-	VCMPPS    $0x03, Y3, Y3, Y8
-	VPOR      Y2, Y3, Y3
-	VPBLENDVB Y8, Y3, Y7, Y3
-	VPSRLD    $0x10, Y3, Y3
-	VPSRLD    $0x10, Y4, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y4, Y7, Y7
-	VCMPPS    $0x03, Y4, Y4, Y8
-	VPOR      Y2, Y4, Y4
-	VPBLENDVB Y8, Y4, Y7, Y4
-	VPSRLD    $0x10, Y4, Y4
-	VPSRLD    $0x10, Y5, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y5, Y7, Y7
-	VCMPPS    $0x03, Y5, Y5, Y8
-	VPOR      Y2, Y5, Y5
-	VPBLENDVB Y8, Y5, Y7, Y5
-	VPSRLD    $0x10, Y5, Y5
-	VPSRLD    $0x10, Y6, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y6, Y7, Y7
-	VCMPPS    $0x03, Y6, Y6, Y8
-	VPOR      Y2, Y6, Y6
-	VPBLENDVB Y8, Y6, Y7, Y6
-	VPSRLD    $0x10, Y6, Y6
-	VPACKUSDW Y4, Y3, Y3
-	VPERMQ    $0xd8, Y3, Y3
-	VPACKUSDW Y6, Y5, Y5
-	VPERMQ    $0xd8, Y5, Y5
-	VMOVNTDQ  Y3, (AX)
-	VMOVNTDQ  Y5, 32(AX)
-	ADDQ      $+128, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	PREFETCHT1 4160(CX)
+	VMOVDQU    (CX), Y3
+	VMOVDQU    32(CX), Y4
+	VMOVDQU    64(CX), Y5
+	VMOVDQU    96(CX), Y6
+	VPSRLD     $0x10, Y3, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y3, Y7, Y7
+	VCMPPS     $0x03, Y3, Y3, Y8
+	VPOR       Y2, Y3, Y3
+	VPBLENDVB  Y8, Y3, Y7, Y3
+	VPSRLD     $0x10, Y3, Y3
+	VPSRLD     $0x10, Y4, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y4, Y7, Y7
+	VCMPPS     $0x03, Y4, Y4, Y8
+	VPOR       Y2, Y4, Y4
+	VPBLENDVB  Y8, Y4, Y7, Y4
+	VPSRLD     $0x10, Y4, Y4
+	VPSRLD     $0x10, Y5, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y5, Y7, Y7
+	VCMPPS     $0x03, Y5, Y5, Y8
+	VPOR       Y2, Y5, Y5
+	VPBLENDVB  Y8, Y5, Y7, Y5
+	VPSRLD     $0x10, Y5, Y5
+	VPSRLD     $0x10, Y6, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y6, Y7, Y7
+	VCMPPS     $0x03, Y6, Y6, Y8
+	VPOR       Y2, Y6, Y6
+	VPBLENDVB  Y8, Y6, Y7, Y6
+	VPSRLD     $0x10, Y6, Y6
+	VPACKUSDW  Y4, Y3, Y3
+	VPERMQ     $0xd8, Y3, Y3
+	VPACKUSDW  Y6, Y5, Y5
+	VPERMQ     $0xd8, Y5, Y5
+	VMOVNTDQ   Y3, (AX)
+	VMOVNTDQ   Y5, 32(AX)
+	ADDQ       $+128, CX
+	ADDQ       $+64, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	SFENCE
 	VZEROUPPER
 	RET
 
 // func q4_0F32AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q4_0F32AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -1294,6 +1308,22 @@ ready:
 	VPBROADCASTD c0f0f0f0f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
+	PREFETCHT1   4608(CX)
+	PREFETCHT1   4672(CX)
+	PREFETCHT1   4736(CX)
+	PREFETCHT1   4800(CX)
+	PREFETCHT1   4864(CX)
+	PREFETCHT1   4928(CX)
+	PREFETCHT1   4992(CX)
+	PREFETCHT1   5056(CX)
 	VMOVDQU      (CX), Y4
 	VMOVDQU      32(CX), Y5
 	VMOVDQU      64(CX), Y6
@@ -1746,7 +1776,7 @@ DATA c03800000<>+0(SB)/4, $0x03800000
 GLOBL c03800000<>(SB), RODATA|NOPTR, $4
 
 // func q4_0F32AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512F, CMOV, F16C, MMX+
 TEXT ·q4_0F32AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -1935,6 +1965,22 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z5
 
 encode:
+	PREFETCHT1    4096(CX)
+	PREFETCHT1    4160(CX)
+	PREFETCHT1    4224(CX)
+	PREFETCHT1    4288(CX)
+	PREFETCHT1    4352(CX)
+	PREFETCHT1    4416(CX)
+	PREFETCHT1    4480(CX)
+	PREFETCHT1    4544(CX)
+	PREFETCHT1    4608(CX)
+	PREFETCHT1    4672(CX)
+	PREFETCHT1    4736(CX)
+	PREFETCHT1    4800(CX)
+	PREFETCHT1    4864(CX)
+	PREFETCHT1    4928(CX)
+	PREFETCHT1    4992(CX)
+	PREFETCHT1    5056(CX)
 	VMOVDQU32     (CX), Z6
 	VMOVDQU32     64(CX), Z7
 	MOVWLZX       64(R9), R10
@@ -2272,7 +2318,7 @@ DATA c0000000f<>+0(SB)/4, $0x0000000f
 GLOBL c0000000f<>(SB), RODATA|NOPTR, $4
 
 // func q4_1F32AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C, FMA3
+// Requires: AVX, AVX2, CMOV, F16C, FMA3, MMX+
 TEXT ·q4_1F32AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -2461,6 +2507,22 @@ ready:
 	VPBROADCASTD c0f0f0f0f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
+	PREFETCHT1   4608(CX)
+	PREFETCHT1   4672(CX)
+	PREFETCHT1   4736(CX)
+	PREFETCHT1   4800(CX)
+	PREFETCHT1   4864(CX)
+	PREFETCHT1   4928(CX)
+	PREFETCHT1   4992(CX)
+	PREFETCHT1   5056(CX)
 	VMOVDQU      (CX), Y4
 	VMOVDQU      32(CX), Y5
 	VMOVDQU      64(CX), Y6
@@ -2988,7 +3050,7 @@ DATA c3f000000<>+0(SB)/4, $0x3f000000
 GLOBL c3f000000<>(SB), RODATA|NOPTR, $4
 
 // func q4_1F32AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512F, CMOV, F16C, MMX+
 TEXT ·q4_1F32AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -3177,6 +3239,22 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z4
 
 encode:
+	PREFETCHT1        4096(CX)
+	PREFETCHT1        4160(CX)
+	PREFETCHT1        4224(CX)
+	PREFETCHT1        4288(CX)
+	PREFETCHT1        4352(CX)
+	PREFETCHT1        4416(CX)
+	PREFETCHT1        4480(CX)
+	PREFETCHT1        4544(CX)
+	PREFETCHT1        4608(CX)
+	PREFETCHT1        4672(CX)
+	PREFETCHT1        4736(CX)
+	PREFETCHT1        4800(CX)
+	PREFETCHT1        4864(CX)
+	PREFETCHT1        4928(CX)
+	PREFETCHT1        4992(CX)
+	PREFETCHT1        5056(CX)
 	VMOVDQU32         (CX), Z5
 	VMOVDQU32         64(CX), Z6
 	MOVL              64(R8), R9
@@ -3548,7 +3626,7 @@ portable:
 	JMP  ready
 
 // func q5_0F32AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q5_0F32AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -3735,6 +3813,22 @@ ready:
 	VPBROADCASTD c1f1f1f1f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
+	PREFETCHT1   4608(CX)
+	PREFETCHT1   4672(CX)
+	PREFETCHT1   4736(CX)
+	PREFETCHT1   4800(CX)
+	PREFETCHT1   4864(CX)
+	PREFETCHT1   4928(CX)
+	PREFETCHT1   4992(CX)
+	PREFETCHT1   5056(CX)
 	VMOVDQU      (CX), Y4
 	VMOVDQU      32(CX), Y5
 	VMOVDQU      64(CX), Y6
@@ -4202,7 +4296,7 @@ DATA c1f1f1f1f<>+0(SB)/4, $0x1f1f1f1f
 GLOBL c1f1f1f1f<>(SB), RODATA|NOPTR, $4
 
 // func q5_0F32AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q5_0F32AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -4391,6 +4485,22 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z5
 
 encode:
+	PREFETCHT1    4096(CX)
+	PREFETCHT1    4160(CX)
+	PREFETCHT1    4224(CX)
+	PREFETCHT1    4288(CX)
+	PREFETCHT1    4352(CX)
+	PREFETCHT1    4416(CX)
+	PREFETCHT1    4480(CX)
+	PREFETCHT1    4544(CX)
+	PREFETCHT1    4608(CX)
+	PREFETCHT1    4672(CX)
+	PREFETCHT1    4736(CX)
+	PREFETCHT1    4800(CX)
+	PREFETCHT1    4864(CX)
+	PREFETCHT1    4928(CX)
+	PREFETCHT1    4992(CX)
+	PREFETCHT1    5056(CX)
 	VMOVDQU32     (CX), Z6
 	VMOVDQU32     64(CX), Z7
 	MOVWLZX       64(R9), R10
@@ -4781,7 +4891,7 @@ DATA c00000100<>+0(SB)/4, $0x00000100
 GLOBL c00000100<>(SB), RODATA|NOPTR, $4
 
 // func q5_1F32AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C, FMA3
+// Requires: AVX, AVX2, CMOV, F16C, FMA3, MMX+
 TEXT ·q5_1F32AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -4970,6 +5080,22 @@ ready:
 	VPBROADCASTD c1f1f1f1f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
+	PREFETCHT1   4608(CX)
+	PREFETCHT1   4672(CX)
+	PREFETCHT1   4736(CX)
+	PREFETCHT1   4800(CX)
+	PREFETCHT1   4864(CX)
+	PREFETCHT1   4928(CX)
+	PREFETCHT1   4992(CX)
+	PREFETCHT1   5056(CX)
 	VMOVDQU      (CX), Y4
 	VMOVDQU      32(CX), Y5
 	VMOVDQU      64(CX), Y6
@@ -5512,7 +5638,7 @@ DATA c41f80000<>+0(SB)/4, $0x41f80000
 GLOBL c41f80000<>(SB), RODATA|NOPTR, $4
 
 // func q5_1F32AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q5_1F32AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -5701,6 +5827,22 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z4
 
 encode:
+	PREFETCHT1        4096(CX)
+	PREFETCHT1        4160(CX)
+	PREFETCHT1        4224(CX)
+	PREFETCHT1        4288(CX)
+	PREFETCHT1        4352(CX)
+	PREFETCHT1        4416(CX)
+	PREFETCHT1        4480(CX)
+	PREFETCHT1        4544(CX)
+	PREFETCHT1        4608(CX)
+	PREFETCHT1        4672(CX)
+	PREFETCHT1        4736(CX)
+	PREFETCHT1        4800(CX)
+	PREFETCHT1        4864(CX)
+	PREFETCHT1        4928(CX)
+	PREFETCHT1        4992(CX)
+	PREFETCHT1        5056(CX)
 	VMOVDQU32         (CX), Z5
 	VMOVDQU32         64(CX), Z6
 	MOVL              64(R8), R9
@@ -6128,7 +6270,7 @@ portable:
 	JMP  ready
 
 // func int4F32AVX2(dst *byte, src *byte, n int, scale float32, zero float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·int4F32AVX2(SB), NOSPLIT, $0-32
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -6146,6 +6288,8 @@ TEXT ·int4F32AVX2(SB), NOSPLIT, $0-32
 	VPBROADCASTB c00000008<>+0(SB), Y6
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU      (CX), Y8
 	VMOVDQU      32(CX), Y9
 	VMOVDQU      64(CX), Y10
@@ -6216,7 +6360,7 @@ DATA c00001001<>+0(SB)/4, $0x00001001
 GLOBL c00001001<>(SB), RODATA|NOPTR, $4
 
 // func nbits4F32AVX2(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·nbits4F32AVX2(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -6442,6 +6586,8 @@ sound:
 	VPBROADCASTB c0000000f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
+	PREFETCHT1   4160(DX)
 	VBROADCASTSS (DI), Y6
 	VMOVDQU      (DX), Y7
 	VMOVDQU      32(DX), Y8
@@ -6517,7 +6663,7 @@ DATA c41000000<>+0(SB)/4, $0x41000000
 GLOBL c41000000<>(SB), RODATA|NOPTR, $4
 
 // func nbits8F32AVX2(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·nbits8F32AVX2(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -6742,6 +6888,8 @@ sound:
 	VPBROADCASTB c00000080<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
+	PREFETCHT1   4160(DX)
 	VBROADCASTSS (DI), Y5
 	VMOVDQU      (DX), Y6
 	VMOVDQU      32(DX), Y7
@@ -6822,7 +6970,7 @@ DATA c00000080<>+0(SB)/4, $0x00000080
 GLOBL c00000080<>(SB), RODATA|NOPTR, $4
 
 // func fp8E4M3F32AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·fp8E4M3F32AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -6840,6 +6988,8 @@ TEXT ·fp8E4M3F32AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3c800000<>+0(SB), Y8
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU      (CX), Y9
 	VMOVDQU      32(CX), Y10
 	VMOVDQU      64(CX), Y11
@@ -6945,7 +7095,7 @@ DATA c3c800000<>+0(SB)/4, $0x3c800000
 GLOBL c3c800000<>(SB), RODATA|NOPTR, $4
 
 // func fp8E5M2F32AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·fp8E5M2F32AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -6963,6 +7113,8 @@ TEXT ·fp8E5M2F32AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c38800000<>+0(SB), Y8
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU      (CX), Y9
 	VMOVDQU      32(CX), Y10
 	VMOVDQU      64(CX), Y11
@@ -7062,7 +7214,7 @@ DATA c38800000<>+0(SB)/4, $0x38800000
 GLOBL c38800000<>(SB), RODATA|NOPTR, $4
 
 // func int4F32AVX512(dst *byte, src *byte, n int, scale float32, zero float32)
-// Requires: AVX, AVX2, AVX512F, SSE
+// Requires: AVX, AVX2, AVX512F, MMX+, SSE
 TEXT ·int4F32AVX512(SB), NOSPLIT, $0-32
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -7079,6 +7231,8 @@ TEXT ·int4F32AVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTB c00000008<>+0(SB), Y5
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU32    (CX), Z7
 	VMOVDQU32    64(CX), Z8
 	VMULPS       Z2, Z7, Z9
@@ -7117,7 +7271,7 @@ loop:
 	RET
 
 // func nbits4F32AVX512(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, FMA3
+// Requires: AVX, AVX2, AVX512F, FMA3, MMX+
 TEXT ·nbits4F32AVX512(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -7342,6 +7496,8 @@ sound:
 	VPBROADCASTB c0000000f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(DX)
+	PREFETCHT1   4160(DX)
 	VBROADCASTSS (DI), Z6
 	VMOVDQU32    (DX), Z7
 	VMOVDQU32    64(DX), Z8
@@ -7393,7 +7549,7 @@ signs:
 	JMP       sound
 
 // func nbits8F32AVX512(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, FMA3
+// Requires: AVX, AVX2, AVX512F, FMA3, MMX+
 TEXT ·nbits8F32AVX512(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -7617,6 +7773,8 @@ sound:
 	VPBROADCASTB c00000080<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(DX)
+	PREFETCHT1   4160(DX)
 	VBROADCASTSS (DI), Z5
 	VMOVDQU32    (DX), Z6
 	VMOVDQU32    64(DX), Z7
@@ -7669,7 +7827,7 @@ signs:
 	JMP       sound
 
 // func fp8E4M3F32AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, AVX512F, SSE
+// Requires: AVX, AVX2, AVX512F, MMX+, SSE
 TEXT ·fp8E4M3F32AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -7686,6 +7844,8 @@ TEXT ·fp8E4M3F32AVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3c800000<>+0(SB), Z7
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU32    (CX), Z8
 	VMOVDQU32    64(CX), Z9
 	VPSRAD       $0x18, Z8, Z10
@@ -7738,7 +7898,7 @@ loop:
 	RET
 
 // func fp8E5M2F32AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, AVX512F, SSE
+// Requires: AVX, AVX2, AVX512F, MMX+, SSE
 TEXT ·fp8E5M2F32AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -7755,6 +7915,8 @@ TEXT ·fp8E5M2F32AVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD c38800000<>+0(SB), Z7
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU32    (CX), Z8
 	VMOVDQU32    64(CX), Z9
 	VPSRAD       $0x18, Z8, Z10
@@ -7807,7 +7969,7 @@ loop:
 	RET
 
 // func q8F16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q8F16AVX2(SB), NOSPLIT, $192-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -8072,6 +8234,7 @@ tile:
 encode:
 	MOVWLZX      (DI), R8
 	MOVW         R8, (AX)
+	PREFETCHT1   4096(CX)
 	VBROADCASTSS (SI), Y4
 	VCVTPH2PS    (CX), Y5
 	VCVTPH2PS    16(CX), Y6
@@ -8292,7 +8455,7 @@ loop:
 	RET
 
 // func nf4F16AVX2(dst *byte, src *byte, n int, factor float32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·nf4F16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -8306,6 +8469,7 @@ TEXT ·nf4F16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTW c00000110<>+0(SB), Y6
 
 loop:
+	PREFETCHT1 4096(CX)
 	VCVTPH2PS  (CX), Y7
 	VCVTPH2PS  16(CX), Y8
 	VCVTPH2PS  32(CX), Y9
@@ -8398,7 +8562,7 @@ loop:
 	RET
 
 // func fp4F16AVX2(dst *byte, src *byte, n int, factor float32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·fp4F16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -8413,6 +8577,7 @@ TEXT ·fp4F16AVX2(SB), NOSPLIT, $0-28
 	VPXOR        Y5, Y5, Y5
 
 loop:
+	PREFETCHT1   4096(CX)
 	VCVTPH2PS    (CX), Y8
 	VCVTPH2PS    16(CX), Y9
 	VCVTPH2PS    32(CX), Y10
@@ -8513,25 +8678,26 @@ loop:
 	RET
 
 // func castF16ToF32AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, F16C
+// Requires: AVX, F16C, MMX+
 TEXT ·castF16ToF32AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
 loop:
-	VCVTPH2PS (CX), Y0
-	VCVTPH2PS 16(CX), Y1
-	VCVTPH2PS 32(CX), Y2
-	VCVTPH2PS 48(CX), Y3
-	VMOVDQU   Y0, (AX)
-	VMOVDQU   Y1, 32(AX)
-	VMOVDQU   Y2, 64(AX)
-	VMOVDQU   Y3, 96(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+128, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	VCVTPH2PS  (CX), Y0
+	VCVTPH2PS  16(CX), Y1
+	VCVTPH2PS  32(CX), Y2
+	VCVTPH2PS  48(CX), Y3
+	VMOVDQU    Y0, (AX)
+	VMOVDQU    Y1, 32(AX)
+	VMOVDQU    Y2, 64(AX)
+	VMOVDQU    Y3, 96(AX)
+	ADDQ       $+64, CX
+	ADDQ       $+128, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	VZEROUPPER
 	RET
 
@@ -8543,24 +8709,25 @@ TEXT ·streamF16ToF32AVX2(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
-	VCVTPH2PS (CX), Y0
-	VCVTPH2PS 16(CX), Y1
-	VCVTPH2PS 32(CX), Y2
-	VCVTPH2PS 48(CX), Y3
-	VMOVNTDQ  Y0, (AX)
-	VMOVNTDQ  Y1, 32(AX)
-	VMOVNTDQ  Y2, 64(AX)
-	VMOVNTDQ  Y3, 96(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+128, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	VCVTPH2PS  (CX), Y0
+	VCVTPH2PS  16(CX), Y1
+	VCVTPH2PS  32(CX), Y2
+	VCVTPH2PS  48(CX), Y3
+	VMOVNTDQ   Y0, (AX)
+	VMOVNTDQ   Y1, 32(AX)
+	VMOVNTDQ   Y2, 64(AX)
+	VMOVNTDQ   Y3, 96(AX)
+	ADDQ       $+64, CX
+	ADDQ       $+128, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	SFENCE
 	VZEROUPPER
 	RET
 
 // func castF16ToBF16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·castF16ToBF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -8570,52 +8737,53 @@ TEXT ·castF16ToBF16AVX2(SB), NOSPLIT, $0-24
 	VPBROADCASTD c00400000<>+0(SB), Y2
 
 loop:
-	VCVTPH2PS (CX), Y3
-	VCVTPH2PS 16(CX), Y4
-	VCVTPH2PS 32(CX), Y5
-	VCVTPH2PS 48(CX), Y6
-	VPSRLD    $0x10, Y3, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y3, Y7, Y7
-	VCMPPS    $0x03, Y3, Y3, Y8
-	VPOR      Y2, Y3, Y3
-	VPBLENDVB Y8, Y3, Y7, Y3
-	VPSRLD    $0x10, Y3, Y3
-	VPSRLD    $0x10, Y4, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y4, Y7, Y7
-	VCMPPS    $0x03, Y4, Y4, Y8
-	VPOR      Y2, Y4, Y4
-	VPBLENDVB Y8, Y4, Y7, Y4
-	VPSRLD    $0x10, Y4, Y4
-	VPSRLD    $0x10, Y5, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y5, Y7, Y7
-	VCMPPS    $0x03, Y5, Y5, Y8
-	VPOR      Y2, Y5, Y5
-	VPBLENDVB Y8, Y5, Y7, Y5
-	VPSRLD    $0x10, Y5, Y5
-	VPSRLD    $0x10, Y6, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y6, Y7, Y7
-	VCMPPS    $0x03, Y6, Y6, Y8
-	VPOR      Y2, Y6, Y6
-	VPBLENDVB Y8, Y6, Y7, Y6
-	VPSRLD    $0x10, Y6, Y6
-	VPACKUSDW Y4, Y3, Y3
-	VPERMQ    $0xd8, Y3, Y3
-	VPACKUSDW Y6, Y5, Y5
-	VPERMQ    $0xd8, Y5, Y5
-	VMOVDQU   Y3, (AX)
-	VMOVDQU   Y5, 32(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	VCVTPH2PS  (CX), Y3
+	VCVTPH2PS  16(CX), Y4
+	VCVTPH2PS  32(CX), Y5
+	VCVTPH2PS  48(CX), Y6
+	VPSRLD     $0x10, Y3, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y3, Y7, Y7
+	VCMPPS     $0x03, Y3, Y3, Y8
+	VPOR       Y2, Y3, Y3
+	VPBLENDVB  Y8, Y3, Y7, Y3
+	VPSRLD     $0x10, Y3, Y3
+	VPSRLD     $0x10, Y4, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y4, Y7, Y7
+	VCMPPS     $0x03, Y4, Y4, Y8
+	VPOR       Y2, Y4, Y4
+	VPBLENDVB  Y8, Y4, Y7, Y4
+	VPSRLD     $0x10, Y4, Y4
+	VPSRLD     $0x10, Y5, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y5, Y7, Y7
+	VCMPPS     $0x03, Y5, Y5, Y8
+	VPOR       Y2, Y5, Y5
+	VPBLENDVB  Y8, Y5, Y7, Y5
+	VPSRLD     $0x10, Y5, Y5
+	VPSRLD     $0x10, Y6, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y6, Y7, Y7
+	VCMPPS     $0x03, Y6, Y6, Y8
+	VPOR       Y2, Y6, Y6
+	VPBLENDVB  Y8, Y6, Y7, Y6
+	VPSRLD     $0x10, Y6, Y6
+	VPACKUSDW  Y4, Y3, Y3
+	VPERMQ     $0xd8, Y3, Y3
+	VPACKUSDW  Y6, Y5, Y5
+	VPERMQ     $0xd8, Y5, Y5
+	VMOVDQU    Y3, (AX)
+	VMOVDQU    Y5, 32(AX)
+	ADDQ       $+64, CX
+	ADDQ       $+64, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	VZEROUPPER
 	RET
 
@@ -8630,58 +8798,59 @@ TEXT ·streamF16ToBF16AVX2(SB), NOSPLIT, $0-24
 	VPBROADCASTD c00400000<>+0(SB), Y2
 
 loop:
-	VCVTPH2PS (CX), Y3
-	VCVTPH2PS 16(CX), Y4
-	VCVTPH2PS 32(CX), Y5
-	VCVTPH2PS 48(CX), Y6
-	VPSRLD    $0x10, Y3, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y3, Y7, Y7
-	VCMPPS    $0x03, Y3, Y3, Y8
-	VPOR      Y2, Y3, Y3
-	VPBLENDVB Y8, Y3, Y7, Y3
-	VPSRLD    $0x10, Y3, Y3
-	VPSRLD    $0x10, Y4, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y4, Y7, Y7
-	VCMPPS    $0x03, Y4, Y4, Y8
-	VPOR      Y2, Y4, Y4
-	VPBLENDVB Y8, Y4, Y7, Y4
-	VPSRLD    $0x10, Y4, Y4
-	VPSRLD    $0x10, Y5, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y5, Y7, Y7
-	VCMPPS    $0x03, Y5, Y5, Y8
-	VPOR      Y2, Y5, Y5
-	VPBLENDVB Y8, Y5, Y7, Y5
-	VPSRLD    $0x10, Y5, Y5
-	VPSRLD    $0x10, Y6, Y7
-	VPAND     Y0, Y7, Y7
-	VPADDD    Y1, Y7, Y7
-	VPADDD    Y6, Y7, Y7
-	VCMPPS    $0x03, Y6, Y6, Y8
-	VPOR      Y2, Y6, Y6
-	VPBLENDVB Y8, Y6, Y7, Y6
-	VPSRLD    $0x10, Y6, Y6
-	VPACKUSDW Y4, Y3, Y3
-	VPERMQ    $0xd8, Y3, Y3
-	VPACKUSDW Y6, Y5, Y5
-	VPERMQ    $0xd8, Y5, Y5
-	VMOVNTDQ  Y3, (AX)
-	VMOVNTDQ  Y5, 32(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	VCVTPH2PS  (CX), Y3
+	VCVTPH2PS  16(CX), Y4
+	VCVTPH2PS  32(CX), Y5
+	VCVTPH2PS  48(CX), Y6
+	VPSRLD     $0x10, Y3, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y3, Y7, Y7
+	VCMPPS     $0x03, Y3, Y3, Y8
+	VPOR       Y2, Y3, Y3
+	VPBLENDVB  Y8, Y3, Y7, Y3
+	VPSRLD     $0x10, Y3, Y3
+	VPSRLD     $0x10, Y4, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y4, Y7, Y7
+	VCMPPS     $0x03, Y4, Y4, Y8
+	VPOR       Y2, Y4, Y4
+	VPBLENDVB  Y8, Y4, Y7, Y4
+	VPSRLD     $0x10, Y4, Y4
+	VPSRLD     $0x10, Y5, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y5, Y7, Y7
+	VCMPPS     $0x03, Y5, Y5, Y8
+	VPOR       Y2, Y5, Y5
+	VPBLENDVB  Y8, Y5, Y7, Y5
+	VPSRLD     $0x10, Y5, Y5
+	VPSRLD     $0x10, Y6, Y7
+	VPAND      Y0, Y7, Y7
+	VPADDD     Y1, Y7, Y7
+	VPADDD     Y6, Y7, Y7
+	VCMPPS     $0x03, Y6, Y6, Y8
+	VPOR       Y2, Y6, Y6
+	VPBLENDVB  Y8, Y6, Y7, Y6
+	VPSRLD     $0x10, Y6, Y6
+	VPACKUSDW  Y4, Y3, Y3
+	VPERMQ     $0xd8, Y3, Y3
+	VPACKUSDW  Y6, Y5, Y5
+	VPERMQ     $0xd8, Y5, Y5
+	VMOVNTDQ   Y3, (AX)
+	VMOVNTDQ   Y5, 32(AX)
+	ADDQ       $+64, CX
+	ADDQ       $+64, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	SFENCE
 	VZEROUPPER
 	RET
 
 // func q4_0F16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q4_0F16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -8832,6 +9001,14 @@ ready:
 	VPBROADCASTD c0f0f0f0f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VCVTPH2PS    (CX), Y4
 	VCVTPH2PS    16(CX), Y5
 	VCVTPH2PS    32(CX), Y6
@@ -9232,7 +9409,7 @@ portable:
 	JMP  ready
 
 // func q4_0F16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512F, CMOV, F16C, MMX+
 TEXT ·q4_0F16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -9385,6 +9562,14 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z5
 
 encode:
+	PREFETCHT1    4096(CX)
+	PREFETCHT1    4160(CX)
+	PREFETCHT1    4224(CX)
+	PREFETCHT1    4288(CX)
+	PREFETCHT1    4352(CX)
+	PREFETCHT1    4416(CX)
+	PREFETCHT1    4480(CX)
+	PREFETCHT1    4544(CX)
 	VCVTPH2PS     (CX), Z6
 	VCVTPH2PS     32(CX), Z7
 	MOVWLZX       64(R9), R10
@@ -9673,7 +9858,7 @@ portable:
 	JMP  ready
 
 // func q4_1F16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C, FMA3
+// Requires: AVX, AVX2, CMOV, F16C, FMA3, MMX+
 TEXT ·q4_1F16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -9826,6 +10011,14 @@ ready:
 	VPBROADCASTD c0f0f0f0f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VCVTPH2PS    (CX), Y4
 	VCVTPH2PS    16(CX), Y5
 	VCVTPH2PS    32(CX), Y6
@@ -10279,7 +10472,7 @@ portable:
 	JMP  ready
 
 // func q4_1F16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512F, CMOV, F16C, MMX+
 TEXT ·q4_1F16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -10432,6 +10625,14 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z4
 
 encode:
+	PREFETCHT1        4096(CX)
+	PREFETCHT1        4160(CX)
+	PREFETCHT1        4224(CX)
+	PREFETCHT1        4288(CX)
+	PREFETCHT1        4352(CX)
+	PREFETCHT1        4416(CX)
+	PREFETCHT1        4480(CX)
+	PREFETCHT1        4544(CX)
 	VCVTPH2PS         (CX), Z5
 	VCVTPH2PS         32(CX), Z6
 	MOVL              64(R8), R9
@@ -10741,7 +10942,7 @@ portable:
 	JMP  ready
 
 // func q5_0F16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q5_0F16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -10892,6 +11093,14 @@ ready:
 	VPBROADCASTD c1f1f1f1f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VCVTPH2PS    (CX), Y4
 	VCVTPH2PS    16(CX), Y5
 	VCVTPH2PS    32(CX), Y6
@@ -11316,7 +11525,7 @@ portable:
 	JMP  ready
 
 // func q5_0F16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q5_0F16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -11469,6 +11678,14 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z5
 
 encode:
+	PREFETCHT1    4096(CX)
+	PREFETCHT1    4160(CX)
+	PREFETCHT1    4224(CX)
+	PREFETCHT1    4288(CX)
+	PREFETCHT1    4352(CX)
+	PREFETCHT1    4416(CX)
+	PREFETCHT1    4480(CX)
+	PREFETCHT1    4544(CX)
 	VCVTPH2PS     (CX), Z6
 	VCVTPH2PS     32(CX), Z7
 	MOVWLZX       64(R9), R10
@@ -11813,7 +12030,7 @@ portable:
 	JMP  ready
 
 // func q5_1F16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C, FMA3
+// Requires: AVX, AVX2, CMOV, F16C, FMA3, MMX+
 TEXT ·q5_1F16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -11966,6 +12183,14 @@ ready:
 	VPBROADCASTD c1f1f1f1f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VCVTPH2PS    (CX), Y4
 	VCVTPH2PS    16(CX), Y5
 	VCVTPH2PS    32(CX), Y6
@@ -12443,7 +12668,7 @@ portable:
 	JMP  ready
 
 // func q5_1F16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q5_1F16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -12596,6 +12821,14 @@ ready:
 	VPBROADCASTD c0000000f<>+0(SB), Z4
 
 encode:
+	PREFETCHT1        4096(CX)
+	PREFETCHT1        4160(CX)
+	PREFETCHT1        4224(CX)
+	PREFETCHT1        4288(CX)
+	PREFETCHT1        4352(CX)
+	PREFETCHT1        4416(CX)
+	PREFETCHT1        4480(CX)
+	PREFETCHT1        4544(CX)
 	VCVTPH2PS         (CX), Z5
 	VCVTPH2PS         32(CX), Z6
 	MOVL              64(R8), R9
@@ -12961,7 +13194,7 @@ portable:
 	JMP  ready
 
 // func int4F16AVX2(dst *byte, src *byte, n int, scale float32, zero float32)
-// Requires: AVX, AVX2, F16C, FMA3, SSE
+// Requires: AVX, AVX2, F16C, FMA3, MMX+, SSE
 TEXT ·int4F16AVX2(SB), NOSPLIT, $0-32
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -12979,6 +13212,7 @@ TEXT ·int4F16AVX2(SB), NOSPLIT, $0-32
 	VPBROADCASTB c00000008<>+0(SB), Y6
 
 loop:
+	PREFETCHT1   4096(CX)
 	VCVTPH2PS    (CX), Y8
 	VCVTPH2PS    16(CX), Y9
 	VCVTPH2PS    32(CX), Y10
@@ -13040,7 +13274,7 @@ loop:
 	RET
 
 // func nbits4F16AVX2(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·nbits4F16AVX2(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -13266,6 +13500,7 @@ sound:
 	VPBROADCASTB c0000000f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Y6
 	VCVTPH2PS    (DX), Y7
 	VCVTPH2PS    16(DX), Y8
@@ -13332,7 +13567,7 @@ signs:
 	JMP       sound
 
 // func nbits8F16AVX2(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·nbits8F16AVX2(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -13557,6 +13792,7 @@ sound:
 	VPBROADCASTB c00000080<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Y5
 	VCVTPH2PS    (DX), Y6
 	VCVTPH2PS    16(DX), Y7
@@ -13628,7 +13864,7 @@ signs:
 	JMP       sound
 
 // func fp8E4M3F16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, F16C, FMA3, SSE
+// Requires: AVX, AVX2, F16C, FMA3, MMX+, SSE
 TEXT ·fp8E4M3F16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -13646,6 +13882,7 @@ TEXT ·fp8E4M3F16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3c800000<>+0(SB), Y8
 
 loop:
+	PREFETCHT1   4096(CX)
 	VCVTPH2PS    (CX), Y9
 	VCVTPH2PS    16(CX), Y10
 	VCVTPH2PS    32(CX), Y11
@@ -13739,7 +13976,7 @@ loop:
 	RET
 
 // func fp8E5M2F16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, F16C, FMA3, SSE
+// Requires: AVX, AVX2, F16C, FMA3, MMX+, SSE
 TEXT ·fp8E5M2F16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -13757,6 +13994,7 @@ TEXT ·fp8E5M2F16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c38800000<>+0(SB), Y8
 
 loop:
+	PREFETCHT1   4096(CX)
 	VCVTPH2PS    (CX), Y9
 	VCVTPH2PS    16(CX), Y10
 	VCVTPH2PS    32(CX), Y11
@@ -13850,7 +14088,7 @@ loop:
 	RET
 
 // func int4F16AVX512(dst *byte, src *byte, n int, scale float32, zero float32)
-// Requires: AVX, AVX2, AVX512F, SSE
+// Requires: AVX, AVX2, AVX512F, MMX+, SSE
 TEXT ·int4F16AVX512(SB), NOSPLIT, $0-32
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -13867,6 +14105,7 @@ TEXT ·int4F16AVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTB c00000008<>+0(SB), Y5
 
 loop:
+	PREFETCHT1   4096(CX)
 	VCVTPH2PS    (CX), Z7
 	VCVTPH2PS    32(CX), Z8
 	VMULPS       Z2, Z7, Z9
@@ -13905,7 +14144,7 @@ loop:
 	RET
 
 // func nbits4F16AVX512(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, F16C, FMA3
+// Requires: AVX, AVX2, AVX512F, F16C, FMA3, MMX+
 TEXT ·nbits4F16AVX512(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -14130,6 +14369,7 @@ sound:
 	VPBROADCASTB c0000000f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Z6
 	VCVTPH2PS    (DX), Z7
 	VCVTPH2PS    32(DX), Z8
@@ -14181,7 +14421,7 @@ signs:
 	JMP       sound
 
 // func nbits8F16AVX512(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512F, F16C, FMA3
+// Requires: AVX, AVX2, AVX512F, F16C, FMA3, MMX+
 TEXT ·nbits8F16AVX512(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -14405,6 +14645,7 @@ sound:
 	VPBROADCASTB c00000080<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Z5
 	VCVTPH2PS    (DX), Z6
 	VCVTPH2PS    32(DX), Z7
@@ -14457,7 +14698,7 @@ signs:
 	JMP       sound
 
 // func fp8E4M3F16AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, AVX512F, SSE
+// Requires: AVX, AVX2, AVX512F, MMX+, SSE
 TEXT ·fp8E4M3F16AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -14474,6 +14715,7 @@ TEXT ·fp8E4M3F16AVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3c800000<>+0(SB), Z7
 
 loop:
+	PREFETCHT1   4096(CX)
 	VCVTPH2PS    (CX), Z8
 	VCVTPH2PS    32(CX), Z9
 	VPSRAD       $0x18, Z8, Z10
@@ -14526,7 +14768,7 @@ loop:
 	RET
 
 // func fp8E5M2F16AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, AVX512F, SSE
+// Requires: AVX, AVX2, AVX512F, MMX+, SSE
 TEXT ·fp8E5M2F16AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -14543,6 +14785,7 @@ TEXT ·fp8E5M2F16AVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD c38800000<>+0(SB), Z7
 
 loop:
+	PREFETCHT1   4096(CX)
 	VCVTPH2PS    (CX), Z8
 	VCVTPH2PS    32(CX), Z9
 	VPSRAD       $0x18, Z8, Z10
@@ -14595,7 +14838,7 @@ loop:
 	RET
 
 // func q8BF16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q8BF16AVX2(SB), NOSPLIT, $192-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -14852,6 +15095,7 @@ tile:
 encode:
 	MOVWLZX      (DI), R8
 	MOVW         R8, (AX)
+	PREFETCHT1   4096(CX)
 	VBROADCASTSS (SI), Y4
 	VMOVDQU      (CX), Y5
 	VPAND        Y1, Y5, Y6
@@ -15084,7 +15328,7 @@ loop:
 	RET
 
 // func nf4BF16AVX2(dst *byte, src *byte, n int, factor float32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·nf4BF16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -15098,6 +15342,7 @@ TEXT ·nf4BF16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTW c00000110<>+0(SB), Y6
 
 loop:
+	PREFETCHT1 4096(CX)
 	VMOVDQU    (CX), Y7
 	VPAND      Y1, Y7, Y8
 	VPSLLD     $0x10, Y7, Y7
@@ -15194,7 +15439,7 @@ loop:
 	RET
 
 // func fp4BF16AVX2(dst *byte, src *byte, n int, factor float32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·fp4BF16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -15209,6 +15454,7 @@ TEXT ·fp4BF16AVX2(SB), NOSPLIT, $0-28
 	VPXOR        Y5, Y5, Y5
 
 loop:
+	PREFETCHT1   4096(CX)
 	VMOVDQU      (CX), Y8
 	VPAND        Y1, Y8, Y9
 	VPSLLD       $0x10, Y8, Y8
@@ -15313,29 +15559,30 @@ loop:
 	RET
 
 // func castBF16ToF32AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·castBF16ToF32AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
 loop:
-	VPMOVZXWD (CX), Y0
-	VPSLLD    $0x10, Y0, Y0
-	VPMOVZXWD 16(CX), Y1
-	VPSLLD    $0x10, Y1, Y1
-	VPMOVZXWD 32(CX), Y2
-	VPSLLD    $0x10, Y2, Y2
-	VPMOVZXWD 48(CX), Y3
-	VPSLLD    $0x10, Y3, Y3
-	VMOVDQU   Y0, (AX)
-	VMOVDQU   Y1, 32(AX)
-	VMOVDQU   Y2, 64(AX)
-	VMOVDQU   Y3, 96(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+128, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	VPMOVZXWD  (CX), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(CX), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(CX), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(CX), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VMOVDQU    Y0, (AX)
+	VMOVDQU    Y1, 32(AX)
+	VMOVDQU    Y2, 64(AX)
+	VMOVDQU    Y3, 96(AX)
+	ADDQ       $+64, CX
+	ADDQ       $+128, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	VZEROUPPER
 	RET
 
@@ -15347,34 +15594,36 @@ TEXT ·streamBF16ToF32AVX2(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
-	VPMOVZXWD (CX), Y0
-	VPSLLD    $0x10, Y0, Y0
-	VPMOVZXWD 16(CX), Y1
-	VPSLLD    $0x10, Y1, Y1
-	VPMOVZXWD 32(CX), Y2
-	VPSLLD    $0x10, Y2, Y2
-	VPMOVZXWD 48(CX), Y3
-	VPSLLD    $0x10, Y3, Y3
-	VMOVNTDQ  Y0, (AX)
-	VMOVNTDQ  Y1, 32(AX)
-	VMOVNTDQ  Y2, 64(AX)
-	VMOVNTDQ  Y3, 96(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+128, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	VPMOVZXWD  (CX), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(CX), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(CX), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(CX), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VMOVNTDQ   Y0, (AX)
+	VMOVNTDQ   Y1, 32(AX)
+	VMOVNTDQ   Y2, 64(AX)
+	VMOVNTDQ   Y3, 96(AX)
+	ADDQ       $+64, CX
+	ADDQ       $+128, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	SFENCE
 	VZEROUPPER
 	RET
 
 // func castBF16ToF16AVX2(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·castBF16ToF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1  4096(CX)
 	VPMOVZXWD   (CX), Y0
 	VPSLLD      $0x10, Y0, Y0
 	VPMOVZXWD   16(CX), Y1
@@ -15406,6 +15655,7 @@ TEXT ·streamBF16ToF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1  4096(CX)
 	VPMOVZXWD   (CX), Y0
 	VPSLLD      $0x10, Y0, Y0
 	VPMOVZXWD   16(CX), Y1
@@ -15431,7 +15681,7 @@ loop:
 	RET
 
 // func q4_0BF16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q4_0BF16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -15578,6 +15828,14 @@ ready:
 	VPBROADCASTD c0f0f0f0f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VMOVDQU      (CX), Y4
 	VPAND        Y0, Y4, Y5
 	VPSLLD       $0x10, Y4, Y4
@@ -16005,7 +16263,7 @@ portable:
 	JMP  ready
 
 // func q4_0BF16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q4_0BF16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -16157,6 +16415,14 @@ ready:
 	VPBROADCASTD c0000ffff<>+0(SB), Z6
 
 encode:
+	PREFETCHT1    4096(CX)
+	PREFETCHT1    4160(CX)
+	PREFETCHT1    4224(CX)
+	PREFETCHT1    4288(CX)
+	PREFETCHT1    4352(CX)
+	PREFETCHT1    4416(CX)
+	PREFETCHT1    4480(CX)
+	PREFETCHT1    4544(CX)
 	VMOVDQU32     (CX), Z7
 	VPANDD        Z0, Z7, Z8
 	VPSLLD        $0x10, Z7, Z7
@@ -16494,7 +16760,7 @@ DATA c0000ffff<>+0(SB)/4, $0x0000ffff
 GLOBL c0000ffff<>(SB), RODATA|NOPTR, $4
 
 // func q4_1BF16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C, FMA3
+// Requires: AVX, AVX2, CMOV, F16C, FMA3, MMX+
 TEXT ·q4_1BF16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -16643,6 +16909,14 @@ ready:
 	VPBROADCASTD c0f0f0f0f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VMOVDQU      (CX), Y4
 	VPAND        Y0, Y4, Y5
 	VPSLLD       $0x10, Y4, Y4
@@ -17122,7 +17396,7 @@ portable:
 	JMP  ready
 
 // func q4_1BF16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q4_1BF16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -17274,6 +17548,14 @@ ready:
 	VPBROADCASTD c0000ffff<>+0(SB), Z5
 
 encode:
+	PREFETCHT1        4096(CX)
+	PREFETCHT1        4160(CX)
+	PREFETCHT1        4224(CX)
+	PREFETCHT1        4288(CX)
+	PREFETCHT1        4352(CX)
+	PREFETCHT1        4416(CX)
+	PREFETCHT1        4480(CX)
+	PREFETCHT1        4544(CX)
 	VMOVDQU32         (CX), Z6
 	VPANDD            Z0, Z6, Z7
 	VPSLLD            $0x10, Z6, Z6
@@ -17625,7 +17907,7 @@ portable:
 	JMP  ready
 
 // func q5_0BF16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C
+// Requires: AVX, AVX2, CMOV, F16C, MMX+
 TEXT ·q5_0BF16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -17772,6 +18054,14 @@ ready:
 	VPBROADCASTD c1f1f1f1f<>+0(SB), Y3
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VMOVDQU      (CX), Y4
 	VPAND        Y0, Y4, Y5
 	VPSLLD       $0x10, Y4, Y4
@@ -18223,7 +18513,7 @@ portable:
 	JMP  ready
 
 // func q5_0BF16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q5_0BF16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -18375,6 +18665,14 @@ ready:
 	VPBROADCASTD c0000ffff<>+0(SB), Z6
 
 encode:
+	PREFETCHT1    4096(CX)
+	PREFETCHT1    4160(CX)
+	PREFETCHT1    4224(CX)
+	PREFETCHT1    4288(CX)
+	PREFETCHT1    4352(CX)
+	PREFETCHT1    4416(CX)
+	PREFETCHT1    4480(CX)
+	PREFETCHT1    4544(CX)
 	VMOVDQU32     (CX), Z7
 	VPANDD        Z0, Z7, Z8
 	VPSLLD        $0x10, Z7, Z7
@@ -18733,7 +19031,7 @@ DATA c431fffff<>+0(SB)/4, $0x431fffff
 GLOBL c431fffff<>(SB), RODATA|NOPTR, $4
 
 // func q5_1BF16AVX2(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, CMOV, F16C, FMA3
+// Requires: AVX, AVX2, CMOV, F16C, FMA3, MMX+
 TEXT ·q5_1BF16AVX2(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -18882,6 +19180,14 @@ ready:
 	VPBROADCASTD c1f1f1f1f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
+	PREFETCHT1   4224(CX)
+	PREFETCHT1   4288(CX)
+	PREFETCHT1   4352(CX)
+	PREFETCHT1   4416(CX)
+	PREFETCHT1   4480(CX)
+	PREFETCHT1   4544(CX)
 	VMOVDQU      (CX), Y4
 	VPAND        Y0, Y4, Y5
 	VPSLLD       $0x10, Y4, Y4
@@ -19385,7 +19691,7 @@ portable:
 	JMP  ready
 
 // func q5_1BF16AVX512(dst *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q5_1BF16AVX512(SB), NOSPLIT, $576-32
 	MOVQ   dst+0(FP), AX
 	MOVQ   src+8(FP), CX
@@ -19537,6 +19843,14 @@ ready:
 	VPBROADCASTD c0000ffff<>+0(SB), Z5
 
 encode:
+	PREFETCHT1        4096(CX)
+	PREFETCHT1        4160(CX)
+	PREFETCHT1        4224(CX)
+	PREFETCHT1        4288(CX)
+	PREFETCHT1        4352(CX)
+	PREFETCHT1        4416(CX)
+	PREFETCHT1        4480(CX)
+	PREFETCHT1        4544(CX)
 	VMOVDQU32         (CX), Z6
 	VPANDD            Z0, Z6, Z7
 	VPSLLD            $0x10, Z6, Z6
@@ -19912,7 +20226,7 @@ portable:
 	JMP  ready
 
 // func int4BF16AVX2(dst *byte, src *byte, n int, scale float32, zero float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·int4BF16AVX2(SB), NOSPLIT, $0-32
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -19930,6 +20244,7 @@ TEXT ·int4BF16AVX2(SB), NOSPLIT, $0-32
 	VPBROADCASTB c00000008<>+0(SB), Y6
 
 loop:
+	PREFETCHT1   4096(CX)
 	VMOVDQU      (CX), Y8
 	VPAND        Y3, Y8, Y9
 	VPSLLD       $0x10, Y8, Y8
@@ -19995,7 +20310,7 @@ loop:
 	RET
 
 // func nbits4BF16AVX2(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·nbits4BF16AVX2(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -20237,6 +20552,7 @@ sound:
 	VPBROADCASTB c0000000f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Y6
 	VMOVDQU      (DX), Y7
 	VPAND        Y0, Y7, Y8
@@ -20307,7 +20623,7 @@ signs:
 	JMP       sound
 
 // func nbits8BF16AVX2(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·nbits8BF16AVX2(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -20548,6 +20864,7 @@ sound:
 	VPBROADCASTB c00000080<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Y5
 	VMOVDQU      (DX), Y6
 	VPAND        Y0, Y6, Y7
@@ -20623,7 +20940,7 @@ signs:
 	JMP       sound
 
 // func fp8E4M3BF16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·fp8E4M3BF16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -20641,6 +20958,7 @@ TEXT ·fp8E4M3BF16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3c800000<>+0(SB), Y8
 
 loop:
+	PREFETCHT1   4096(CX)
 	VMOVDQU      (CX), Y9
 	VPAND        Y2, Y9, Y10
 	VPSLLD       $0x10, Y9, Y9
@@ -20738,7 +21056,7 @@ loop:
 	RET
 
 // func fp8E5M2BF16AVX2(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX2, FMA3, SSE
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
 TEXT ·fp8E5M2BF16AVX2(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -20756,6 +21074,7 @@ TEXT ·fp8E5M2BF16AVX2(SB), NOSPLIT, $0-28
 	VPBROADCASTD c38800000<>+0(SB), Y8
 
 loop:
+	PREFETCHT1   4096(CX)
 	VMOVDQU      (CX), Y9
 	VPAND        Y2, Y9, Y10
 	VPSLLD       $0x10, Y9, Y9
@@ -20853,7 +21172,7 @@ loop:
 	RET
 
 // func int4BF16AVX512(dst *byte, src *byte, n int, scale float32, zero float32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, SSE
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+, SSE
 TEXT ·int4BF16AVX512(SB), NOSPLIT, $0-32
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -20873,6 +21192,7 @@ TEXT ·int4BF16AVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTB c00000008<>+0(SB), Y6
 
 loop:
+	PREFETCHT1   4096(CX)
 	VMOVDQU32    (CX), Z8
 	VPANDD       Z3, Z8, Z9
 	VPSLLD       $0x10, Z8, Z8
@@ -20912,7 +21232,7 @@ loop:
 	RET
 
 // func nbits4BF16AVX512(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, FMA3
+// Requires: AVX, AVX2, AVX512BW, AVX512F, FMA3, MMX+
 TEXT ·nbits4BF16AVX512(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -21156,6 +21476,7 @@ sound:
 	VPBROADCASTB c0000000f<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Z6
 	VMOVDQU32    (DX), Z7
 	VPANDD       Z0, Z7, Z8
@@ -21208,7 +21529,7 @@ signs:
 	JMP       sound
 
 // func nbits8BF16AVX512(codes *byte, scales *byte, src *byte, n int) int
-// Requires: AVX, AVX2, AVX512BW, AVX512F, FMA3
+// Requires: AVX, AVX2, AVX512BW, AVX512F, FMA3, MMX+
 TEXT ·nbits8BF16AVX512(SB), NOSPLIT, $128-40
 	MOVQ codes+0(FP), AX
 	MOVQ scales+8(FP), CX
@@ -21451,6 +21772,7 @@ sound:
 	VPBROADCASTB c00000080<>+0(SB), Y4
 
 encode:
+	PREFETCHT1   4096(DX)
 	VBROADCASTSS (DI), Z5
 	VMOVDQU32    (DX), Z6
 	VPANDD       Z0, Z6, Z7
@@ -21504,7 +21826,7 @@ signs:
 	JMP       sound
 
 // func fp8E4M3BF16AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX512BW, AVX512F, SSE
+// Requires: AVX, AVX512BW, AVX512F, MMX+, SSE
 TEXT ·fp8E4M3BF16AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -21524,6 +21846,7 @@ TEXT ·fp8E4M3BF16AVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD c3c800000<>+0(SB), Z8
 
 loop:
+	PREFETCHT1   4096(CX)
 	VMOVDQU32    (CX), Z9
 	VPANDD       Z2, Z9, Z10
 	VPSLLD       $0x10, Z9, Z9
@@ -21577,7 +21900,7 @@ loop:
 	RET
 
 // func fp8E5M2BF16AVX512(dst *byte, src *byte, n int, scale float32)
-// Requires: AVX, AVX512BW, AVX512F, SSE
+// Requires: AVX, AVX512BW, AVX512F, MMX+, SSE
 TEXT ·fp8E5M2BF16AVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -21597,6 +21920,7 @@ TEXT ·fp8E5M2BF16AVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD c38800000<>+0(SB), Z8
 
 loop:
+	PREFETCHT1   4096(CX)
 	VMOVDQU32    (CX), Z9
 	VPANDD       Z2, Z9, Z10
 	VPSLLD       $0x10, Z9, Z9
@@ -21650,7 +21974,7 @@ loop:
 	RET
 
 // func q8F32AVX512(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512F, CMOV, F16C, MMX+
 TEXT ·q8F32AVX512(SB), NOSPLIT, $192-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -22018,6 +22342,8 @@ tile:
 encode:
 	MOVWLZX      (DI), R8
 	MOVW         R8, (AX)
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VBROADCASTSS (SI), Z3
 	VMOVDQU32    (CX), Z4
 	VMOVDQU32    64(CX), Z5
@@ -22114,7 +22440,7 @@ done:
 	RET
 
 // func q8BF16AVX512(dst *byte, src *byte, n int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C
+// Requires: AVX, AVX2, AVX512BW, AVX512F, CMOV, F16C, MMX+
 TEXT ·q8BF16AVX512(SB), NOSPLIT, $192-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -22373,6 +22699,7 @@ tile:
 encode:
 	MOVWLZX      (DI), R8
 	MOVW         R8, (AX)
+	PREFETCHT1   4096(CX)
 	VBROADCASTSS (SI), Z4
 	VMOVDQU32    (CX), Z5
 	VPANDD       Z1, Z5, Z6
@@ -22514,13 +22841,15 @@ loop:
 	RET
 
 // func castF32ToF16AVX512(dst *byte, src *byte, n int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·castF32ToF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU32    (CX), Z0
 	VMOVDQU32    64(CX), Z1
 	VCVTPS2PH    $0x00, Z0, Y0
@@ -22535,7 +22864,7 @@ loop:
 	RET
 
 // func castF32ToBF16AVX512(dst *byte, src *byte, n int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·castF32ToBF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -22546,28 +22875,30 @@ TEXT ·castF32ToBF16AVX512(SB), NOSPLIT, $0-24
 	VMOVDQU32    lowHalves<>+0(SB), Z3
 
 loop:
-	VMOVDQU32 (CX), Z4
-	VMOVDQU32 64(CX), Z5
-	VPSRLD    $0x10, Z4, Z6
-	VPANDD    Z0, Z6, Z6
-	VPADDD    Z1, Z6, Z6
-	VPADDD    Z4, Z6, Z6
-	VCMPPS    $0x03, Z4, Z4, K1
-	VPORD     Z2, Z4, K1, Z6
-	VPSRLD    $0x10, Z6, Z4
-	VPSRLD    $0x10, Z5, Z6
-	VPANDD    Z0, Z6, Z6
-	VPADDD    Z1, Z6, Z6
-	VPADDD    Z5, Z6, Z6
-	VCMPPS    $0x03, Z5, Z5, K1
-	VPORD     Z2, Z5, K1, Z6
-	VPSRLD    $0x10, Z6, Z5
-	VPERMT2W  Z5, Z3, Z4
-	VMOVDQU32 Z4, (AX)
-	ADDQ      $+128, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	PREFETCHT1 4160(CX)
+	VMOVDQU32  (CX), Z4
+	VMOVDQU32  64(CX), Z5
+	VPSRLD     $0x10, Z4, Z6
+	VPANDD     Z0, Z6, Z6
+	VPADDD     Z1, Z6, Z6
+	VPADDD     Z4, Z6, Z6
+	VCMPPS     $0x03, Z4, Z4, K1
+	VPORD      Z2, Z4, K1, Z6
+	VPSRLD     $0x10, Z6, Z4
+	VPSRLD     $0x10, Z5, Z6
+	VPANDD     Z0, Z6, Z6
+	VPADDD     Z1, Z6, Z6
+	VPADDD     Z5, Z6, Z6
+	VCMPPS     $0x03, Z5, Z5, K1
+	VPORD      Z2, Z5, K1, Z6
+	VPSRLD     $0x10, Z6, Z5
+	VPERMT2W   Z5, Z3, Z4
+	VMOVDQU32  Z4, (AX)
+	ADDQ       $+128, CX
+	ADDQ       $+64, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	VZEROUPPER
 	RET
 
@@ -22590,13 +22921,14 @@ DATA lowHalves<>+60(SB)/4, $0x003e003c
 GLOBL lowHalves<>(SB), RODATA|NOPTR, $64
 
 // func castBF16ToF16AVX512(dst *byte, src *byte, n int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·castBF16ToF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1   4096(CX)
 	VPMOVZXWD    (CX), Z0
 	VPSLLD       $0x10, Z0, Z0
 	VPMOVZXWD    32(CX), Z1
@@ -22620,6 +22952,8 @@ TEXT ·streamF32ToF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1   4096(CX)
+	PREFETCHT1   4160(CX)
 	VMOVDQU32    (CX), Z0
 	VMOVDQU32    64(CX), Z1
 	VCVTPS2PH    $0x00, Z0, Y0
@@ -22646,28 +22980,30 @@ TEXT ·streamF32ToBF16AVX512(SB), NOSPLIT, $0-24
 	VMOVDQU32    lowHalves<>+0(SB), Z3
 
 loop:
-	VMOVDQU32 (CX), Z4
-	VMOVDQU32 64(CX), Z5
-	VPSRLD    $0x10, Z4, Z6
-	VPANDD    Z0, Z6, Z6
-	VPADDD    Z1, Z6, Z6
-	VPADDD    Z4, Z6, Z6
-	VCMPPS    $0x03, Z4, Z4, K1
-	VPORD     Z2, Z4, K1, Z6
-	VPSRLD    $0x10, Z6, Z4
-	VPSRLD    $0x10, Z5, Z6
-	VPANDD    Z0, Z6, Z6
-	VPADDD    Z1, Z6, Z6
-	VPADDD    Z5, Z6, Z6
-	VCMPPS    $0x03, Z5, Z5, K1
-	VPORD     Z2, Z5, K1, Z6
-	VPSRLD    $0x10, Z6, Z5
-	VPERMT2W  Z5, Z3, Z4
-	VMOVNTDQ  Z4, (AX)
-	ADDQ      $+128, CX
-	ADDQ      $+64, AX
-	SUBQ      $0x20, DX
-	JNZ       loop
+	PREFETCHT1 4096(CX)
+	PREFETCHT1 4160(CX)
+	VMOVDQU32  (CX), Z4
+	VMOVDQU32  64(CX), Z5
+	VPSRLD     $0x10, Z4, Z6
+	VPANDD     Z0, Z6, Z6
+	VPADDD     Z1, Z6, Z6
+	VPADDD     Z4, Z6, Z6
+	VCMPPS     $0x03, Z4, Z4, K1
+	VPORD      Z2, Z4, K1, Z6
+	VPSRLD     $0x10, Z6, Z4
+	VPSRLD     $0x10, Z5, Z6
+	VPANDD     Z0, Z6, Z6
+	VPADDD     Z1, Z6, Z6
+	VPADDD     Z5, Z6, Z6
+	VCMPPS     $0x03, Z5, Z5, K1
+	VPORD      Z2, Z5, K1, Z6
+	VPSRLD     $0x10, Z6, Z5
+	VPERMT2W   Z5, Z3, Z4
+	VMOVNTDQ   Z4, (AX)
+	ADDQ       $+128, CX
+	ADDQ       $+64, AX
+	SUBQ       $0x20, DX
+	JNZ        loop
 	SFENCE
 	VZEROUPPER
 	RET
@@ -22680,6 +23016,7 @@ TEXT ·streamBF16ToF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), DX
 
 loop:
+	PREFETCHT1   4096(CX)
 	VPMOVZXWD    (CX), Z0
 	VPSLLD       $0x10, Z0, Z0
 	VPMOVZXWD    32(CX), Z1

@@ -82,6 +82,7 @@ func blocksKernel(v isa, f format, from element) {
 	MOVQ(tile, ready.base)
 	e := newEncoder(v, f, from) // here, since the scan needs the registers
 	Label("encode")
+	fetch(src, group)
 	for i := 0; i < groupBlocks; i += e.width() {
 		e.encode(ready, i, src, dst)
 	}

@@ -123,6 +123,18 @@ func (v isa) all(bits uint32) reg.VecVirtual {
 	return r
 }
 
+// ahead is how far before it is read memory is asked for: the next page, across
+// whose boundary the CPU's own prefetchers do not look.
+const ahead = 4 << 10
+
+// fetch asks for as many bytes as are read at src now, further on. A prefetch
+// beyond the source cannot fault.
+func fetch(src reg.GPVirtual, bytes int) {
+	for i := 0; i < bytes; i += 64 {
+		PREFETCHT1(Mem{Base: src, Disp: ahead + i})
+	}
+}
+
 // arguments loads what every kernel but absmax gets: dst, src, n.
 func arguments() (dst, src, n reg.GPVirtual) {
 	return Load(Param("dst"), GP64()).(reg.GPVirtual),
