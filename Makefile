@@ -11,7 +11,7 @@ LDFLAGS   := -X github.com/gantry-ml/gantry/cmd/internal/version.Version=$(VERSI
 # go-nvml declares calls that NVIDIA's header calls deprecated; none is ours.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-.PHONY: all build ort ort-cuda gateway demo test test-fakecuda test-gpu memory test-llama race chaos test-cluster purego vet lint generate generated-clean fuzz bench-index bench-quant clean
+.PHONY: all build ort ort-cuda gateway demo test test-fakecuda test-gpu memory test-llama race chaos test-cluster purego vet lint generate generated-clean fuzz bench-index bench-load bench-quant clean
 
 all: build
 
@@ -105,6 +105,10 @@ BENCHTIME ?= 3x
 KERNELS ?= .
 bench-quant:
 	$(GO) test ./quant -run '^$$' -bench 'BenchmarkEncode/$(KERNELS)' -benchtime $(BENCHTIME) -timeout 60m
+
+# Whole loads beside memcpy: docs/benchmarks.md.
+bench-load: ort
+	$(GO) test ./loader -run '^$$' -bench BenchmarkWhole -benchtime 20x -timeout 10m
 
 # Indexing the largest headers, as a ratio to the least that reading them takes.
 bench-index:

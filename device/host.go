@@ -19,8 +19,8 @@ import (
 const (
 	hugePage = 2 << 20
 	// prefaultPart is what one thread faults in between two looks at the
-	// context: some 10 to 60 ms of the kernel's work.
-	prefaultPart = 64 << 20
+	// context: a few ms of the kernel's work.
+	prefaultPart = 8 << 20
 )
 
 // hostArena is private anonymous memory, huge pages where the kernel gives

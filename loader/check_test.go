@@ -152,3 +152,40 @@ func TestStaleDigests(t *testing.T) {
 		t.Error("verified without digests")
 	}
 }
+
+// TestReadsEndWhereUnitsDo: no read cuts a unit of the digests, which would be
+// hashed in parts, but one that its chunk cuts.
+func TestReadsEndWhereUnitsDo(t *testing.T) {
+	dir := synth(t, 1)
+	_, ix := open(t, dir)
+	plan := build(t, ix, shard.Options{Scheme: "q8_0"})
+	j, err := newTeam(t, dir, plan, 1, NodeOptions{}).nodes[0].job("j")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.leave()
+	cuts := 0
+	for i := range plan.Chunks {
+		var runs []run
+		for k := range plan.Chunks[i].Segments {
+			seg := &plan.Chunks[i].Segments[k]
+			runs = append(runs, run{seg: seg, enc: &j.encoded[seg.Tensor], srcRow: seg.Bytes / seg.Rows.Len(), rows: seg.Rows})
+		}
+		for _, b := range batches(runs, slabBytes) {
+			if n := batchBytes(b); n > slabBytes {
+				t.Errorf("chunk %d: a read of %d bytes", i, n)
+			}
+			for _, s := range b {
+				if s.rows.Stop < s.run.rows.Stop {
+					cuts++
+					if s.rows.Stop%digests.UnitRows(s.run.srcRow) != 0 {
+						t.Errorf("chunk %d: rows [%d, %d) of %d bytes", i, s.rows.Start, s.rows.Stop, s.run.srcRow)
+					}
+				}
+			}
+		}
+	}
+	if cuts == 0 {
+		t.Error("no tensor is read in parts")
+	}
+}

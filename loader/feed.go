@@ -61,7 +61,11 @@ func (l *chunkLoad) newReads(ctx context.Context, runs []run) (*feed, error) {
 	}
 	// Two slabs of every chunk in work must fit the budget, or little else
 	// would: the smaller the budget, the smaller the reads.
-	f.batches = batches(runs, min(slabBytes, l.node.staging.budget/int64(2*l.job.lane.slots.limit)))
+	limit := int64(slabBytes)
+	if f.mapper != nil {
+		limit = mappedBytes
+	}
+	f.batches = batches(runs, min(limit, l.node.staging.budget/int64(2*l.job.lane.slots.limit)))
 	for _, b := range f.batches {
 		if f.mapper == nil && !f.whole && !keepsBytes(b) {
 			f.slab = max(f.slab, batchBytes(b))
@@ -86,6 +90,9 @@ func (f *feed) run(ctx context.Context, buffer []byte) error {
 		if err := f.readWhole(ctx, buffer[:f.scratch], buffer[end-f.load.chunk.Bytes:end]); err != nil {
 			return err
 		}
+	}
+	if f.mapper != nil {
+		f.mapper.Prepare(f.load.chunk.Offset, f.load.chunk.Bytes)
 	}
 	x := &transform{}
 	if spec := f.load.job.spec; spec.Validate {

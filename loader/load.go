@@ -18,6 +18,9 @@ import (
 // core's cache, with what becomes of it, until it is transformed.
 const slabBytes = 512 << 10
 
+// mappedBytes is that of what is mapped, which costs no system call each time.
+const mappedBytes = 128 << 10
+
 // Load makes one try at a chunk: read it, transform it, place or send the
 // piece of each dest. It returns the pieces and the stored bytes that it read
 // (those also with an error). Pieces that are placed here already are

@@ -200,6 +200,8 @@ type inMemory struct {
 
 func (*inMemory) Warm(int64, int64) bool { return true }
 
+func (*inMemory) Prepare(int64, int64) {}
+
 func (m *inMemory) Range(off, n int64) ([]byte, error) { return m.memory[off-m.at:][:n:n], nil }
 
 func (*inMemory) Verify() error { return nil }

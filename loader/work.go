@@ -3,6 +3,7 @@ package loader
 import (
 	"slices"
 
+	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/recovery"
 	"github.com/gantry-ml/gantry/shard"
@@ -155,7 +156,7 @@ func wholeRows(s share, rowSize []int64) bool {
 
 // batches groups the rows of runs that lie side by side in the chunk into
 // reads of at most limit bytes, of at least one row each, or those that are
-// stored together.
+// stored together. They end where units of digests do, if they can.
 func batches(runs []run, limit int64) [][]span {
 	var out [][]span
 	var open []span
@@ -181,11 +182,14 @@ func batches(runs []run, limit int64) [][]span {
 			if r.srcRow > 0 {
 				n = min(n, (limit-size)/r.srcRow)
 			}
-			if n < r.enc.tensor.Together() && size > 0 {
+			per := r.enc.tensor.Together()
+			if unit := digests.UnitRows(r.srcRow); n < rows.Len() && unit%per == 0 && unit*r.srcRow <= limit {
+				per = unit
+			}
+			if n < per && size > 0 {
 				flush()
 				continue
 			}
-			per := r.enc.tensor.Together()
 			n = max(n/per*per, per)
 			s := span{r, shard.Span{Start: rows.Start, Stop: rows.Start + n}, at}
 			open = append(open, s)

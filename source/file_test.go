@@ -2,8 +2,10 @@ package source_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -261,6 +263,44 @@ func TestChanged(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestPrepare: whatever is prepared, the bytes are there, without a fault.
+func TestPrepare(t *testing.T) {
+	dir := tree(t, map[string]string{"f": strings.Repeat("0123456789abcdef", 1<<16)})
+	s := open(t, dir, source.Options{})
+	defer s.Close()
+	r, err := s.Open(context.Background(), "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	m := r.(source.Mapper)
+	for _, span := range [][2]int64{{12345, 67890}, {5, 6}, {1 << 20, 0}, {-1, 10}, {1<<20 - 5, 10}, {1 << 62, 1 << 62}, {0, 1 << 20}} {
+		m.Prepare(span[0], span[1])
+	}
+	p, err := m.Range(0, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, after unix.Rusage
+	sum := 0
+	err = unix.Getrusage(unix.RUSAGE_THREAD, &before)
+	for _, b := range p {
+		sum += int(b)
+	}
+	if err := errors.Join(err, unix.Getrusage(unix.RUSAGE_THREAD, &after)); err != nil {
+		t.Fatal(err)
+	}
+	if want := int(10*'0'+45+6*'a'+15) << 16; sum != want {
+		t.Errorf("the bytes' sum is %d, want %d", sum, want)
+	}
+	// Faults map 64 KiB each.
+	if n := after.Minflt - before.Minflt; n >= 8 {
+		t.Errorf("%d page faults: nothing was prepared", n)
 	}
 }
 
