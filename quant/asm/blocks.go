@@ -82,8 +82,9 @@ func blocksKernel(v isa, f format, from element) {
 	MOVQ(tile, ready.base)
 	e := newEncoder(v, f, from) // here, since the scan needs the registers
 	Label("encode")
-	fetch(src, group)
 	for i := 0; i < groupBlocks; i += e.width() {
+		block := blockSize * from.bytes
+		fetch(Mem{Base: src, Disp: i * block}, e.width()*block)
 		e.encode(ready, i, src, dst)
 	}
 	ADDQ(U32(group), src)

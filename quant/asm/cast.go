@@ -24,7 +24,7 @@ func castKernel(v isa, from, to element, stream bool) {
 		r = v.newRounder()
 	}
 	Label("loop")
-	fetch(src, blockSize*from.bytes)
+	fetch(Mem{Base: src}, blockSize*from.bytes)
 	x := v.loadBlock(from, Mem{Base: src})
 	switch to {
 	case f16:

@@ -38,7 +38,7 @@ func fp8Kernel(v isa, to float8, from element) {
 	d := v.newDivider(scale)
 	b, r := v.newBlock(from), v.newRounder8(to)
 	Label("loop")
-	fetch(src, blockSize*from.bytes)
+	fetch(Mem{Base: src}, blockSize*from.bytes)
 	x := b.load(Mem{Base: src})
 	for i := range x {
 		sign := r.sign(x[i]) // the divider loses that of -0

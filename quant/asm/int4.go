@@ -27,7 +27,7 @@ func int4Kernel(v isa, from element) {
 	half, pairs := YMM(), newPairs()
 	VPBROADCASTB(constant(8), half)
 	Label("loop")
-	fetch(src, blockSize*from.bytes)
+	fetch(Mem{Base: src}, blockSize*from.bytes)
 	x := b.load(Mem{Base: src})
 	for i := range x {
 		x[i] = d.divide(x[i])

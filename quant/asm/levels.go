@@ -109,7 +109,7 @@ func levelsKernel(codes string, from element, encode func(b block) func(x []reg.
 	b := avx2.newBlock(from)
 	pack := encode(b)
 	Label("loop")
-	fetch(src, blockSize*from.bytes)
+	fetch(Mem{Base: src}, blockSize*from.bytes)
 	x := b.load(Mem{Base: src})
 	for i := range x {
 		VMULPS(factor, x[i], x[i])

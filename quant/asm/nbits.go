@@ -34,7 +34,7 @@ func nbitsKernel(v isa, bits int, from element) {
 	MOVQ(inverses, at)
 	e := newNbitsEncoder(v, bits, from)
 	Label("encode")
-	fetch(src, blockSize*from.bytes)
+	fetch(Mem{Base: src}, blockSize*from.bytes)
 	e.encode(Mem{Base: at}, Mem{Base: src}, Mem{Base: codes})
 	ADDQ(U8(4), at)
 	ADDQ(U8(blockSize*from.bytes), src)

@@ -50,7 +50,7 @@ func q8Kernel(v isa, from element) {
 	Label("encode")
 	MOVWLZX(Mem{Base: scale}, d)
 	MOVW(d.As16(), Mem{Base: dst})
-	fetch(src, blockSize*from.bytes)
+	fetch(Mem{Base: src}, blockSize*from.bytes)
 	q.encode(Mem{Base: inverse}, Mem{Base: src}, Mem{Base: dst, Disp: 2})
 	ADDQ(U8(4), inverse)
 	ADDQ(U8(2), scale)

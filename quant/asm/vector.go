@@ -129,9 +129,9 @@ const ahead = 4 << 10
 
 // fetch asks for as many bytes as are read at src now, further on. A prefetch
 // beyond the source cannot fault.
-func fetch(src reg.GPVirtual, bytes int) {
+func fetch(src Mem, bytes int) {
 	for i := 0; i < bytes; i += 64 {
-		PREFETCHT1(Mem{Base: src, Disp: ahead + i})
+		PREFETCHT1(src.Offset(ahead + i))
 	}
 }
 
