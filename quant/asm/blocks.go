@@ -84,7 +84,7 @@ func blocksKernel(v isa, f format, from element) {
 	Label("encode")
 	for i := 0; i < groupBlocks; i += e.width() {
 		block := blockSize * from.bytes
-		fetch(Mem{Base: src, Disp: i * block}, e.width()*block)
+		fetch(Mem{Base: src, Disp: group + i*block}, e.width()*block) // a group further: the scan is ahead
 		e.encode(ready, i, src, dst)
 	}
 	ADDQ(U32(group), src)
