@@ -31,6 +31,7 @@ type chunkTask struct {
 	pid     *actor.PID
 	started time.Time
 	ctx     context.Context
+	revoked bool // it has been told to end
 
 	failed   int   // tries that failed
 	read     int64 // stored bytes read, by all tries
@@ -150,6 +151,8 @@ func (a *chunkActor) heard(c actor.Context, m tried) {
 	t := a.task
 	t.read += m.read
 	switch {
+	case m.panic != nil && a.last:
+		a.end(c, chunkEnded{task: t, err: errRevoked})
 	case m.panic != nil:
 		t.failed++
 		t.panicked = recovery.Errorf(recovery.Internal, "chunk %d: the data path panicked: %.200v", t.ref.Chunk, m.panic)

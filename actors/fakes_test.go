@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 type fakeNode struct {
 	load func(ctx context.Context, ref job.Ref) error // nil: succeeds
 	dump func(ctx context.Context) error              // nil: succeeds
+	seal func() error                                 // nil: succeeds
 	held chan struct{}                                // where set, Close waits until it is closed
 
 	mu     sync.Mutex
@@ -88,6 +89,11 @@ func (n *fakeNode) Copy(ctx context.Context, id string, ref job.Ref, _ job.Hold,
 }
 
 func (n *fakeNode) Seal(_ context.Context, _ string, h job.Hold) (loader.SealReport, error) {
+	if n.seal != nil {
+		if err := n.seal(); err != nil {
+			return loader.SealReport{}, err
+		}
+	}
 	n.mu.Lock()
 	n.sealed[h] = true
 	n.mu.Unlock()

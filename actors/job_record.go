@@ -3,6 +3,7 @@ package actors
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -160,7 +161,7 @@ func (r *recorder) ended(s job.Status, err error) {
 	}
 	if err != nil {
 		r.job.Why, r.job.Class = err.Error(), recovery.ClassOf(err)
-		if r.sealErr != nil && s == job.Failed {
+		if r.sealErr != nil && errors.Is(err, r.sealErr) && s == job.Failed {
 			r.job.Validation.State, r.job.Validation.Reason = "failed", r.sealErr.Error()
 		}
 		return

@@ -315,6 +315,7 @@ func (w *worker) revoke(c actor.Context, j *heldJob, m *control.Revoke) {
 	at := attempt{ref.Chunk, ref.Attempt}
 	j.seen[at] = true
 	if t := j.chunks[at]; t != nil {
+		t.revoked = true
 		c.Send(t.pid, revoked{})
 	}
 }
@@ -341,7 +342,9 @@ func (w *worker) chunkEnded(c actor.Context, m chunkEnded) {
 	w.Metrics.Chunk(t.ctx, t.read, time.Since(t.started), string(recovery.ClassOf(m.err)))
 	head := w.header(j.spec.ID, j.spec.Epoch)
 	if m.err != nil {
-		w.Log.Warn("chunk given up", "job", j.spec.ID, "chunk", t.ref.Chunk, "attempt", t.ref.Attempt, "err", m.err)
+		if recovery.ClassOf(m.err) != recovery.Cancelled { // it was revoked
+			w.Log.Warn("chunk given up", "job", j.spec.ID, "chunk", t.ref.Chunk, "attempt", t.ref.Attempt, "err", m.err)
+		}
 		w.report(c, j, &control.ChunkFailed{Header: head, Ref: control.FromRef(t.ref), BytesRead: t.read, Error: control.FromError(m.err)})
 		return
 	}

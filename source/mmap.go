@@ -46,6 +46,8 @@ func mappable(f *os.File) bool {
 	return true
 }
 
+var page = int64(os.Getpagesize())
+
 // warmSamples is how many pages of a range Warm looks at: readahead and
 // eviction work on runs of pages, and a look at each of them would cost a
 // twentieth of the load.
@@ -53,14 +55,13 @@ const warmSamples = 8
 
 // Warm implements Mapper. It is a guess: pages that are not there are faulted
 // in by Range, which is slow and no error.
-func (m *mapped) Warm(off, n int64) bool {
-	if m.asked || n == 0 {
-		return true
-	}
-	if off < 0 || n < 0 || off+n > int64(len(m.data)) {
+func (m *mapped) Warm(off, n int64) bool { return m.asked || n == 0 || m.resident(off, n) }
+
+// resident looks at samples of n bytes from off, at least one.
+func (m *mapped) resident(off, n int64) bool {
+	if !m.holds(off, n) {
 		return false
 	}
-	page := int64(os.Getpagesize())
 	for i := range int64(warmSamples) {
 		at := (off + (n-1)*i/(warmSamples-1)) / page * page
 		var state byte
@@ -72,17 +73,24 @@ func (m *mapped) Warm(off, n int64) bool {
 }
 
 // Prepare implements Mapper. A kernel before 5.14 has no call for it, and what
-// cannot be mapped faults when it is read: both are no errors here.
+// cannot be mapped faults when it is read: both are no errors here. Nor is
+// anything done where the bytes would have to be read first.
 //
 // The call is made as a fault would do its work, without a word to the runtime:
 // told of calls that take longer than 20 µs it gives the processor to another
 // thread each time, and looks for more of them all the while.
 func (m *mapped) Prepare(off, n int64) {
-	if size := int64(len(m.data)); off >= 0 && n > 0 && n <= size && off <= size-n {
-		page := int64(os.Getpagesize())
-		b := m.data[off/page*page : off+n]
-		_, _, _ = unix.RawSyscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MADV_POPULATE_READ)
+	if !m.holds(off, n) || m.asked && !m.resident(off, n) { // else Warm has just looked
+		return
 	}
+	b := m.data[off/page*page : off+n]
+	_, _, _ = unix.RawSyscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MADV_POPULATE_READ)
+}
+
+// holds says whether n bytes from off, at least one, are in the file.
+func (m *mapped) holds(off, n int64) bool {
+	size := int64(len(m.data))
+	return off >= 0 && n > 0 && n <= size && off <= size-n
 }
 
 // Range implements Mapper.

@@ -240,7 +240,8 @@ func (j *Job) sealFailed(e SealFailed) {
 	case j.again(r, e.Err):
 	case full && r.fails <= j.o.Strategy.Limit(): // the arena is there: little is needed, which may be free in a moment
 		j.askLater(r)
-	case full:
+	case full && r.refused < j.o.Strategy.Limit():
+		r.refused++
 		j.refuse(r, "seal", "no memory to check it", e.Err)
 	default:
 		j.fail(&recovery.Error{Class: recovery.ClassOf(orUnknown(e.Err)), Op: "seal rank on " + e.Hold.Worker.Name + " " + e.Hold.Device,

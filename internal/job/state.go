@@ -80,6 +80,7 @@ type rank struct {
 	total   int64
 	due     time.Time // when Place or Seal is sent again, zero: nothing is asked
 	fails   int       // Place and Seal answers that said no
+	refused int       // homes that had no memory to check it
 	why     string    // it lost its last home
 	// inherited says that an earlier driver gave hold its generation: it may be
 	// that of an arena which is there.

@@ -52,7 +52,9 @@ func nearEnd(t *testing.T, q *messages.LoadRequest) (release func()) {
 	x := newTap(t, at, eightMiB(t))
 	q.URI = x.URL
 	_, last := firstRank(t, q.Options)
-	return x.hold(last)
+	release = x.hold(last)
+	t.Cleanup(release) // before the server closes, which waits for who reads
+	return release
 }
 
 // firstRank plans a load of eightMiB. It returns the stored bytes of the chunks
