@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,9 +19,10 @@ func TestPlanAnswerLost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
 	asked := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(asked) })
 	var opened atomic.Int64
 	w.opening = func() { opened.Add(1); <-asked }
-	questions := 0
+	var questions atomic.Int64
 	// The road to w0, on which the answer to the first question is lost.
 	road, err := w.system.root.SpawnNamed(actor.PropsFromFunc(func(c actor.Context) {
 		m, ok := c.Message().(*control.OpenIndex)
@@ -29,7 +31,7 @@ func TestPlanAnswerLost(t *testing.T) {
 		}
 		m = proto.Clone(m).(*control.OpenIndex)
 		m.Header.Worker = "w0"
-		switch questions++; questions {
+		switch questions.Add(1) {
 		case 1:
 			c.Send(workerPID(w.members[0]), m)
 		default:
@@ -38,7 +40,7 @@ func TestPlanAnswerLost(t *testing.T) {
 			if err := c.RequestFuture(workerPID(w.members[0]), &control.Hello{Header: m.Header}, 5*time.Second).Wait(); err != nil {
 				t.Error(err)
 			}
-			close(asked)
+			goOn()
 		}
 	}), workerID("road"))
 	if err != nil {
@@ -54,7 +56,8 @@ func TestPlanAnswerLost(t *testing.T) {
 	if err != nil || digest == "" {
 		t.Errorf("digest %q: %v", digest, err)
 	}
-	if n := opened.Load(); n != 1 || questions != 2 {
-		t.Errorf("opened %d times, asked %d times", n, questions)
+	// On a machine that is very busy it is asked a third time, too late to join.
+	if n := opened.Load(); n < 1 || n >= questions.Load() {
+		t.Errorf("opened %d times, asked %d times", n, questions.Load())
 	}
 }
