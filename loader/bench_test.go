@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -75,7 +76,7 @@ func synth(t testing.TB, layers int) string {
 }
 
 // BenchmarkLoad sets whole loads from a warm page cache against a copy of the
-// same number of bytes from memory to memory by two cores, in the same run.
+// same number of bytes from memory to memory by all cores, in the same run.
 // Rates are of stored bytes.
 func BenchmarkLoad(b *testing.B) {
 	dir := synth(b, 9)
@@ -183,12 +184,14 @@ func BenchmarkLoad(b *testing.B) {
 	})
 }
 
-// copyAll copies with two goroutines, as many as the loads have.
+// copyAll copies a part on each core, as many as the loads have.
 func copyAll(dst, src []byte) {
 	var wg sync.WaitGroup
-	half := len(src) / 2
-	wg.Go(func() { copy(dst[:half], src[:half]) })
-	wg.Go(func() { copy(dst[half:], src[half:]) })
+	cores := runtime.GOMAXPROCS(0)
+	for i := range cores {
+		from, to := len(src)*i/cores, len(src)*(i+1)/cores
+		wg.Go(func() { copy(dst[from:to], src[from:to]) })
+	}
 	wg.Wait()
 }
 

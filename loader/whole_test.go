@@ -1,20 +1,17 @@
-package loader_test
+package loader
 
 import (
 	"cmp"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/gantry-ml/gantry/checkpoint/digests"
-	"github.com/gantry-ml/gantry/checkpoint/synth"
+	checkpoints "github.com/gantry-ml/gantry/checkpoint/synth"
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/dtype"
-	"github.com/gantry-ml/gantry/loader"
 	"github.com/gantry-ml/gantry/quant"
 )
 
@@ -25,7 +22,7 @@ import (
 // of-memcpy of the ratios, the others milliseconds.
 func BenchmarkWhole(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "model")
-	stored, err := synth.Write(b.Context(), dir, synth.Options{Bytes: 1 << 30, DType: dtype.F32})
+	stored, err := checkpoints.Write(b.Context(), dir, checkpoints.Options{Bytes: 1 << 30, DType: dtype.F32})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -48,7 +45,7 @@ func BenchmarkWhole(b *testing.B) {
 			b.SetBytes(stored.Bytes)
 			for b.Loop() {
 				begun := time.Now()
-				m, err := loader.New(loader.WithQuantization(quant.Config{Scheme: "q8_0"})).Load(b.Context(), dir)
+				m, err := New(WithQuantization(quant.Config{Scheme: "q8_0"})).Load(b.Context(), dir)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -60,7 +57,7 @@ func BenchmarkWhole(b *testing.B) {
 				}
 				time.Sleep(50 * time.Millisecond) // until the file is unmapped
 				begun = time.Now()
-				copyOnAll(mem[0], mem[1])
+				copyAll(mem[0], mem[1])
 				memcpy := time.Since(begun)
 				add("of-memcpy", memcpy.Seconds()/load.Seconds())
 				add("memcpy-ms", 1e3*memcpy.Seconds())
@@ -81,14 +78,4 @@ func BenchmarkWhole(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Run("plain", whole(false))
-}
-
-// copyOnAll copies src to dst, a part on each core.
-func copyOnAll(dst, src []byte) {
-	var all sync.WaitGroup
-	part := len(src)/runtime.GOMAXPROCS(0) + 1
-	for from := 0; from < len(src); from += part {
-		all.Go(func() { copy(dst[from:min(from+part, len(src))], src[from:]) })
-	}
-	all.Wait()
 }

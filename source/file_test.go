@@ -266,33 +266,36 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-// TestPrepare: whatever is prepared, the bytes are there, without a fault.
-func TestPrepare(t *testing.T) {
-	dir := tree(t, map[string]string{"f": strings.Repeat("0123456789abcdef", 1<<16)})
+// mapped returns a folder with a file f of 1 MiB that was just written, and the
+// file mapped.
+func mapped(t *testing.T) (dir string, m source.Mapper) {
+	t.Helper()
+	dir = tree(t, map[string]string{"f": strings.Repeat("0123456789abcdef", 1<<16)})
 	s := open(t, dir, source.Options{})
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
 	r, err := s.Open(context.Background(), "f")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
-	m := r.(source.Mapper)
-	whole, err := m.Range(0, 1<<20)
+	t.Cleanup(func() { r.Close() })
+	return dir, r.(source.Mapper)
+}
+
+// TestPrepare: whatever is prepared, the bytes are there, without a fault.
+func TestPrepare(t *testing.T) {
+	_, m := mapped(t)
+	p, err := m.Range(0, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Madvise(whole, unix.MADV_POPULATE_READ); errors.Is(err, unix.EINVAL) {
+	if err := unix.Madvise(p, unix.MADV_POPULATE_READ); errors.Is(err, unix.EINVAL) {
 		t.Skip("this kernel has no call to map pages: 5.14 has")
 	}
-	if err := unix.Madvise(whole, unix.MADV_DONTNEED); err != nil {
+	if err := unix.Madvise(p, unix.MADV_DONTNEED); err != nil {
 		t.Fatal(err)
 	}
 	for _, span := range [][2]int64{{12345, 67890}, {5, 6}, {1 << 20, 0}, {-1, 10}, {1<<20 - 5, 10}, {1 << 62, 1 << 62}, {0, 1 << 20}} {
 		m.Prepare(span[0], span[1])
-	}
-	p, err := m.Range(0, 1<<20)
-	if err != nil {
-		t.Fatal(err)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -317,15 +320,7 @@ func TestPrepare(t *testing.T) {
 // TestWarm: what was just written is in memory; what the kernel was told to
 // forget is not, and a range outside the file never is.
 func TestWarm(t *testing.T) {
-	dir := tree(t, map[string]string{"f": strings.Repeat("0123456789abcdef", 1<<16)})
-	s := open(t, dir, source.Options{})
-	defer s.Close()
-	r, err := s.Open(context.Background(), "f")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	m := r.(source.Mapper)
+	dir, m := mapped(t)
 	if !m.Warm(0, 1<<20) || !m.Warm(12345, 678) {
 		t.Error("a file that was just written is not warm")
 	}
@@ -353,7 +348,7 @@ func TestWarm(t *testing.T) {
 		t.Error("a file that the kernel dropped is warm")
 	}
 	p := make([]byte, 16)
-	if err := r.ReadAt(context.Background(), p, 1<<20-16); err != nil || string(p) != "0123456789abcdef" {
+	if err := m.ReadAt(context.Background(), p, 1<<20-16); err != nil || string(p) != "0123456789abcdef" {
 		t.Errorf("read %q, %v", p, err)
 	}
 }

@@ -24,9 +24,10 @@
 // current one change nothing.
 //
 // A suspect worker gets no chunks, its attempts are revoked and dispatched
-// elsewhere, and chunks for its ranks wait. Up again, it is asked again for
-// all that it owes. Lost, its ranks are placed anew with the next generation,
-// and only the chunks with lost pieces are read again, for those pieces only.
+// elsewhere, and chunks for its ranks wait: also those that others read, once a
+// try of theirs has failed. Up again, it is asked again for all that it owes.
+// Lost, its ranks are placed anew with the next generation, and only the chunks
+// with lost pieces are read again, for those pieces only.
 //
 // Of replicas (dp) one gets a chunk's piece by its read, and the others by
 // copies (Load with From) of what is placed, in a chain (replicas.go). So a
