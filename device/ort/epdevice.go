@@ -99,6 +99,7 @@ import "C"
 
 import (
 	"fmt"
+	"sync"
 	"unsafe"
 )
 
@@ -132,6 +133,12 @@ const (
 	deviceMemory = 0
 	pinnedMemory = 5
 )
+
+// provider has calls that may fail made one at a time: the CUDA provider
+// writes why a CUDA call failed into one buffer of the process, where calls that
+// fail at once spoil each other's text (onnxruntime/core/providers/cuda/cuda_call.cc).
+// To ask for a copy from or to pinned memory takes microseconds.
+var provider sync.Mutex
 
 // CUDADevice is a CUDA device as ONNX Runtime's provider serves it: memory on
 // it, pinned memory beside it, and one stream of copies. Its methods may be
@@ -253,12 +260,16 @@ func (d *CUDADevice) FreePinned(b []byte) error {
 }
 
 func (l *library) alloc(a allocator, bytes int64) (unsafe.Pointer, error) {
+	provider.Lock()
+	defer provider.Unlock()
 	var p unsafe.Pointer
 	err := l.check(C.gantry_alloc(l.api, a.alloc, C.size_t(bytes), &p))
 	return p, err
 }
 
 func (l *library) free(a allocator, p unsafe.Pointer) error {
+	provider.Lock()
+	defer provider.Unlock()
 	return l.check(C.gantry_free(l.api, a.alloc, p))
 }
 
@@ -275,6 +286,8 @@ func (d *CUDADevice) CopyOut(dst []byte, src unsafe.Pointer) error {
 }
 
 func (d *CUDADevice) copy(toInfo, to, fromInfo, from unsafe.Pointer, n int) error {
+	provider.Lock()
+	defer provider.Unlock()
 	return d.lib.check(C.gantry_copy(d.lib.api, d.env, toInfo, to, fromInfo, from, C.size_t(n), d.stream))
 }
 

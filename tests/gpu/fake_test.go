@@ -4,11 +4,14 @@ package gpu
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gantry-ml/gantry/device"
 	"github.com/gantry-ml/gantry/device/fakecuda"
@@ -184,11 +187,37 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// TestFailuresAtOnce: each of the copies that fail at the same time says why.
+func TestFailuresAtOnce(t *testing.T) {
+	clean(t)
+	a := open(t, 1<<20)
+	defer a.Close()
+	state.Failures[0] = fakecuda.Call("cudaMemcpyAsync", 0, always, fakecuda.ErrorIllegalAddress)
+	defer func() { state.Failures[0] = fakecuda.Failure{} }()
+	var group errgroup.Group
+	for w := range 8 {
+		group.Go(func() error {
+			for range 500 {
+				err := a.CopyIn(int64(w), []byte{1})
+				if err == nil || !strings.Contains(err.Error(), "cudaMemcpyAsync: cudaErrorIllegalAddress") {
+					return fmt.Errorf("%v, want CUDA's reason", err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// always is how often a call fails that never gets through.
+const always = 1 << 40
+
 // TestLoadFailures: a load goes on after a copy that failed once, and ends with
 // CUDA's reason where copies or allocations keep failing. Nothing is left on
 // the device.
 func TestLoadFailures(t *testing.T) {
-	const always = 1 << 40
 	for _, tt := range []struct {
 		name  string
 		fail  fakecuda.Failure
