@@ -82,14 +82,13 @@ func TestTakeFromNowhere(t *testing.T) {
 	if !ok {
 		t.Fatal("the probe is refused")
 	}
-	gone, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	// As unreadable as unmapped memory, whose addresses others may be given.
+	gone, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer unix.Munmap(gone)
 	nowhere := placesOf([][]byte{gone})
-	if err := unix.Munmap(gone); err != nil {
-		t.Fatal(err)
-	}
 	tk, parts, body := piece(1, 1<<20)
 	ask := func(places []place) error {
 		t.Helper()
