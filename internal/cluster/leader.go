@@ -36,7 +36,7 @@ type Term struct {
 func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
 	holder := nuid.Next()
 	l := &lease{c: c, kv: c.leader, key: leaderKey, mine: func(v []byte) bool { return string(v) == holder }}
-	known := false // whether somebody has led, as far as the store says
+	known := false // whether somebody has led, or does, as far as the store says
 	for {
 		_, err := c.leader.Get(ctx, lastKey)
 		switch {
@@ -65,6 +65,7 @@ func (c *Cluster) Lead(ctx context.Context) (*Term, error) {
 		if ctx.Err() != nil {
 			return nil, classify("lead", ctx.Err())
 		}
+		known = known || recovery.ClassOf(err) == recovery.Stale
 		if err := c.awaitVacancy(ctx); err != nil {
 			return nil, err
 		}

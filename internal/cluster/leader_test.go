@@ -59,6 +59,42 @@ func TestLeaderTakeover(t *testing.T) {
 	}
 }
 
+// TestLeaderOfALostStore: a standby leaves the lease of a store that was lost to
+// whoever held it, also where it has not yet read who that is.
+func TestLeaderOfALostStore(t *testing.T) {
+	s := startServer(t, ServerOptions{})
+	standby := open(t, s, short)
+	if _, err := standby.leader.PutString(t.Context(), leaderKey, "another"); err != nil {
+		t.Fatal(err)
+	}
+	terms := make(chan *Term, 1)
+	go func() {
+		term, err := standby.Lead(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		terms <- term
+	}()
+	for waits := false; !waits; { // for the lease to end
+		stream, err := standby.js.Stream(t.Context(), "KV_"+standby.leader.Bucket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		waits = stream.CachedInfo().State.Consumers > 0
+	}
+	lost := time.Now()
+	if err := standby.leader.Purge(t.Context(), leaderKey); err != nil {
+		t.Fatal(err)
+	}
+	term := receive(t, terms)
+	if took := time.Since(lost); took < 2*short.LeaseTTL {
+		t.Errorf("leads after %v", took)
+	}
+	if err := term.Resign(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestResignation: a lease that is given back is not waited for, however long it
 // would have been.
 func TestResignation(t *testing.T) {
