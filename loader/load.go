@@ -109,7 +109,8 @@ func (l *chunkLoad) begin(ctx context.Context, dests []Dest) error {
 
 // fill reads the chunk and transforms it into the targets' memory. All the
 // staging memory that a chunk needs is asked for at once: whoever waits for
-// some holds none.
+// some holds none. A chunk of a job whose rate is limited waits for that first,
+// and keeps nothing from other jobs meanwhile.
 func (l *chunkLoad) fill(ctx context.Context) error {
 	var sent, copied int64
 	for _, t := range l.targets {
@@ -119,6 +120,9 @@ func (l *chunkLoad) fill(ctx context.Context) error {
 		case t.copied:
 			copied += t.piece.Bytes
 		}
+	}
+	if err := l.job.pace.Wait(ctx, l.chunk.Stored()); err != nil {
+		return err
 	}
 	if sent+copied > 0 {
 		if err := l.job.lane.outbox.acquire(ctx, l.job.spec.ID, l.chunk.Stored()); err != nil {

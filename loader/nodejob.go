@@ -23,6 +23,7 @@ type nodeJob struct {
 	spec    JobSpec
 	encoded []encoded // by tensor of the plan
 	src     source.Source
+	pace    *source.Limiter
 	lane    lane         // shared with other jobs
 	digests *digests.Set // nil where the source has none
 	covered []bool       // by file of the plan: whether digests has it
@@ -65,7 +66,7 @@ type lazyReader struct {
 }
 
 func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, string, recovery.Strategy) (source.Source, error)) (*nodeJob, error) {
-	j := &nodeJob{spec: s, epoch: s.Epoch, ranks: map[int]*rank{}, fingerprints: map[int]string{}, encoded: make([]encoded, len(s.Plan.Tensors))}
+	j := &nodeJob{spec: s, pace: source.NewLimiter(s.LimitRate), epoch: s.Epoch, ranks: map[int]*rank{}, fingerprints: map[int]string{}, encoded: make([]encoded, len(s.Plan.Tensors))}
 	for i := range s.Plan.Tensors {
 		t := &s.Plan.Tensors[i]
 		scheme, err := quant.Parse(t.Scheme)
@@ -81,7 +82,7 @@ func newNodeJob(ctx context.Context, s JobSpec, open func(context.Context, strin
 	if err != nil {
 		return nil, err
 	}
-	j.src = checkpoint.WithValues(source.Limit(src, s.LimitRate))
+	j.src = checkpoint.WithValues(src)
 	if err := j.readDigests(ctx); err != nil {
 		return nil, errors.Join(err, src.Close())
 	}

@@ -2,10 +2,18 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/gantry-ml/gantry/internal/job"
+	"github.com/gantry-ml/gantry/shard"
 )
 
 // shared is jobs that share turns: a simulation without time.
@@ -141,4 +149,40 @@ func TestSmallJobOvertakes(t *testing.T) {
 	if err := turns.acquire(ctx, "late", 16); err == nil {
 		t.Error("it waits for ever")
 	}
+}
+
+// TestLimitedJobHoldsNoOther: what waits for the rate of its job keeps nothing
+// that the chunks of others need.
+func TestLimitedJobHoldsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(testdata(t, "stories260K"), "hf-f32")
+		_, ix := open(t, path)
+		plan := build(t, ix, shard.Options{Scheme: "q8_0", ChunkBytes: 64 << 10})
+		beside := newTeam(t, path, plan, 1, NodeOptions{Staging: 1 << 20})
+		node, hold := beside.nodes[0], beside.holds[0]
+		if err := errors.Join(node.Open(t.Context(), JobSpec{ID: "slow", Epoch: 1, URI: path, Plan: plan, LimitRate: 1}),
+			node.Place(t.Context(), "slow", hold)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var slow sync.WaitGroup
+		for c := range plan.Chunks {
+			slow.Go(func() {
+				if _, _, err := node.Load(ctx, "slow", job.Ref{Chunk: c, Attempt: 1}, []Dest{{Hold: hold}}); err == nil {
+					t.Errorf("chunk %d is loaded above the limit", c)
+				}
+			})
+		}
+		synctest.Wait() // all of it waits
+		begun := time.Now()
+		beside.load(t.Context())
+		if took := time.Since(begun); took > 0 {
+			t.Errorf("it waited %v for the other job", took)
+		}
+		cancel()
+		slow.Wait()
+		if err := node.Close("slow"); err != nil {
+			t.Error(err)
+		}
+	})
 }
