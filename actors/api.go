@@ -234,8 +234,11 @@ func (c *Coordinator) Jobs(ctx context.Context) ([]messages.Job, error) {
 }
 
 // Cancel asks a job to stop and returns it as it is now. A job that has ended
-// stays as it ended.
+// stays as it ended. The request must name the job: the newest may be anybody's.
 func (c *Coordinator) Cancel(ctx context.Context, q messages.JobRequest) (messages.Job, error) {
+	if q.Job == "" {
+		return messages.Job{}, recovery.Errorf(recovery.Usage, "cancel: which job is not said (see `gantry jobs`)")
+	}
 	return ask[messages.Job](ctx, c, func(a *coordinator, ac actor.Context) (any, error) {
 		e, err := a.find(q.Job)
 		if err != nil {

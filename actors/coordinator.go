@@ -259,7 +259,7 @@ func (a *coordinator) memberUp(c actor.Context, w messages.Worker) {
 	m := &member{Worker: w, pid: workerPID(w)}
 	a.members[w.Name] = m
 	if w.Version != a.o.Version {
-		m.refused = &recovery.Error{Class: recovery.Unsupported, Op: "use worker " + w.Name,
+		m.refused = &recovery.Error{Class: recovery.OutOfCapacity, Op: "use worker " + w.Name,
 			Err: fmt.Errorf("it runs version %q, coordinator %s version %q", w.Version, a.o.Name, a.o.Version), Hint: "run the same release everywhere"}
 		a.o.Log.Warn("worker is not used", "worker", w.Name, "err", m.refused)
 		a.tellJobs(c, workerRefused{w, m.refused})

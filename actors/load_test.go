@@ -253,6 +253,9 @@ func TestCancelFrees(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-started
+	if _, err := w.co.Cancel(t.Context(), messages.JobRequest{}); recovery.ClassOf(err) != recovery.Usage {
+		t.Errorf("whichever: %v", err)
+	}
 	if _, err := w.co.Cancel(t.Context(), messages.JobRequest{Job: j.Job, Reason: "changed my mind"}); err != nil {
 		t.Fatal(err)
 	}

@@ -209,7 +209,7 @@ func TestAnotherRelease(t *testing.T) {
 	c.StartWorker("other")
 	c.bin = here
 	j := c.Load(stories(t, "hf-f32", "alone", 1))
-	if j.State != messages.StateFailed || j.Class != recovery.Unsupported || !strings.Contains(j.Why, `"v9.9.9"`) || !strings.Contains(j.Why, "coordinator c1 version") {
+	if j.State != messages.StateFailed || j.Class != recovery.OutOfCapacity || !strings.Contains(j.Why, `"v9.9.9"`) || !strings.Contains(j.Why, "coordinator c1 version") {
 		t.Errorf("%s, class %s: %s", j.State, j.Class, j.Why)
 	}
 	c.StartWorker("same")
