@@ -132,6 +132,8 @@ func (n *fakeNode) Held(string) (all []job.Held) {
 
 func (n *fakeNode) Lends(string) []int { return nil }
 
+func (n *fakeNode) Staging() int64 { return 21 }
+
 func (n *fakeNode) PeakStaging() int64 { return 42 }
 
 func (n *fakeNode) DumpRank(ctx context.Context, _ string, rank int, path string) ([16]byte, error) {

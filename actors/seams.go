@@ -32,6 +32,9 @@ type Node interface {
 	DumpRank(ctx context.Context, jobID string, rank int, path string) (digest [16]byte, err error)
 	RemoveDump(path string) error
 	Export(ctx context.Context, jobID string, e loader.ExportSpec) (warnings []string, err error)
+	// Staging returns how much staging memory is present, PeakStaging the most
+	// that was.
+	Staging() int64
 	PeakStaging() int64
 }
 
@@ -99,6 +102,12 @@ type Metrics interface {
 	Retry(ctx context.Context, class string)
 	// Arena counts memory of arenas that are made (bytes above 0) and freed.
 	Arena(ctx context.Context, device string, bytes int64)
+	// Placed counts bytes placed in an arena, here or where they were sent.
+	Placed(ctx context.Context, bytes int64)
+	// JobActive counts jobs that are opened here (+1) and closed (-1).
+	JobActive(ctx context.Context, delta int64)
+	// Staging records how much staging memory is present.
+	Staging(ctx context.Context, bytes int64)
 	// Refused counts a command that was not carried out.
 	Refused(ctx context.Context, class string)
 }

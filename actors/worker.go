@@ -139,6 +139,7 @@ func (w *worker) Receive(c actor.Context) {
 		w.ticks.heard()
 		w.tellHolding(c)
 		w.measure(c)
+		w.Metrics.Staging(w.ctx, w.Node.Staging())
 	case measured:
 		w.measured(m)
 	case message:
@@ -351,4 +352,7 @@ type noMetrics struct{}
 func (noMetrics) Chunk(context.Context, int64, time.Duration, string) {}
 func (noMetrics) Retry(context.Context, string)                       {}
 func (noMetrics) Arena(context.Context, string, int64)                {}
+func (noMetrics) Placed(context.Context, int64)                       {}
+func (noMetrics) JobActive(context.Context, int64)                    {}
+func (noMetrics) Staging(context.Context, int64)                      {}
 func (noMetrics) Refused(context.Context, string)                     {}

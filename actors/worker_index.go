@@ -5,6 +5,7 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/messages/control"
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // indexTask opens a checkpoint for a coordinator that plans.
@@ -48,6 +49,12 @@ func (w *worker) openIndex(c actor.Context, m *control.OpenIndex) {
 }
 
 func (w *worker) indexOpened(c actor.Context, m indexOpened) {
+	if err := m.reply.GetError().Recover(); err != nil {
+		if recovery.ClassOf(err) == recovery.NotAllowed {
+			w.Metrics.Refused(w.ctx, string(recovery.NotAllowed))
+		}
+		w.Log.Warn("checkpoint could not be opened", "job", m.key.job, "err", err)
+	}
 	if to := w.indexes[m.key].to; to != nil {
 		c.Request(to, m.reply)
 	}

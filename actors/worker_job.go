@@ -149,6 +149,7 @@ func (w *worker) beginOpen(c actor.Context, ctx context.Context, boss *actor.PID
 		children: map[string]*actor.PID{},
 	}
 	w.jobs[id] = j
+	w.Metrics.JobActive(w.ctx, 1)
 	c.Watch(boss)
 	self := c.Self()
 	w.jobDo(j, func() {
@@ -246,6 +247,7 @@ func (w *worker) jobClosed(c actor.Context, m jobClosed) {
 		s.end(nil)
 	}
 	delete(w.jobs, j.spec.ID)
+	w.Metrics.JobActive(w.ctx, -1)
 	w.forgetExports(j)
 	if m.err != nil {
 		w.Log.Error("job did not close cleanly", "job", j.spec.ID, "err", m.err)
@@ -347,6 +349,9 @@ func (w *worker) chunkEnded(c actor.Context, m chunkEnded) {
 		}
 		w.report(c, j, &control.ChunkFailed{Header: head, Ref: control.FromRef(t.ref), BytesRead: t.read, Error: control.FromError(m.err)})
 		return
+	}
+	for _, done := range m.pieces {
+		w.Metrics.Placed(t.ctx, j.spec.Plan.Chunks[t.ref.Chunk].Piece(done.Rank).Bytes)
 	}
 	w.report(c, j, &control.ChunkDone{Header: head, Ref: control.FromRef(t.ref), BytesRead: t.read, Pieces: control.FromPieces(m.pieces)})
 }

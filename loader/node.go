@@ -254,6 +254,9 @@ func (n *Node) Close(jobID string) error {
 	return err
 }
 
+// Staging returns how much staging memory is present, bytes.
+func (n *Node) Staging() int64 { return n.staging.presentBytes() }
+
 // PeakStaging returns the most staging memory that was in use at once, bytes.
 func (n *Node) PeakStaging() int64 { return n.staging.peakBytes() }
 

@@ -308,12 +308,11 @@ func piece(p *shard.Plan, chunk, rank int) (*shard.Piece, error) {
 	if chunk < 0 || chunk >= len(p.Chunks) {
 		return nil, recovery.Errorf(recovery.Usage, "the plan has no chunk %d", chunk)
 	}
-	pieces := p.Chunks[chunk].Pieces
-	i, ok := slices.BinarySearchFunc(pieces, rank, func(p shard.Piece, r int) int { return p.Rank - r })
-	if !ok {
+	piece := p.Chunks[chunk].Piece(rank)
+	if piece == nil {
 		return nil, recovery.Errorf(recovery.Usage, "chunk %d has no piece for rank %d", chunk, rank)
 	}
-	return &pieces[i], nil
+	return piece, nil
 }
 
 func staleHold(jobID string, h job.Hold) error {

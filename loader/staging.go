@@ -260,6 +260,12 @@ func (s *staging) close() error {
 	return err
 }
 
+func (s *staging) presentBytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pages.high + s.pinned.high
+}
+
 func (s *staging) peakBytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,6 +1,8 @@
 package shard
 
 import (
+	"slices"
+
 	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/quant"
 	"github.com/gantry-ml/gantry/quant/form"
@@ -231,6 +233,15 @@ func (c *Chunk) Stored() int64 {
 		n += r.Bytes
 	}
 	return n
+}
+
+// Piece returns the chunk's piece for a rank, nil where it has none.
+func (c *Chunk) Piece(rank int) *Piece {
+	i, ok := slices.BinarySearchFunc(c.Pieces, rank, func(p Piece, r int) int { return p.Rank - r })
+	if !ok {
+		return nil
+	}
+	return &c.Pieces[i]
 }
 
 // Segment is the part of one tensor that a chunk carries: whole rows, or a

@@ -34,20 +34,20 @@ func NewMetrics() (*Metrics, error) {
 	m.read, errs[0] = meter.Int64Counter("gantry.load.bytes_read", metric.WithUnit("By"),
 		metric.WithDescription("Stored bytes read from the source."))
 	m.placed, errs[1] = meter.Int64Counter("gantry.load.bytes_placed", metric.WithUnit("By"),
-		metric.WithDescription("Bytes placed in arenas."))
+		metric.WithDescription("Bytes placed in arenas, of this process and of those that it sent them to."))
 	m.chunks, errs[2] = meter.Float64Histogram("gantry.chunk.duration", metric.WithUnit("s"),
 		metric.WithDescription("Time of an attempt at a chunk, its tries included."),
 		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
 	m.retries, errs[3] = meter.Int64Counter("gantry.chunk.retries", metric.WithUnit("{chunk}"),
 		metric.WithDescription("Failed tries at a chunk that were tried again."))
 	m.jobs, errs[4] = meter.Int64UpDownCounter("gantry.job.active", metric.WithUnit("{job}"),
-		metric.WithDescription("Jobs that are not in a final state."))
+		metric.WithDescription("Jobs that are open at this worker."))
 	m.staging, errs[5] = meter.Int64Gauge("gantry.staging.bytes", metric.WithUnit("By"),
-		metric.WithDescription("Staging memory in use."))
+		metric.WithDescription("Staging memory that is present."))
 	m.arenas, errs[6] = meter.Int64UpDownCounter("gantry.arena.bytes", metric.WithUnit("By"),
 		metric.WithDescription("Memory of the arenas that are held."))
 	m.refused, errs[7] = meter.Int64Counter("gantry.control.refused", metric.WithUnit("{message}"),
-		metric.WithDescription("Control messages that were not carried out: of another version, life or epoch, about an unknown job, malformed."))
+		metric.WithDescription("Control messages that were not carried out: of another version, life or epoch, about an unknown job, malformed, or about what this process may not read."))
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("telemetry: metrics: %w", err)
 	}
@@ -76,7 +76,7 @@ func (m *Metrics) Retry(ctx context.Context, class string) {
 	m.retries.Add(ctx, 1, errorType(class))
 }
 
-// Placed counts bytes placed in an arena.
+// Placed counts bytes placed in an arena, here or where they were sent.
 func (m *Metrics) Placed(ctx context.Context, bytes int64) {
 	if m == nil {
 		return
@@ -100,7 +100,7 @@ func (m *Metrics) Refused(ctx context.Context, class string) {
 	m.refused.Add(ctx, 1, errorType(class))
 }
 
-// JobActive counts jobs that begin (+1) and end (-1).
+// JobActive counts jobs that are opened (+1) and closed (-1).
 func (m *Metrics) JobActive(ctx context.Context, delta int64) {
 	if m == nil {
 		return
@@ -108,7 +108,7 @@ func (m *Metrics) JobActive(ctx context.Context, delta int64) {
 	m.jobs.Add(ctx, delta)
 }
 
-// Staging records how much staging memory is in use.
+// Staging records how much staging memory is present.
 func (m *Metrics) Staging(ctx context.Context, bytes int64) {
 	if m == nil {
 		return

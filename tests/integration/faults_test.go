@@ -198,6 +198,7 @@ func TestAllowedSources(t *testing.T) {
 			cluster := StartCluster(t, bin, 1, c.args...)
 			for uri, want := range map[string]recovery.Class{server.URL + "/": c.remote, model: c.file} {
 				asked.Store(0)
+				before := cluster.Workers["w1"].metric(t, "gantry_control_refused")
 				q := messages.LoadRequest{Job: "j" + string(want), Name: "m", URI: uri}
 				if uri == model {
 					q.Job, q.Name = q.Job+"-file", "m-file"
@@ -205,6 +206,10 @@ func TestAllowedSources(t *testing.T) {
 				j := cluster.Load(q)
 				if j.Class != want || (want == "") != (j.State == messages.StateReady) {
 					t.Errorf("%s: %s, class %q: %s", uri, j.State, j.Class, j.Why)
+				}
+				refused := cluster.Workers["w1"].metric(t, "gantry_control_refused") - before
+				if allowed := want == ""; allowed != (refused == 0) {
+					t.Errorf("%s: counted as refused %.0f times", uri, refused)
 				}
 				if c.remote == recovery.NotAllowed && asked.Load() != 0 {
 					t.Errorf("the server was asked %d times", asked.Load())
