@@ -69,7 +69,7 @@ func (c *cutter) overHeads(t *Tensor, n int64, shared bool) error {
 	if n%c.tp == 0 || shared && c.tp%n == 0 {
 		return nil
 	}
-	return usage(t.Name, would("tp", gcd(n, c.tp)), "%d heads do not divide over tp %d", n, c.tp)
+	return usage(t.Name, would("tp", n, c.tp), "%d heads do not divide over tp %d", n, c.tp)
 }
 
 // checkFused checks a fused projection of queries, keys and values.
@@ -102,7 +102,7 @@ func (c *cutter) divides(t *Tensor, a axis) error {
 	if a.n%c.tp == 0 {
 		return nil
 	}
-	return usage(t.Name, would("tp", gcd(a.n, c.tp)), "%d %s do not divide over tp %d", a.n, a.name, c.tp)
+	return usage(t.Name, would("tp", a.n, c.tp), "%d %s do not divide over tp %d", a.n, a.name, c.tp)
 }
 
 // halves checks that each half of an axis divides over the group.
@@ -118,8 +118,14 @@ func (c *cutter) checkExperts(tensor string, n int64) error {
 	if n%c.ep == 0 {
 		return nil
 	}
-	return usage(tensor, would("ep", gcd(n, c.ep)), "%d experts do not divide over ep %d", n, c.ep)
+	return usage(tensor, would("ep", n, c.ep), "%d experts do not divide over ep %d", n, c.ep)
 }
 
-// would hints at a degree that divides.
-func would(degree string, n int64) string { return fmt.Sprintf("%s %d would", degree, n) }
+// would hints at the largest degree below the one asked for that divides n.
+func would(degree string, n, asked int64) string {
+	fits := min(n, asked-1)
+	for n%fits != 0 {
+		fits--
+	}
+	return fmt.Sprintf("%s %d would", degree, fits)
+}
