@@ -99,13 +99,34 @@ func StartServer(o ServerOptions) (*Server, error) {
 		return nil, errors.Join(recovery.Errorf(recovery.Usage, "embedded NATS server: %w", err), s.removeTemp())
 	}
 	s.ns = ns
-	ns.SetLoggerV2(serverLog{o.Log, o.Refused}, false, false, false)
+	fatal := make(chan string, 1)
+	ns.SetLoggerV2(serverLog{o.Log, o.Refused, fatal}, false, false, false)
 	ns.Start()
-	if !ns.ReadyForConnections(startTimeout) || !ns.JetStreamEnabled() {
-		err := recovery.Errorf(recovery.ClusterLost, "embedded NATS server at %q, state in %s: not ready: see its log lines above (is the port taken, the directory writable?)", o.Listen, dir)
-		return nil, errors.Join(err, s.Close())
+	if why := s.awaitStart(fatal); why != "" {
+		err := recovery.Errorf(recovery.Usage, "embedded NATS server at %q, state in %s: %s", o.Listen, dir, why)
+		if closing := s.Close(); closing != nil {
+			o.Log.Warn("embedded NATS server that did not start", "err", closing)
+		}
+		return nil, err
 	}
 	return s, nil
+}
+
+// awaitStart returns "" when the server takes connections, or at once why it
+// never will: what it says as its last words is heard in fatal.
+func (s *Server) awaitStart(fatal <-chan string) string {
+	for end := time.Now().Add(startTimeout); time.Now().Before(end); {
+		ready := s.ns.ReadyForConnections(50 * time.Millisecond)
+		select {
+		case why := <-fatal:
+			return why
+		default:
+		}
+		if ready && s.ns.JetStreamEnabled() {
+			return ""
+		}
+	}
+	return fmt.Sprintf("not ready after %s", startTimeout)
 }
 
 // listenAddress splits Listen, and refuses an address that others can reach
@@ -181,6 +202,7 @@ func (s *Server) removeTemp() error {
 type serverLog struct {
 	log     *slog.Logger
 	refused func()
+	fatal   chan<- string // the first thing that ends the server; the one that starts it tells
 }
 
 func (l serverLog) Noticef(format string, v ...any) {
@@ -197,6 +219,15 @@ func (l serverLog) Errorf(format string, v ...any) {
 	}
 	l.log.Error("nats: " + text)
 }
-func (l serverLog) Fatalf(format string, v ...any) { l.log.Error("nats: " + fmt.Sprintf(format, v...)) }
+
+// Fatalf hands over why the server cannot go on, which StartServer returns.
+func (l serverLog) Fatalf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	select {
+	case l.fatal <- text:
+	default: // there is a reason already
+		l.log.Error("nats: " + text)
+	}
+}
 func (l serverLog) Debugf(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }
 func (l serverLog) Tracef(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }
