@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -26,6 +27,9 @@ type packer struct {
 	names  formNames
 	small  smallTensors
 	state  quantState // at hand
+
+	targets  map[string]string         // config groups, by name of a target; nil until needed
+	patterns map[string]*regexp.Regexp // of targets; nil: of no use
 }
 
 // kind is what the sizes of a weight's parts depend on.
@@ -84,7 +88,7 @@ func pack(ctx context.Context, src source.Source, ix *Index) error {
 	if json.Unmarshal(ix.Config, &c) != nil || c.Quantization == nil {
 		return nil // no folder, or of none of these
 	}
-	p := &packer{ctx: ctx, src: src, ix: ix, config: *c.Quantization, byName: header.ByName(ix.Tensors), kinds: map[kind][]int64{},
+	p := &packer{ctx: ctx, src: src, ix: ix, config: *c.Quantization, byName: header.ByName(ix.Tensors), kinds: map[kind][]int64{}, patterns: map[string]*regexp.Regexp{},
 		names: formNames{map[form.Scaled]string{}, map[form.Words]string{}, map[form.Columns]string{}, map[form.Gemv]string{}, map[form.BNB4]string{}}}
 	err := p.weights()
 	return cmp.Or(err, p.small.close())

@@ -1,9 +1,7 @@
 package checkpoint
 
 import (
-	"encoding/binary"
 	"encoding/json"
-	"maps"
 	"slices"
 	"strings"
 
@@ -29,12 +27,11 @@ func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
 		w.Parts = append(w.Parts, p.find(base, ".weight_global_scale"))
 		return w, nil
 	}
-	f := form.Words{Bits: p.bits(), Groups: scale.Shape[1], Scale: scale.DType}
+	f := form.Words{Groups: scale.Shape[1], Scale: scale.DType}
 	var err error
-	if w.Shape, err = p.shape(base, t, f); err != nil || w.Shape == nil {
+	if w.Shape, f.Bits, err = p.words(base, t, f.Groups); err != nil || w.Shape == nil {
 		return Packed{}, err
 	}
-	f.Bits = p.bitsOf(f.Bits, w.Shape[1], t.Shape[1])
 	// Bits that do not divide 32 run across words, or leave the rest of each.
 	f.Tight = f.Bits > 0 && f.Bits <= 32 && 32%f.Bits != 0 && w.Shape[1] <= maxDimension && t.Shape[1] == (w.Shape[1]*f.Bits+31)/32
 	if zero := p.find(base, ".weight_zero_point"); zero >= 0 {
@@ -47,44 +44,8 @@ func (p *packer) compressed(base string, t *Tensor) (Packed, error) {
 	return w, nil
 }
 
-// shape returns that of a weight packed into words: from its groups, where they
-// tell where its last word ends, which spares a read of each weight; else from
-// the tensor that says it.
-func (p *packer) shape(base string, t *Tensor, f form.Words) ([]int64, error) {
-	group := p.ix.quantization(&p.config).Group
-	if f.Bits > 0 && f.Bits <= 32 && group > 0 && group <= maxDimension && f.Groups <= maxDimension && t.Shape[1] <= maxDimension {
-		cols, per := f.Groups*group, 32/f.Bits
-		if words := t.Shape[1]; words == (cols+per-1)/per || words == (cols*f.Bits+31)/32 {
-			return []int64{t.Shape[0], cols}, nil
-		}
-	}
-	b, err := p.read(base, ".weight_shape")
-	if err != nil || len(b) != 16 {
-		return nil, err
-	}
-	return []int64{int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:]))}, nil
-}
-
 // bits returns how many a weight has.
 func (p *packer) bits() int64 { return p.ix.quantization(&p.config).Bits }
-
-// bitsOf returns the bits of a weight whose rows of cols integers are so many
-// words: said, or where that does not fit those of another of config.json's
-// groups of weights.
-func (p *packer) bitsOf(said, cols, words int64) int64 {
-	fits := func(bits int64) bool {
-		return bits > 0 && bits <= 32 && cols > 0 && cols <= maxDimension && (words == (cols*bits+31)/32 || words == (cols+32/bits-1)/(32/bits))
-	}
-	if fits(said) {
-		return said
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.config.Groups)) {
-		if bits := p.config.Groups[name].Weights.Bits; fits(bits) {
-			return bits
-		}
-	}
-	return said
-}
 
 // modelopt is NVIDIA's Model Optimizer: FP8 with a scale for all, and NVFP4.
 func (p *packer) modelopt(base string, t *Tensor) (Packed, error) {
