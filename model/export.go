@@ -108,7 +108,11 @@ func Exportable(p *shard.Plan) error {
 	methods := map[string]string{} // to a tensor that has it
 	for _, t := range p.Tensors {
 		if why := notExported(&t); why != nil {
-			return &recovery.Error{Class: recovery.Unsupported, Op: "export", Tensor: t.Name, Err: why}
+			e := &recovery.Error{Class: recovery.Unsupported, Op: "export", Tensor: t.Name, Err: why}
+			if t.DType.Quantized() {
+				e.Hint = fmt.Sprintf("decode it with --quant-override '%s=f16', or write GGUF", t.Name)
+			}
+			return e
 		}
 		s, err := quant.Parse(t.Scheme)
 		if err != nil {
@@ -135,6 +139,27 @@ func Exportable(p *shard.Plan) error {
 			Err: fmt.Errorf("one quantization_config cannot say bitsandbytes and, of %s, compressed-tensors", a)}
 	}
 	return nil
+}
+
+// SafetensorsOverrides returns what a plan must be made with besides, so that
+// what its scheme leaves in blocks of ggml's, for which safetensors have no
+// type, becomes F32: exactly what it stands for. There is one for each name,
+// whatever the layer.
+func SafetensorsOverrides(p *shard.Plan) []quant.Override {
+	if p.Options.Scheme == "" || p.Options.Scheme == "none" {
+		return nil // it is to stay as it is stored
+	}
+	var list []quant.Override
+	for i := range p.Tensors {
+		t := &p.Tensors[i]
+		if t.Scheme != "none" || !t.DType.Quantized() || !quant.Decodes(t.DType) {
+			continue
+		}
+		if o := layersOverride(t.Name, "f32"); !slices.Contains(list, o) {
+			list = append(list, o)
+		}
+	}
+	return list
 }
 
 // notExported says why a tensor cannot be written as it is stored.

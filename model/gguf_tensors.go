@@ -63,12 +63,16 @@ func GGUFOverrides(p *shard.Plan) []quant.Override {
 		if len(t.Shape) != 1 || t.Scheme != "f16" && t.Scheme != "bf16" || t.Scheme == strings.ToLower(t.DType.String()) {
 			continue
 		}
-		o := quant.Override{Pattern: layerNumber.ReplaceAllString(globs.Replace(t.Name), ".*."), Scheme: "f32"}
-		if !slices.Contains(list, o) {
+		if o := layersOverride(t.Name, "f32"); !slices.Contains(list, o) {
 			list = append(list, o)
 		}
 	}
 	return list
+}
+
+// layersOverride gives a tensor a scheme, and those of its name in other layers.
+func layersOverride(name, scheme string) quant.Override {
+	return quant.Override{Pattern: layerNumber.ReplaceAllString(globs.Replace(name), ".*."), Scheme: scheme}
 }
 
 // layerNumber is the number of a layer, or expert, in a tensor's name.

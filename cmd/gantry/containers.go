@@ -11,15 +11,14 @@ import (
 
 // container is a format that models are written in.
 type container struct {
-	// overrides is what a plan needs besides; nil is nothing.
-	overrides func(*shard.Plan) []quant.Override
+	overrides func(*shard.Plan) []quant.Override // what a plan needs besides
 	check     func(*shard.Plan) error // whether it has a layout for what a plan makes
 	write     func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
 }
 
 // containers are the formats by the ending of a file's name.
 var containers = map[string]container{
-	".safetensors": {nil, model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
+	".safetensors": {model.SafetensorsOverrides, model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {
 		return nil, m.Export(ctx, path)
 	}},
 	".gguf": {model.GGUFOverrides, model.CheckGGUF, func(ctx context.Context, m *model.Model, path string) ([]string, error) {

@@ -201,8 +201,11 @@ func (a *app) loadAndExport(ctx context.Context, client *cluster.Client, q messa
 		return err
 	}
 	file := containerOf(f.export)
-	if file.overrides != nil {
-		q.Options.Overrides = append(q.Options.Overrides, file.overrides(plan)...) // what the user said comes first
+	if more := file.overrides(plan); len(more) > 0 {
+		q.Options.Overrides = append(q.Options.Overrides, more...) // what the user said comes first
+		if plan, err = client.Plan(ctx, messages.LoadRequest{URI: q.URI, Options: q.Options}); err != nil {
+			return err
+		}
 	}
 	if err := file.check(plan); err != nil {
 		return err

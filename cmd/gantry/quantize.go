@@ -49,8 +49,11 @@ format has no layout for is wrong usage.`,
 			if err != nil {
 				return err
 			}
-			if file.overrides != nil {
-				c.Overrides = append(c.Overrides, file.overrides(plan)...) // what the user said comes first
+			if more := file.overrides(plan); len(more) > 0 {
+				c.Overrides = append(c.Overrides, more...) // what the user said comes first
+				if plan, err = newLoader().Plan(ctx, args[0]); err != nil {
+					return err
+				}
 			}
 			if err := file.check(plan); err != nil {
 				return err

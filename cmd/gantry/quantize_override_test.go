@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
+	"github.com/gantry-ml/gantry/dtype"
 )
 
 // TestQuantizeOverrides: config.json says of a file what overrides have made
@@ -52,5 +53,31 @@ func TestQuantizeOverrides(t *testing.T) {
 				t.Errorf("%s: ignore %v, want %s among them", c.override, q.Ignore, want)
 			}
 		}
+	}
+}
+
+// TestQuantizeBlocks: what a scheme for linear layers leaves in ggml's blocks
+// is decoded for a safetensors file, which has no type for them.
+func TestQuantizeBlocks(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "gguf", "stories260K-q8_0.gguf")
+	dir := t.TempDir()
+	if code, _, stderr := gantry(t, "quantize", stories, "--to", "int8", "--out", filepath.Join(dir, "model.safetensors")); code != exit.Done {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if code, _, stderr := gantry(t, "load", stories, "--once", "--quant", "int8", "--export", filepath.Join(dir, "loaded")); code != exit.Done {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	for _, m := range []string{dir, filepath.Join(dir, "loaded")} {
+		ix := mustJSON[inspection](t, "inspect", m, "--tensors")
+		types := map[string]dtype.Type{}
+		for _, x := range ix.Tensors {
+			types[x.Name] = x.DType
+		}
+		if embed, up := types["model.embed_tokens.weight"], types["model.layers.0.mlp.up_proj.weight"]; embed != dtype.F32 || up != dtype.I8 {
+			t.Errorf("%s: embeddings are %s, weights %s", m, embed, up)
+		}
+	}
+	if code, _, stderr := gantry(t, "quantize", stories, "--to", "none", "--out", filepath.Join(dir, "again.safetensors")); code != exit.Checkpoint {
+		t.Errorf("as stored: exit %d: %s", code, stderr)
 	}
 }
