@@ -12,7 +12,7 @@ import (
 // container is a format that models are written in.
 type container struct {
 	overrides func(*shard.Plan) []quant.Override // what a plan needs besides
-	check     func(*shard.Plan) error // whether it has a layout for what a plan makes
+	check     func(*shard.Plan) error            // whether it has a layout for what a plan makes
 	write     func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
 }
 

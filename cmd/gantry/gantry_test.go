@@ -111,6 +111,7 @@ func TestExitCodes(t *testing.T) {
 		{"a recipe as an override", []string{"load", stories, "--quant-override", "*=q4_K_M"}, exit.Usage, "recipe"},
 		{"unknown recovery", []string{"load", stories, "--recovery", "hope"}, exit.Usage, "fail-fast"},
 		{"layout does not divide", []string{"load", stories, "--tp", "3"}, exit.Usage, "3"},
+		{"no layout", []string{"plan", stories, "--dp", "0"}, exit.Usage, "want 1 to 1024"},
 		{"no experts", []string{"load", stories, "--ep", "2"}, exit.Usage, "the checkpoint has none"},
 		{"no rules", []string{"load", stories, "--rules", "/no/such/rules.yaml"}, exit.Usage, "/no/such/rules.yaml"},
 		{"padding that is none", []string{"plan", stories, "--pad-vocab=-1"}, exit.Usage, "padded"},

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
@@ -17,14 +18,35 @@ import (
 // planFlags are the flags that shape a plan, shared by plan, load and
 // quantize.
 func planFlags(flags *pflag.FlagSet, o *shard.Options) {
-	flags.IntVar(&o.Layout.TP, "tp", 1, "tensor parallel: ranks that share each layer")
-	flags.IntVar(&o.Layout.PP, "pp", 1, "pipeline parallel: ranks that share the layers")
-	flags.IntVar(&o.Layout.EP, "ep", 1, "expert parallel: ranks that share the experts")
-	flags.IntVar(&o.Layout.DP, "dp", 1, "data parallel: whole copies")
+	degreeVar(flags, &o.Layout.TP, "tp", "tensor parallel: ranks that share each layer")
+	degreeVar(flags, &o.Layout.PP, "pp", "pipeline parallel: ranks that share the layers")
+	degreeVar(flags, &o.Layout.EP, "ep", "expert parallel: ranks that share the experts")
+	degreeVar(flags, &o.Layout.DP, "dp", "data parallel: whole copies")
 	flags.Var(rulesFlag{&o.Rules}, "rules", "YAML or JSON `FILE` that says how modules are divided which no built-in rule knows, by patterns of their names")
 	flags.Int64Var(&o.PadVocab, "pad-vocab", 0, "fill embedding and head up with zeros to a multiple of `N` rows before they are divided, as vLLM does: 64 without =N")
 	flags.Lookup("pad-vocab").NoOptDefVal = "64"
 }
+
+// degreeVar is a flag of a layout's degree, 1 unless it is given.
+func degreeVar(flags *pflag.FlagSet, n *int, name, usage string) {
+	*n = 1
+	flags.Var(degreeFlag{n}, name, usage)
+}
+
+type degreeFlag struct{ n *int }
+
+func (f degreeFlag) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > shard.MaxDegree {
+		return fmt.Errorf("want 1 to %d", shard.MaxDegree)
+	}
+	*f.n = n
+	return nil
+}
+
+func (f degreeFlag) String() string { return strconv.Itoa(*f.n) }
+
+func (degreeFlag) Type() string { return "int" }
 
 // rulesFlag is a file of layout rules, read when the flag is: what is wrong in
 // it is wrong usage.
