@@ -39,7 +39,9 @@ type llamaConfig struct {
 // its numbers do not overflow.
 const maxDimension = 1 << 20
 
+// parseConfig reads a config.json as StandardJSON makes it.
 func parseConfig(data []byte) (config, error) {
+	data = StandardJSON(data)
 	var c config
 	if err := json.Unmarshal(data, &c); err != nil {
 		return config{}, invalid(configName, "not a model's configuration: %w", err)

@@ -19,7 +19,7 @@ type Index struct {
 	// as "layers.*.mlp.up_proj": "colwise". See shard.Build.
 	TPPlan    map[string]string `json:"tp_plan,omitempty"`
 	Quantized bool              `json:"quantized,omitempty"` // an ONNX graph computes with quantized weights
-	Config    json.RawMessage   `json:"config,omitempty"`    // config.json, compact
+	Config    json.RawMessage   `json:"config,omitempty"`    // config.json, compact, as StandardJSON makes it
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	SideFiles []source.File     `json:"side_files,omitempty"` // config, tokenizer, generation files
 	// Require is what the model asks of the machines that load it.

@@ -32,7 +32,7 @@ func withQuantFile(ctx context.Context, src source.Source, files []source.File, 
 		if err != nil {
 			return nil, err
 		}
-		said, err := q.read(data)
+		said, err := q.read(StandardJSON(data))
 		if err != nil {
 			return nil, invalid(q.name, "not a quantizer's configuration: %w", err)
 		}

@@ -56,7 +56,7 @@ func readConfig(data []byte, t dtype.Type) (Dims, []byte, error) {
 		return Dims{}, nil, recovery.Errorf(recovery.Usage, "the config leaves out a dimension: it needs hidden_size, intermediate_size, num_hidden_layers, num_attention_heads and vocab_size")
 	}
 	fields := map[string]any{}
-	numbers := json.NewDecoder(bytes.NewReader(data))
+	numbers := json.NewDecoder(bytes.NewReader(checkpoint.StandardJSON(data)))
 	numbers.UseNumber() // write numbers back as they were
 	if err := numbers.Decode(&fields); err != nil {
 		return Dims{}, nil, recovery.Errorf(recovery.Usage, "config: %w", err)

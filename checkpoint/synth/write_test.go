@@ -128,7 +128,8 @@ func TestSize(t *testing.T) {
 }
 
 const tinyConfig = `{"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-	"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "tie_word_embeddings": true, "rope_theta": 1e4, "extra": 12345678901234567890}`
+	"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "tie_word_embeddings": true, "rope_theta": 1e4, "extra": 12345678901234567890,
+	"limits": [0.0, Infinity]}`
 
 func TestConfig(t *testing.T) {
 	dir, r := write(t, synth.Options{Config: []byte(tinyConfig), DType: dtype.F32, Shards: 1})
@@ -136,7 +137,7 @@ func TestConfig(t *testing.T) {
 	if a := ix.Architecture; a.Hidden != 32 || a.Layers != 2 || a.HeadDim != 8 || !a.TiedEmbeddings || a.Parameters != r.Parameters {
 		t.Errorf("%+v", a)
 	}
-	for _, want := range []string{`"extra":12345678901234567890`, `"torch_dtype":"float32"`} {
+	for _, want := range []string{`"extra":12345678901234567890`, `"limits":[0.0,1e999]`, `"torch_dtype":"float32"`} {
 		if !bytes.Contains(ix.Config, []byte(want)) {
 			t.Errorf("config.json lacks %s: %s", want, ix.Config)
 		}
