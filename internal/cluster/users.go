@@ -48,7 +48,7 @@ func (u User) natsUser() *server.User {
 // WatchJob and long replies are read from.
 func (r Role) permissions() *server.Permissions {
 	n, _ := namesFor("") // the default prefix is valid
-	progress := messages.ProgressSubject(n.prefix, "", "")
+	progress, events := n.prefix+".progress.>", n.prefix+".event.>"
 	switch r {
 	case RoleProgress:
 		return &server.Permissions{
@@ -65,7 +65,7 @@ func (r Role) permissions() *server.Permissions {
 		}
 		return &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: publish},
-			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", progress, messages.EventSubject(n.prefix, "", "")}},
+			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", progress, events}},
 		}
 	}
 	return nil

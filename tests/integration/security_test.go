@@ -86,7 +86,7 @@ func TestNATSUsers(t *testing.T) {
 			t.Errorf("a progress user sees %s", m.Subject)
 		}
 	}
-	const want = 6 + 4 // of the screen: subscriptions and messages
+	const want = 5 + 4 // of the screen: subscriptions and messages
 	c.Until("all that is not allowed is refused", func() bool { return len(refusals) >= want })
 	if models, err := c.Client.Models(t.Context()); err != nil || len(models) != 1 {
 		t.Errorf("models %v, %v", models, err)
