@@ -114,13 +114,16 @@ func ask[R any](ctx context.Context, c *Client, verb string, q any) (reply R, er
 	if m.Data, err = json.Marshal(q); err != nil {
 		return reply, classify(verb, err)
 	}
-	if _, limited := ctx.Deadline(); !limited {
-		var cancel context.CancelFunc
+	var cancel context.CancelFunc
+	if _, limited := ctx.Deadline(); limited {
+		ctx, cancel = context.WithCancel(ctx)
+	} else {
 		ctx, cancel = context.WithTimeout(ctx, clientTimeout)
-		defer cancel()
 	}
+	defer cancel()
+	end := awaitRefusal(c.nc, cancel)
 	data, err := c.insist(ctx, verb, m)
-	if err != nil {
+	if err = end(verb, err); err != nil {
 		return reply, err
 	}
 	if err = json.Unmarshal(data, &reply); err != nil {

@@ -35,7 +35,10 @@ func connect(url string, more ...nats.Option) (*nats.Conn, error) {
 		nats.PingInterval(2 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		// A permission violation shows here and nowhere else.
-		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+		nats.ErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) && tellRefusal(nc, err) {
+				return
+			}
 			subject := ""
 			if sub != nil {
 				subject = sub.Subject
@@ -66,7 +69,10 @@ func classify(op string, err error) error {
 		return &recovery.Error{Class: recovery.NotFound, Op: op, Err: errors.New("there is none")}
 	case errors.Is(err, context.Canceled):
 		return &recovery.Error{Class: recovery.Cancelled, Op: op, Err: err}
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders),
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return &recovery.Error{Class: recovery.ClusterLost, Op: op, Err: fmt.Errorf("JetStream does not answer at this NATS server: %w", err),
+			Hint: "if it is not on, start the server with nats-server -js"}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout),
 		errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrDisconnected), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return &recovery.Error{Class: recovery.ClusterLost, Op: op, Err: fmt.Errorf("NATS does not answer: %w", err)}
 	}

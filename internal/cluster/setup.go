@@ -74,7 +74,10 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Cluster, error) {
 	if c.renew <= 0 {
 		c.renew = c.ttl / 4
 	}
-	if err := c.setup(ctx); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	end := awaitRefusal(nc, cancel)
+	if err := end("open the cluster", c.setup(ctx)); err != nil {
 		return nil, classify("open the cluster", err)
 	}
 	return c, nil

@@ -1,13 +1,18 @@
 package cluster
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/gantry-ml/gantry/messages"
+	"github.com/gantry-ml/gantry/recovery"
 )
 
 // someUsers are one of each role; the password is the name.
@@ -57,4 +62,70 @@ func TestSubscriptionsOfRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, reports)
+}
+
+// TestUsersWithoutRights: NATS's refusal of a subject ends what waits for an
+// answer at once, and says who may not do what.
+func TestUsersWithoutRights(t *testing.T) {
+	s := startServer(t, ServerOptions{Listen: "127.0.0.1:0", Users: someUsers, Log: slog.New(slog.DiscardHandler)})
+	var log bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	for name, c := range map[string]struct {
+		user string
+		do   func(nc *nats.Conn) error
+		want string
+	}{
+		"jobs": {"p", func(nc *nats.Conn) error {
+			_, err := NewClient(nc).Jobs(t.Context())
+			return err
+		}, `NATS user "p" may not publish to gantry.v1.api.jobs`},
+		"unload": {"p", func(nc *nats.Conn) error { // which has no limit but its caller's
+			_, err := NewClient(nc).Unload(t.Context(), "m")
+			return err
+		}, `NATS user "p" may not publish to gantry.v1.api.unload`},
+		"watch": {"p", func(nc *nats.Conn) error {
+			_, err := NewClient(nc).WatchJob(t.Context(), "j")
+			return err
+		}, `NATS user "p" may not publish to $JS.API.STREAM.INFO.KV_gantry-jobs`},
+		"worker": {"c", func(nc *nats.Conn) error {
+			_, err := Open(t.Context(), nc, Options{})
+			return err
+		}, `NATS user "c" may not publish to $JS.API.STREAM.`},
+	} {
+		begun := time.Now()
+		err := c.do(connectAs(t, s, c.user))
+		wantClass(t, err, recovery.NotAllowed)
+		if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "role") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("%s: it took %s", name, took)
+		}
+	}
+	if log.Len() > 0 {
+		t.Errorf("logged besides: %s", log.String())
+	}
+}
+
+// TestNoJetStream: a server without JetStream is told as such.
+func TestNoJetStream(t *testing.T) {
+	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Start()
+	defer ns.WaitForShutdown()
+	defer ns.Shutdown()
+	nc, err := connect("", nats.InProcessServer(ns))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_, err = Open(t.Context(), nc, Options{})
+	wantClass(t, err, recovery.ClusterLost)
+	if !strings.Contains(err.Error(), "nats-server -js") {
+		t.Errorf("no word of how to turn it on: %v", err)
+	}
 }

@@ -32,39 +32,23 @@ const lastWords = time.Second
 // channel after the record in its final state, or when ctx is done. It reads
 // streams and buckets, so it goes on while no coordinator leads.
 func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, error) {
-	op := "watch job " + job
 	js, err := jetstream.New(c.nc)
 	if err != nil {
-		return nil, classify(op, err)
-	}
-	kv, err := js.KeyValue(ctx, c.names.jobs)
-	if err != nil {
-		return nil, classify(op, err)
+		return nil, classify("watch", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	records, err := newJobs(kv).Watch(ctx, job)
-	if err != nil {
+	end := awaitRefusal(c.nc, cancel)
+	w := &jobWatch{heard: make(chan JobNotice, 64), out: make(chan JobNotice)}
+	if err := end("watch job "+job, w.begin(ctx, js, c.names, job)); err != nil {
 		cancel()
-		return nil, err
-	}
-	w := &jobWatch{records: records, heard: make(chan JobNotice, 64), out: make(chan JobNotice)}
-	events, err := w.consume(ctx, js, c.names.events, messages.EventSubject(c.names.prefix, job, ""), jetstream.DeliverAllPolicy, hearEvent)
-	if err != nil {
-		cancel()
-		return nil, classify(op, err)
-	}
-	reports, err := w.consume(ctx, js, c.names.progress, messages.ProgressSubject(c.names.prefix, job, ""), jetstream.DeliverLastPerSubjectPolicy, hearProgress)
-	if err != nil {
-		cancel()
-		stopConsuming(events)
-		return nil, classify(op, err)
+		w.stop()
+		return nil, classify("watch job "+job, err)
 	}
 	go func() {
 		defer close(w.out)
 		w.run(ctx)
 		cancel()
-		stopConsuming(events)
-		stopConsuming(reports)
+		w.stop()
 	}()
 	return w.out, nil
 }
@@ -74,19 +58,35 @@ func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, er
 const forgottenAfter = 30 * time.Second
 
 type jobWatch struct {
-	records <-chan Record[messages.Job]
-	heard   chan JobNotice
-	out     chan JobNotice
+	records   <-chan Record[messages.Job]
+	consumers []jetstream.ConsumeContext
+	heard     chan JobNotice
+	out       chan JobNotice
+}
+
+// begin begins to hear of the job, until ctx is done.
+func (w *jobWatch) begin(ctx context.Context, js jetstream.JetStream, n names, job string) error {
+	kv, err := js.KeyValue(ctx, n.jobs)
+	if err != nil {
+		return err
+	}
+	if w.records, err = newJobs(kv).Watch(ctx, job); err != nil {
+		return err
+	}
+	if err := w.consume(ctx, js, n.events, messages.EventSubject(n.prefix, job, ""), jetstream.DeliverAllPolicy, hearEvent); err != nil {
+		return err
+	}
+	return w.consume(ctx, js, n.progress, messages.ProgressSubject(n.prefix, job, ""), jetstream.DeliverLastPerSubjectPolicy, hearProgress)
 }
 
 // consume passes what a stream says about the job to w.heard.
-func (w *jobWatch) consume(ctx context.Context, js jetstream.JetStream, stream, subject string, from jetstream.DeliverPolicy, hear func([]byte) (JobNotice, error)) (jetstream.ConsumeContext, error) {
+func (w *jobWatch) consume(ctx context.Context, js jetstream.JetStream, stream, subject string, from jetstream.DeliverPolicy, hear func([]byte) (JobNotice, error)) error {
 	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{subject}, DeliverPolicy: from, InactiveThreshold: forgottenAfter})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return consumer.Consume(func(m jetstream.Msg) {
+	consuming, err := consumer.Consume(func(m jetstream.Msg) {
 		n, err := hear(m.Data())
 		if err != nil {
 			slog.Debug("a message of another version", "subject", m.Subject(), "error", err)
@@ -102,12 +102,18 @@ func (w *jobWatch) consume(ctx context.Context, js jetstream.JetStream, stream, 
 	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		slog.Debug("watch of a job was interrupted and goes on", "stream", stream, "error", err)
 	}))
+	if err == nil {
+		w.consumers = append(w.consumers, consuming)
+	}
+	return err
 }
 
-// stopConsuming ends a consumer and waits until its last handler has returned.
-func stopConsuming(c jetstream.ConsumeContext) {
-	c.Stop()
-	<-c.Closed()
+// stop ends the consumers and waits until their last handlers have returned.
+func (w *jobWatch) stop() {
+	for _, c := range w.consumers {
+		c.Stop()
+		<-c.Closed()
+	}
 }
 
 func hearEvent(data []byte) (n JobNotice, err error) {
