@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -75,10 +76,13 @@ func Listen(addr string, sink Sink, o Security) (*Server, error) {
 	if config != nil && config.ClientAuth != tls.RequireAndVerifyClientCert {
 		return nil, recovery.Errorf(recovery.Usage, "listen for pieces on %s: the TLS configuration does not require client certificates", addr)
 	}
-	if !a.IP.IsLoopback() && config == nil && !o.Insecure {
-		return nil, &recovery.Error{Class: recovery.NotAllowed, Op: "listen", File: addr,
-			Err:  errors.New("pieces would travel unencrypted, and anybody could send some"),
-			Hint: "give --tls-cert, --tls-key and --tls-ca, or use a loopback address such as 127.0.0.1:0"}
+	if !a.IP.IsLoopback() && config == nil {
+		if !o.Insecure {
+			return nil, &recovery.Error{Class: recovery.NotAllowed, Op: "listen", File: addr,
+				Err:  errors.New("pieces would travel unencrypted, and anybody could send some"),
+				Hint: "give --tls-cert, --tls-key and --tls-ca, or use a loopback address such as 127.0.0.1:0"}
+		}
+		slog.Warn("INSECURE: pieces of weights are received beyond loopback without TLS: they can be read and forged on their way", "listen", addr)
 	}
 	l, err := net.ListenTCP("tcp", a)
 	if err != nil {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -288,6 +290,23 @@ func TestCancelEndsSend(t *testing.T) {
 func TestListenRefusesOpenNetwork(t *testing.T) {
 	if _, err := Listen("0.0.0.0:0", &memSink{}, Security{}); recovery.ClassOf(err) != recovery.NotAllowed {
 		t.Errorf("0.0.0.0: %v", err)
+	}
+	var log bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(before)
+	for addr, warned := range map[string]bool{"127.0.0.1:0": false, "0.0.0.0:0": true} {
+		log.Reset()
+		s, err := Listen(addr, &memSink{}, Security{Insecure: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Contains(log.String(), "INSECURE: pieces"); got != warned {
+			t.Errorf("%s: logged %q", addr, log.String())
+		}
 	}
 }
 

@@ -87,7 +87,7 @@ func StartCoordinator(ctx context.Context, cfg CoordinatorConfig) (_ *Coordinato
 	if err != nil {
 		return nil, err
 	}
-	if err := cfg.checkListen(cfg.Listen, security); err != nil {
+	if err := cfg.checkListen(cfg.Listen, security, log); err != nil {
 		return nil, err
 	}
 	if err := c.connect(cfg, security, log); err != nil {

@@ -67,8 +67,8 @@ func refusals(log *slog.Logger) (func(who net.Addr, err error), error) {
 }
 
 // checkListen refuses an address that others can reach unless both sides are
-// known by certificate.
-func (s Security) checkListen(addr string, t *tls.Config) error {
+// known by certificate, and says so where that is overruled.
+func (s Security) checkListen(addr string, t *tls.Config, log *slog.Logger) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return recovery.Errorf(recovery.Usage, "--listen %q: want HOST:PORT", addr)
@@ -78,6 +78,9 @@ func (s Security) checkListen(addr string, t *tls.Config) error {
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		return recovery.Errorf(recovery.Usage, "--listen %s: name the address at which other nodes reach this one", addr)
+	}
+	if !cluster.Loopback(host) && t == nil {
+		log.Warn("INSECURE: actors listen beyond loopback without TLS: whoever reaches them controls this process", "listen", addr)
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cfg.checkListen(cfg.Listen, security); err != nil {
+	if err := cfg.checkListen(cfg.Listen, security, log); err != nil {
 		return nil, err
 	}
 	info, err := cfg.describe(nameOr(cfg.Name), 1)
