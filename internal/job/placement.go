@@ -78,7 +78,7 @@ func (s *places) noRoom(found []int) error {
 	r := s.ranks[first]
 	rooms := placement.Allowed(s.devices, r.Pin)
 	if r.Pin != nil && len(rooms) == 0 {
-		return missing("see `gantry workers`, or place it elsewhere", "rank %d is to be on %s, which is not there", s.numbers[first], r.Pin)
+		return missing("see `gantry workers`, or place it elsewhere", "rank %d is to be on %s, which is not there, or cannot open the model", s.numbers[first], r.Pin)
 	}
 	if len(rooms) == 0 {
 		return missing("start a worker", "no worker has joined with a device for %d ranks", needs)
