@@ -114,6 +114,7 @@ func (p *packer) weights() error {
 			if !ok {
 				continue
 			}
+			t.Codes = p.codes(t)
 			w, err := k.of(p, base, t)
 			if err != nil {
 				return err
@@ -131,6 +132,13 @@ func (p *packer) weights() error {
 		}
 	}
 	return nil
+}
+
+// codes says whether a weight's elements are floats only by their type: where
+// bitsandbytes stores packed levels under one (bnb_4bit_quant_storage).
+func (p *packer) codes(t *Tensor) bool {
+	return p.config.Method == "bitsandbytes" && t.DType.Float() &&
+		(p.find(t.Name, ".quant_state.bitsandbytes__nf4") >= 0 || p.find(t.Name, ".quant_state.bitsandbytes__fp4") >= 0)
 }
 
 // fits checks a weight against what is stored.

@@ -233,8 +233,11 @@ var packedFormats = map[string]func(f *packedFolder) (config string){
 		})
 		return `{"quant_method":"bitsandbytes","load_in_8bit":true}`
 	},
-	"bitsandbytes nf4":        func(f *packedFolder) string { return nf4(f, false) },
-	"bitsandbytes nf4 nested": func(f *packedFolder) string { return nf4(f, true) },
+	"bitsandbytes nf4":        func(f *packedFolder) string { return nf4(f, false, dtype.U8) },
+	"bitsandbytes nf4 nested": func(f *packedFolder) string { return nf4(f, true, dtype.U8) },
+	// The same bytes under another type: bnb_4bit_quant_storage.
+	"bitsandbytes nf4 as bf16": func(f *packedFolder) string { return nf4(f, false, dtype.BF16) },
+	"bitsandbytes nf4 as f32":  func(f *packedFolder) string { return nf4(f, true, dtype.F32) },
 	// Packed along the inputs; zero points along the outputs, one less stored.
 	"gptq":           func(f *packedFolder) string { return gptq(f, false) },
 	"gptq act-order": func(f *packedFolder) string { return gptq(f, true) },
@@ -288,7 +291,7 @@ func e2m1(b int) float32 {
 	return v
 }
 
-func nf4(f *packedFolder, nested bool) string {
+func nf4(f *packedFolder, nested bool, storage dtype.Type) string {
 	const block, nestedBlock = 64, 256
 	f.eachWeight(func(base string, out, in int) {
 		name, n := base+".weight", out*in
@@ -315,7 +318,7 @@ func nf4(f *packedFolder, nested bool) string {
 			packed[i/2] |= byte(v) << (4 - 4*(i%2)) // the first is upper
 			x[i] = table[v] * absmax[i/block]
 		}
-		f.put(name, dtype.U8, packed, int64(n/2), 1)
+		f.put(name, storage, packed, int64(n/2/storage.Size()), 1)
 		f.f32(name+".quant_map", table, 16)
 		b, err := json.Marshal(state)
 		if err != nil {

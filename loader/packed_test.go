@@ -304,3 +304,49 @@ func TestPackedFlippedBit(t *testing.T) {
 	}
 	same(t, "restored", all(t, load(t, dir, WithQuantization(quant.Config{Scheme: "f32"}))), f.want)
 }
+
+// Levels that are stored under the type of what they become are decoded like
+// others: they are no originals, and keeping those keeps nothing of them.
+func TestFloatStorage(t *testing.T) {
+	f := newPackedFolder(9)
+	dir := f.write(t, nf4(f, false, dtype.F32))
+	m := load(t, dir, WithQuantization(quant.Config{Scheme: "f32"}), WithKeepOriginal(true))
+	same(t, "as f32", all(t, m), f.want)
+	w, err := m.Vars().Tensor("model.layers.0.mlp.up_proj.weight")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _, err := w.Original(); recovery.ClassOf(err) != recovery.NotFound {
+		t.Errorf("%d original bytes, %v", len(b), err)
+	}
+}
+
+// A model with weights that are not decoded is not exported with others that
+// are quantized anew: no config.json says both.
+func TestUndecodedExport(t *testing.T) {
+	f := newPackedFolder(10)
+	f.put("model.layers.0.mlp.up_proj.W_q", dtype.U8, make([]byte, 64*hidden), 64, hidden)
+	f.f32("model.layers.0.mlp.up_proj.scale", f.floats(64*hidden, 1), 64, hidden)
+	f.f32("model.layers.0.mlp.down_proj.weight", f.floats(hidden*hidden, 1), hidden, hidden)
+	dir := f.write(t, `{"quant_method":"hqq"}`)
+	out := filepath.Join(t.TempDir(), "out")
+	if err := load(t, dir, WithQuantization(quant.Config{Scheme: "int8"})).Export(t.Context(), out); recovery.ClassOf(err) != recovery.Unsupported {
+		t.Errorf("int8: %v, want an error of class unsupported", err)
+	}
+	if err := load(t, dir, WithQuantization(quant.Config{Scheme: "f16"})).Export(t.Context(), out); err != nil {
+		t.Fatal(err)
+	}
+	m := load(t, out)
+	for _, name := range []string{"model.layers.0.mlp.up_proj.W_q", "model.layers.0.mlp.up_proj.scale"} {
+		w, err := m.Vars().Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := w.Bytes(); err != nil || !bytes.Equal(b, f.data[name]) {
+			t.Errorf("%s is not what was stored: %v", name, err)
+		}
+	}
+	if q := m.Metadata().About.Quantization; q == nil || q.Method != "hqq" {
+		t.Errorf("the export says %+v", q)
+	}
+}

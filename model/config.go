@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
 )
 
 // torchNames are the names that config.json uses for element types.
@@ -29,7 +30,7 @@ func (m *Model) exportConfig() ([]byte, error) {
 	decoded, kept := m.packed()
 	if kept != "" && (decoded || quantized != nil) {
 		return nil, &recovery.Error{Class: recovery.Unsupported, Op: "export", Tensor: kept,
-			Err: errors.New("it stays as the checkpoint's quantizer stored it, and other weights do not: no config.json says both"), Hint: "export with none, or to f16, bf16 or f32"}
+			Err: errors.New("it stays as the checkpoint's quantizer stored it, and other weights do not: no config.json says both"), Hint: "export with none"}
 	}
 	if quantized == nil && !decoded && (!cast || stored == nil) {
 		return stored, nil // as it is, byte for byte
@@ -75,7 +76,7 @@ func (m *Model) exportConfig() ([]byte, error) {
 }
 
 // packed says whether weights that a quantizer had packed were decoded, and
-// names one of their parts that is still there.
+// names a part of one that is still there.
 func (m *Model) packed() (decoded bool, kept string) {
 	for i := range m.parts.Plan.Tensors {
 		decoded = decoded || len(m.parts.Plan.Tensors[i].Parts) > 0
@@ -86,6 +87,12 @@ func (m *Model) packed() (decoded bool, kept string) {
 			if i, ok := m.byName[t.Name]; ok && len(m.parts.Plan.Tensors[i].Parts) == 0 && m.parts.Plan.Tensors[i].Scheme == "none" {
 				kept = t.Name
 			}
+		}
+	}
+	for k, undecoded := range shard.Undecoded(m.parts.Index) {
+		name := m.parts.Index.Tensors[k].Name
+		if _, ok := m.byName[name]; ok && undecoded {
+			kept = name
 		}
 	}
 	return decoded, kept

@@ -89,7 +89,7 @@ func (t *Tensor) Place() (a device.Arena, off int64, ok bool) {
 // that were decoded are not kept.
 func (t *Tensor) Original() ([]byte, dtype.Type, error) {
 	last := t.Planes() - 1
-	if !quant.HasOriginal(t.scheme) && t.plan.Layout.Planes[0].DType != t.plan.DType {
+	if !quant.HasOriginal(t.scheme) && (len(t.plan.Parts) > 0 || t.plan.Layout.Planes[0].DType != t.plan.DType) {
 		return nil, dtype.Invalid, &recovery.Error{Class: recovery.NotFound, Op: "find original", Tensor: t.plan.Name,
 			Err: fmt.Errorf("it was turned into %s and not kept", t.plan.Scheme), Hint: "load with the originals kept"}
 	}

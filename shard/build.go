@@ -91,8 +91,13 @@ func (b *builder) warn() {
 	if len(b.unmatched) > 0 && (o.Layout.TP > 1 || o.Layout.PP > 1) {
 		b.warnf("no layout rule matches %s: not cut, each rank holds the whole", some(b.unmatched))
 	}
-	if q := b.quantization; q != nil && b.ix.Format == checkpoint.FormatSafetensors && len(b.ix.Packed) == 0 && o.Scheme != "none" {
-		b.warnf("the weights are quantized already (%s), in a way that is not decoded: they stay as they are stored", q)
+	if q := b.quantization; q != nil && b.ix.Format == checkpoint.FormatSafetensors && o.Scheme != "none" {
+		switch kept := b.kept(); {
+		case len(b.ix.Packed) == 0:
+			b.warnf("the weights are quantized already (%s), in a way that is not decoded: they stay as they are stored", q)
+		case len(kept) > 0:
+			b.warnf("some weights are quantized (%s) in a way that is not decoded: %s stay as they are stored", q, some(kept))
+		}
 	}
 	if len(b.flat) > 0 && o.Layout.TP > 1 {
 		b.warnf("rows end inside a byte in %s: not cut, each rank holds the whole", some(b.flat))

@@ -64,6 +64,19 @@ func (p *policy) force(t *Tensor, o *override) (fallback string, err error) {
 	return p.explain(t, cause), nil
 }
 
+// keepStored leaves a tensor as it is stored: what it is for is not known. An
+// override that names it is an error; a pattern that sweeps over it is not.
+func (p *policy) keepStored(t *Tensor) error {
+	o := p.override(t.Name)
+	if o != nil && o.pattern.Names(t.Name) && o.scheme.Target() != quant.Nothing {
+		return usage(t.Name, "leave it as it is stored", "override %d asks for %s: %s", o.number, o.Scheme, undecodedWhy)
+	}
+	if t.Why = undecodedWhy + ": as stored"; o == nil && p.target == quant.Nothing && p.recipe == nil {
+		t.Why = storedWhy
+	}
+	return p.set(t, p.none)
+}
+
 // warnings names the overrides that decided nothing.
 func (p *policy) warnings() (list []string) {
 	for _, o := range p.overrides {

@@ -91,6 +91,7 @@ type Tensor struct {
 	DType      dtype.Type `json:"dtype"` // stored
 	Shape      []int64    `json:"shape"`
 	Transposed bool       `json:"transposed,omitempty"` // a weight stored [in, out]: Rule is for its transpose
+	Codes      bool       `json:"codes,omitempty"`      // stored as DType, but no values of it: see checkpoint.Tensor
 	File       int        `json:"file"`
 	Offset     int64      `json:"offset"`
 	Bytes      int64      `json:"bytes"`

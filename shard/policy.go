@@ -49,21 +49,24 @@ func newPolicy(o Options) (*policy, error) {
 	return p, err
 }
 
-// apply sets what tensor i of the plan becomes, and why. isLinear says that it
-// is the weight of a linear layer. The fallback is "" unless the tensor was
-// meant to get a scheme and could not: then it is the cause.
-func (p *policy) apply(i int, t *Tensor, isLinear bool) (fallback string, err error) {
+// apply sets what tensor i of the plan becomes, and why. The fallback is ""
+// unless the tensor was meant to get a scheme and could not: then it is the
+// cause.
+func (p *policy) apply(i int, t *Tensor, of *part) (fallback string, err error) {
+	if of.kept {
+		return "", p.keepStored(t)
+	}
 	if o := p.override(t.Name); o != nil {
 		return p.force(t, o)
 	}
 	switch {
 	case p.target == quant.Nothing && p.recipe == nil:
-		t.Why = "none: as stored"
+		t.Why = storedWhy
 	case !numbers(t):
 		t.Why = "no floats: as stored"
 	case p.recipe != nil:
 		return p.mix(t, p.seats.kind[i], p.seats.at[i])
-	case p.target == quant.Linear && !(isLinear && len(t.Shape) == 2):
+	case p.target == quant.Linear && !(of.linear && len(t.Shape) == 2):
 		t.Why = p.scheme.Name() + " is for weights of linear layers: as stored"
 	case p.target == quant.Matrices && t.dims() < 2:
 		t.Why = p.scheme.Name() + ": vectors become f32"
@@ -75,6 +78,9 @@ func (p *policy) apply(i int, t *Tensor, isLinear bool) (fallback string, err er
 	}
 	return "", p.set(t, p.none)
 }
+
+// storedWhy is why a tensor stays as it is stored under none.
+const storedWhy = "none: as stored"
 
 // targets names what schemes are for.
 var targets = map[quant.Target]string{quant.Floats: "floats", quant.Matrices: "matrix", quant.Linear: "weight of a linear layer"}
@@ -213,7 +219,7 @@ func (p *policy) set(t *Tensor, s quant.Scheme) error {
 	case s.Target() == quant.Nothing && t.From != t.DType:
 		t.Why += "; its values are worked out"
 		return t.derive(p.f32)
-	case p.keep && t.From == t.DType && t.Layout.Planes[0].DType != t.DType:
+	case p.keep && !t.packed() && t.From == t.DType && t.Layout.Planes[0].DType != t.DType:
 		return t.derive(quant.WithOriginal(s))
 	}
 	return nil

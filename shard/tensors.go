@@ -24,6 +24,7 @@ type part struct {
 	stacked bool               // it holds all experts of its layer
 	experts int64              // in its layer, where it is of one of them
 	own     *ModuleRule        // of the options, where one decides about it
+	kept    bool               // it stays as it is stored, see Undecoded
 	linear  bool               // it is the weight of a linear layer, whatever the rules of the options say
 }
 
@@ -36,6 +37,7 @@ func (b *builder) tensors() error {
 		return err
 	}
 	var all []part
+	kept := undecoded(b.ix, b.quantization, members)
 	for i := range b.ix.Tensors {
 		t := &b.ix.Tensors[i]
 		if err := b.valid(t); err != nil {
@@ -46,7 +48,9 @@ func (b *builder) tensors() error {
 		}
 		seen[t.Name] = true
 		if !members[i] {
-			all = append(all, b.part(t))
+			p := b.part(t)
+			p.kept = kept[i]
+			all = append(all, p)
 		}
 	}
 	for i := range b.ix.Packed {
@@ -175,7 +179,7 @@ func (b *builder) dropTied(all []part) []part {
 // view returns a stored tensor as rows × cols.
 func (b *builder) view(p *part) Tensor {
 	s := p.source
-	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, File: int(s.File), Offset: s.Offset, Bytes: s.Bytes,
+	t := Tensor{Name: s.Name, DType: s.DType, Shape: slices.Clone(s.Shape), Transposed: s.Transposed, Codes: s.Codes, File: int(s.File), Offset: s.Offset, Bytes: s.Bytes,
 		Form: s.Form, Rows: 1, Cols: 1, Rule: p.rule.weight}
 	if t.Shape == nil {
 		t.Shape = []int64{}
@@ -230,7 +234,7 @@ func (b *builder) tensor(i int, p *part) (Tensor, error) {
 	if p.linear {
 		b.linear++
 	}
-	reason, err := b.pol.apply(i, &t, p.linear)
+	reason, err := b.pol.apply(i, &t, p)
 	if e := (*recovery.Error)(nil); errors.As(err, &e) && e.Tensor != "" {
 		return t, err
 	} else if err != nil {

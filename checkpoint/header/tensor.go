@@ -18,8 +18,11 @@ type Tensor struct {
 	DType dtype.Type `json:"dtype"`
 	// Transposed says that a weight of a linear layer is stored [in, out], as
 	// the second operand of a matrix product, and not [out, in].
-	Transposed bool  `json:"transposed,omitempty"`
-	File       int32 `json:"file"` // index into Index.Files
+	Transposed bool `json:"transposed,omitempty"`
+	// Codes says that the bytes are packed integers, though DType is of floats:
+	// a quantizer stored them under it.
+	Codes bool  `json:"codes,omitempty"`
+	File  int32 `json:"file"` // index into Index.Files
 	// Shape's product overflows nothing. A dimension above 2^63-1, which only
 	// a tensor without elements can have, is held as 2^63-1.
 	Shape  []int64 `json:"shape"`

@@ -92,7 +92,10 @@ func (v *verifier) file(ctx context.Context, src source.Source, i int) (digests.
 			return
 		}
 		if found[t] == nil {
-			found[t] = &values{format: formats[t.DType]}
+			found[t] = &values{}
+			if !t.Codes {
+				found[t].format = formats[t.DType]
+			}
 		}
 		if found[t].format.size > 0 {
 			found[t].add(p)

@@ -163,3 +163,24 @@ func TestBytes(t *testing.T) {
 		data[at]--
 	}
 }
+
+// TestCodes: packed integers that are stored under a floating-point type are
+// no values of it.
+func TestCodes(t *testing.T) {
+	src, err := source.Open(t.Context(), write(t, map[dtype.Type][]byte{dtype.BF16: {0xff, 0xff}}), source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	ix, err := checkpoint.Open(t.Context(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for codes, nan := range map[bool]int64{false: 600_001, true: 0} {
+		ix.Tensors[0].Codes = codes
+		r, err := verify.Checkpoint(t.Context(), src, ix, nil, nil)
+		if err != nil || r.NaN != nan || (r.Checked == 0) != codes || (len(r.Problems) == 0) != codes {
+			t.Errorf("codes %t: %+v, %v", codes, r, err)
+		}
+	}
+}

@@ -3,7 +3,9 @@ package form
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gantry-ml/gantry/dtype"
 )
@@ -15,7 +17,9 @@ const (
 
 // BNB4 is bitsandbytes' 4-bit types, nf4 and fp4: two levels in a byte, the
 // first in the upper bits, along the tensor's elements row by row, a table of
-// 16 values, and the largest magnitude of each Block elements:
+// 16 values, and the largest magnitude of each Block elements. Whatever element
+// type the bytes are stored under (bnb_4bit_quant_storage, for what shards only
+// floats), they are the same.
 //
 //	x = table[q] × absmax
 //
@@ -49,13 +53,16 @@ func openBNB4(param string, stored dtype.Type, rows, cols int64) (Form, error) {
 	switch {
 	case f.Block == 0:
 		return nil, errors.New("no block size")
-	case stored != dtype.U8:
-		return nil, errors.New("its levels are not packed into U8")
+	case !slices.Contains(bnb4Types, stored):
+		return nil, fmt.Errorf("its levels are not stored as one of %v", bnb4Types)
 	case rows < 1 || cols < 1 || cols%2 != 0:
 		return nil, errors.New("its rows are not whole bytes")
 	}
 	return f, nil
 }
+
+// bnb4Types are the types that levels are stored under.
+var bnb4Types = []dtype.Type{dtype.U8, dtype.I8, dtype.BF16, dtype.F16, dtype.F32, dtype.F64}
 
 // blocks returns how many blocks of block elements n elements are.
 func blocks(n, block int64) int64 { return (n + block - 1) / block }

@@ -61,6 +61,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"nvfp4", dtype.I8, 8, 16},
 		{"bnb4:block=64", dtype.U8, 8, 7},
 		{"bnb4:", dtype.U8, 8, 8},
+		{"bnb4:block=64", dtype.I32, 8, 8},
 		{"gptq:bits=4,group=8,scale=F16,plus=2", dtype.I32, 8, 8},
 		{"awq:bits=8,group=8,scale=F16", dtype.I32, 8, 8},
 		{"awq:bits=4,group=8,scale=F16", dtype.I32, 9, 8},
