@@ -263,6 +263,9 @@ func (a *app) follow(ctx context.Context, client *cluster.Client, q messages.Loa
 		select {
 		case <-done:
 			done = nil
+			if client.Away() {
+				return j, untold(j.Job)
+			}
 			var giveUp context.CancelFunc
 			watching, giveUp = context.WithTimeout(watching, cancelPatience)
 			defer giveUp()
@@ -278,6 +281,9 @@ func (a *app) follow(ctx context.Context, client *cluster.Client, q messages.Loa
 				return j, n.Err
 			}
 			show(view, n)
+			if done == nil && n.Contact == cluster.NATSAway {
+				return j, untold(j.Job)
+			}
 			if n.Job != nil {
 				if j = *n.Job; j.State.Final() {
 					return j, nil
@@ -285,6 +291,12 @@ func (a *app) follow(ctx context.Context, client *cluster.Client, q messages.Loa
 			}
 		}
 	}
+}
+
+// untold is the error of an interrupt that the cluster cannot be told of.
+func untold(job string) error {
+	return &recovery.Error{Class: recovery.Cancelled, Op: "interrupted", Err: fmt.Errorf("NATS is away, so job %s may still be running", job),
+		Hint: "when NATS is back: gantry cancel " + job + " --server …"}
 }
 
 // report prints a job's end, where the model was exported to, and how the

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gantry-ml/gantry/cmd/internal/size"
+	"github.com/gantry-ml/gantry/internal/cluster"
 	"github.com/gantry-ml/gantry/messages"
 	"github.com/gantry-ml/gantry/progress"
 	"github.com/vbauerster/mpb/v8"
@@ -16,6 +17,7 @@ type view interface {
 	job(messages.Job)
 	update(progress.Update)
 	event(progress.Event)
+	contact(cluster.Contact)
 	close()
 }
 
@@ -58,6 +60,8 @@ func (v *barView) event(e progress.Event) {
 	}
 }
 
+func (v *barView) contact(c cluster.Contact) { fmt.Fprintln(v.pool, contactLine(c)) }
+
 func (v *barView) close() {
 	for _, b := range append(v.ranks, v.total) {
 		if b != nil && !b.Completed() {
@@ -91,7 +95,17 @@ func (v *lineView) event(e progress.Event) {
 	}
 }
 
+func (v *lineView) contact(c cluster.Contact) { fmt.Fprintln(v.w, contactLine(c)) }
+
 func (v *lineView) close() {}
+
+// contactLine says that NATS is away or back.
+func contactLine(c cluster.Contact) string {
+	if c == cluster.NATSAway {
+		return fmt.Sprintf("NATS is away, waiting for it (%s at most)", cluster.AwayLimit)
+	}
+	return "NATS is back"
+}
 
 // noteworthy events are shown as they happen; the others are the usual
 // course, which the bars and the report tell.

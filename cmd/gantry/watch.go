@@ -18,8 +18,8 @@ func (a *app) watchCommand() *cobra.Command {
 		Short: "Show a job's progress until it ends (the newest, without JOB)",
 		Long: `Show a job's progress until it ends, also one that somebody else submitted or
 that has ended already. The exit code is that of the load. With --json each
-thing that is heard is one JSON object on a line: {"job": …}, {"progress": …}
-or {"event": …}. An interrupt ends the watching, not the job.`,
+thing that is heard is one JSON object on a line: {"job": …}, {"progress": …},
+{"event": …} or {"nats": "away" or "back"}. An interrupt ends the watching, not the job.`,
 		Example: "  gantry watch --server nats://127.0.0.1:4222",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,16 +68,19 @@ func show(v view, n cluster.JobNotice) {
 		v.update(*n.Progress)
 	case n.Job != nil:
 		v.job(*n.Job)
+	case n.Contact != "":
+		v.contact(n.Contact)
 	}
 }
 
 // jsonView writes one object a line.
 type jsonView struct{ out *json.Encoder }
 
-func (v *jsonView) job(j messages.Job)       { v.write("job", j) }
-func (v *jsonView) update(u progress.Update) { v.write("progress", u) }
-func (v *jsonView) event(e progress.Event)   { v.write("event", e) }
-func (v *jsonView) close()                   {}
+func (v *jsonView) job(j messages.Job)        { v.write("job", j) }
+func (v *jsonView) update(u progress.Update)  { v.write("progress", u) }
+func (v *jsonView) event(e progress.Event)    { v.write("event", e) }
+func (v *jsonView) contact(c cluster.Contact) { v.write("nats", c) }
+func (v *jsonView) close()                    {}
 
 // write cannot report an error: where stdout is closed, the next signal or the
 // job's end ends the command.

@@ -32,21 +32,26 @@ const (
 // Client asks a cluster's leader. Its methods are the verbs of API; errors
 // carry the class that the leader gave, or ClusterLost where none answers.
 type Client struct {
-	nc    *nats.Conn
-	names names
+	nc        *nats.Conn
+	names     names
+	awayLimit time.Duration // of a watch
 }
 
 // NewClient returns a client over a connection, which stays the caller's.
 func NewClient(nc *nats.Conn) *Client {
 	n, _ := namesFor("") // the default prefix is valid
-	return &Client{nc: nc, names: n}
+	return &Client{nc: nc, names: n, awayLimit: AwayLimit}
 }
 
 // NewClientAt is NewClient for a cluster with another subject prefix.
 func NewClientAt(nc *nats.Conn, prefix string) (*Client, error) {
 	n, err := namesFor(prefix)
-	return &Client{nc: nc, names: n}, err
+	return &Client{nc: nc, names: n, awayLimit: AwayLimit}, err
 }
+
+// Away reports whether NATS is out of reach now, as far as is known: one that is
+// frozen is noticed after some seconds.
+func (c *Client) Away() bool { return !c.nc.IsConnected() }
 
 // Load submits a job and returns it as it is then.
 func (c *Client) Load(ctx context.Context, q messages.LoadRequest) (messages.Job, error) {

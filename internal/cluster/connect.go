@@ -39,6 +39,10 @@ func connect(url string, more ...nats.Option) (*nats.Conn, error) {
 			if errors.Is(err, nats.ErrPermissionViolation) && tellRefusal(nc, err) {
 				return
 			}
+			if errors.Is(err, nats.ErrConsumerNotActive) {
+				slog.Debug("a watch was interrupted and goes on", "error", err) // NATS is away, or was
+				return
+			}
 			subject := ""
 			if sub != nil {
 				subject = sub.Subject

@@ -3,9 +3,11 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/gantry-ml/gantry/messages"
@@ -18,10 +20,24 @@ type JobNotice struct {
 	Job      *messages.Job    // its record; the one in a final state comes last
 	Progress *progress.Update // a worker's report
 	Event    *progress.Event  // a fact
+	Contact  Contact          // NATS went out of reach, or is back
 	Err      error            // the watch broke; nothing follows
 
 	more bool // events follow that are there already
 }
+
+// Contact is a change of whether NATS can be reached. "" is none.
+type Contact string
+
+// The contacts.
+const (
+	NATSAway Contact = "away"
+	NATSBack Contact = "back"
+)
+
+// AwayLimit is how long a watch waits for NATS to come back: restarts and
+// failures that somebody repairs at once take less.
+const AwayLimit = 2 * time.Minute
 
 // lastWords is how long a watch waits, after the final state, for the event
 // that announces it.
@@ -30,7 +46,8 @@ const lastWords = time.Second
 // WatchJob sends what is heard of a job: the events since its submission, the
 // last report of each worker, its record, and everything new. It closes the
 // channel after the record in its final state, or when ctx is done. It reads
-// streams and buckets, so it goes on while no coordinator leads.
+// streams and buckets, so it goes on while no coordinator leads. Where NATS is
+// away for AwayLimit it ends with class ClusterLost.
 func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, error) {
 	js, err := jetstream.New(c.nc)
 	if err != nil {
@@ -38,7 +55,7 @@ func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, er
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	end := awaitRefusal(c.nc, cancel)
-	w := &jobWatch{heard: make(chan JobNotice, 64), out: make(chan JobNotice)}
+	w := &jobWatch{job: job, nc: c.nc, awayLimit: c.awayLimit, heard: make(chan JobNotice, 64), out: make(chan JobNotice)}
 	if err := end("watch job "+job, w.begin(ctx, js, c.names, job)); err != nil {
 		cancel()
 		w.stop()
@@ -58,7 +75,12 @@ func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, er
 const forgottenAfter = 30 * time.Second
 
 type jobWatch struct {
+	job       string
+	nc        *nats.Conn
+	awayLimit time.Duration
+	jobs      *Jobs
 	records   <-chan Record[messages.Job]
+	unwatch   context.CancelFunc // ends records
 	consumers []jetstream.ConsumeContext
 	heard     chan JobNotice
 	out       chan JobNotice
@@ -70,13 +92,29 @@ func (w *jobWatch) begin(ctx context.Context, js jetstream.JetStream, n names, j
 	if err != nil {
 		return err
 	}
-	if w.records, err = newJobs(kv).Watch(ctx, job); err != nil {
+	w.jobs = newJobs(kv)
+	if err := w.watchRecord(ctx); err != nil {
 		return err
 	}
 	if err := w.consume(ctx, js, n.events, messages.EventSubject(n.prefix, job, ""), jetstream.DeliverAllPolicy, hearEvent); err != nil {
 		return err
 	}
 	return w.consume(ctx, js, n.progress, messages.ProgressSubject(n.prefix, job, ""), jetstream.DeliverLastPerSubjectPolicy, hearProgress)
+}
+
+// watchRecord begins to watch the job's record, in place of the watch before.
+func (w *jobWatch) watchRecord(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	records, err := w.jobs.Watch(ctx, w.job)
+	if err != nil {
+		cancel()
+		return err
+	}
+	if w.unwatch != nil {
+		w.unwatch()
+	}
+	w.records, w.unwatch = records, cancel
+	return nil
 }
 
 // consume passes what a stream says about the job to w.heard.
@@ -126,25 +164,55 @@ func hearProgress(data []byte) (n JobNotice, err error) {
 	return n, json.Unmarshal(data, n.Progress)
 }
 
+var errClosed = recovery.Errorf(recovery.ClusterLost, "the watch of the job ended: the connection to NATS was closed")
+
 // run merges the three, and keeps the final record for the end.
 func (w *jobWatch) run(ctx context.Context) {
 	var final *messages.Job
-	var end <-chan time.Time
+	var end, given <-chan time.Time // for the last words; until NATS is given up
+	status := w.nc.StatusChanged()
+	defer w.nc.RemoveStatusListener(status)
+	away := false
 	announced, more := false, false // the end, before more events of before
 	for {
 		if final != nil && announced && !more {
 			w.send(ctx, JobNotice{Job: final})
 			return
 		}
+		if w.nc.IsClosed() {
+			w.send(ctx, JobNotice{Err: errClosed})
+			return
+		}
+		if w.nc.IsConnected() == away {
+			away = !away
+			if away {
+				given = time.After(w.awayLimit)
+				w.send(ctx, JobNotice{Contact: NATSAway})
+			} else {
+				given = nil
+				w.send(ctx, JobNotice{Contact: NATSBack})
+				// A server that was started again has forgotten the watch, which
+				// would find that out after 10 s.
+				if err := w.watchRecord(ctx); err != nil && ctx.Err() == nil {
+					slog.Debug("watch of a job was interrupted and goes on", "job", w.job, "error", err)
+				}
+			}
+		}
 		select {
 		case <-ctx.Done():
+			return
+		case <-status: // whether it is connected is looked at above
+		case <-given:
+			w.send(ctx, JobNotice{Err: &recovery.Error{Class: recovery.ClusterLost,
+				Err:  fmt.Errorf("NATS has been away for %s, job %s may still be running", w.awayLimit, w.job),
+				Hint: "when NATS is back: gantry status " + w.job + " --server …"}})
 			return
 		case <-end:
 			announced, more = true, false
 		case r, ok := <-w.records:
 			switch {
 			case !ok && ctx.Err() == nil:
-				w.send(ctx, JobNotice{Err: recovery.Errorf(recovery.ClusterLost, "the watch of the job ended: the connection to NATS was closed")})
+				w.send(ctx, JobNotice{Err: errClosed})
 				return
 			case !ok:
 				return

@@ -131,7 +131,7 @@ func (c *Coordinator) connect(cfg CoordinatorConfig, security *tls.Config, log *
 			return recovery.Errorf(recovery.Usage, "--nats-users is for the embedded server: %s has its own", cfg.NATS)
 		}
 		c.NATSURL = cfg.NATS
-		if c.nats, err = cfg.connect(cfg.NATS, security); err != nil {
+		if c.nats, err = cfg.connect(cfg.NATS, security, logContact(log)); err != nil {
 			return err
 		}
 		c.closer.add(closing(c.nats.Close))

@@ -94,8 +94,7 @@ func (s Security) Connect(url string) (*nats.Conn, error) {
 	return s.connect(url, t)
 }
 
-func (s Security) connect(url string, t *tls.Config) (*nats.Conn, error) {
-	var more []nats.Option
+func (s Security) connect(url string, t *tls.Config, more ...nats.Option) (*nats.Conn, error) {
 	if t != nil {
 		more = append(more, nats.Secure(t))
 	}
@@ -110,4 +109,17 @@ func (s Security) connect(url string, t *tls.Config) (*nats.Conn, error) {
 		more = append(more, nats.UserInfo(s.NATSUser, password))
 	}
 	return cluster.Connect(url, s.NATSCreds, more...)
+}
+
+// logContact logs when a daemon's connection to NATS is lost and when it is back.
+func logContact(log *slog.Logger) nats.Option {
+	return func(o *nats.Options) error {
+		o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
+			if !nc.IsClosed() {
+				log.Warn("NATS is away, waiting for it", "err", err)
+			}
+		}
+		o.ReconnectedCB = func(*nats.Conn) { log.Info("NATS is back") }
+		return nil
+	}
 }

@@ -87,7 +87,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (_ *Worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.nats, err = cfg.connect(cfg.NATS, security); err != nil {
+	if w.nats, err = cfg.connect(cfg.NATS, security, logContact(log)); err != nil {
 		return nil, err
 	}
 	w.closer.add(closing(w.nats.Close))
