@@ -206,7 +206,8 @@ func (a *coordinator) until(ctx context.Context, w messages.Worker, m message) (
 		if tries++; err == nil {
 			tries = 0
 		} else if ctx.Err() != nil || tries == exportTries {
-			return nil, err
+			return nil, &recovery.Error{Class: recovery.ClassOf(err), Op: "export", Err: err,
+				Hint: "export again; what the worker had written lies beside the model, under names that begin with .gantry- or end in .tmp"}
 		}
 		select {
 		case <-time.After(exportPoll):
