@@ -1,6 +1,7 @@
 package dtype
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 )
@@ -22,8 +23,19 @@ type Tally struct{ All, Once NonFinite }
 // Plus returns the sum of two tallies.
 func (t Tally) Plus(u Tally) Tally { return Tally{t.All.Plus(u.All), t.Once.Plus(u.Once)} }
 
+// CanBeNonFinite says whether the type has values that are no finite numbers:
+// the floats from 8 bits on.
+func (t Type) CanBeNonFinite() bool {
+	switch t {
+	case F8E4M3, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0:
+		return true
+	}
+	return t.Float()
+}
+
 // NonFinite counts among the whole elements in b, little-endian, those that are
-// no finite numbers. Types that Float does not name have none.
+// no finite numbers. Types that CanBeNonFinite does not name have none; of
+// those of 8 bits only F8_E5M2 has infinities.
 func (t Type) NonFinite(b []byte) (n NonFinite) {
 	le := binary.LittleEndian
 	switch t {
@@ -43,6 +55,20 @@ func (t Type) NonFinite(b []byte) (n NonFinite) {
 		for ; len(b) >= 2; b = b[2:] {
 			n.count(uint64(le.Uint16(b)<<1), 0xff<<8)
 		}
+	case F8E5M2:
+		for _, x := range b {
+			n.count(uint64(x<<1), 0x1f<<3)
+		}
+	case F8E4M3:
+		for _, x := range b {
+			if x&0x7f == 0x7f {
+				n.NaN++
+			}
+		}
+	case F8E4M3FNUZ, F8E5M2FNUZ:
+		n.NaN = int64(bytes.Count(b, []byte{0x80})) // minus zero, which they have not
+	case F8E8M0:
+		n.NaN = int64(bytes.Count(b, []byte{0xff}))
 	}
 	return n
 }

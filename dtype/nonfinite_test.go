@@ -19,6 +19,11 @@ func TestNonFinite(t *testing.T) {
 		{BF16, []byte{0x80, 0x7f, 0x80, 0xff, 0xc0, 0x7f, 0x7f, 0x7f, 0, 0}, NonFinite{1, 2}},
 		{F64, le.AppendUint64(le.AppendUint64(nil, math.Float64bits(math.Inf(-1))), math.Float64bits(1e300)), NonFinite{0, 1}},
 		{F64, le.AppendUint64(nil, math.Float64bits(math.NaN())), NonFinite{1, 0}},
+		{F8E5M2, []byte{0x7c, 0xfc, 0x7d, 0xff, 0x7b, 0x80, 0}, NonFinite{2, 2}},
+		{F8E4M3, []byte{0x7f, 0xff, 0x7e, 0x78, 0x80, 0}, NonFinite{2, 0}},
+		{F8E4M3FNUZ, []byte{0x80, 0x7f, 0xff, 0}, NonFinite{1, 0}},
+		{F8E5M2FNUZ, []byte{0x80, 0x7f, 0xff, 0x7c}, NonFinite{1, 0}},
+		{F8E8M0, []byte{0xff, 0x80, 0xfe, 0}, NonFinite{1, 0}},
 		{I32, []byte{0, 0, 0xc0, 0x7f}, NonFinite{}},
 		{F32, nil, NonFinite{}},
 	} {

@@ -97,10 +97,11 @@ func (c *checker) nonFinite(ctx context.Context) (stored, placed dtype.Tally, er
 func (c *checker) inSlice(ctx context.Context, s *shard.Slice) (n dtype.NonFinite, err error) {
 	t := c.encoded[s.Tensor].tensor
 	cols := s.Held.Len()
-	if cols == 0 || s.Cols.Len() == 0 || !quant.Decodes(t.From) || t.Codes && t.Scheme == "none" {
+	kept := t.Scheme == "none"
+	plain := kept && t.DType.CanBeNonFinite() // F64 too, which no float32 holds
+	if cols == 0 || s.Cols.Len() == 0 || !plain && !quant.Decodes(t.From) || kept && t.Codes {
 		return n, nil
 	}
-	plain := t.Scheme == "none" && t.DType.Float() // F64 too, which no float32 holds
 	step := max(decodeValues/cols, 1)
 	values := min(step, s.Rows.Len()) * cols
 	if plain {

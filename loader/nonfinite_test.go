@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"os"
@@ -112,5 +113,32 @@ func TestNonFiniteTravels(t *testing.T) {
 	// All eight ranks hold the norm, both copies the rest.
 	if want := (dtype.NonFinite{NaN: 6, Inf: 2 + 8}); stored.All != want {
 		t.Errorf("stored in all ranks %+v, want %+v", stored.All, want)
+	}
+}
+
+// TestNonFinite8Bits: 8-bit floats are counted alike where they are cast and
+// where they stay as they are stored.
+func TestNonFinite8Bits(t *testing.T) {
+	for typ, c := range map[dtype.Type]struct {
+		rows []byte // each over and over
+		want dtype.NonFinite
+	}{
+		dtype.F8E4M3:     {[]byte{0x7f, 0x7e, 0xff, 0x80}, dtype.NonFinite{NaN: 2 * hidden}},
+		dtype.F8E5M2:     {[]byte{0x7c, 0x7b, 0xff, 0x80}, dtype.NonFinite{NaN: hidden, Inf: hidden}},
+		dtype.F8E4M3FNUZ: {[]byte{0x80, 0x7f, 0xff, 0}, dtype.NonFinite{NaN: hidden}},
+		dtype.F8E5M2FNUZ: {[]byte{0x80, 0x7f, 0xff, 0x7c}, dtype.NonFinite{NaN: hidden}},
+		dtype.F8E8M0:     {[]byte{0xff, 0, 0x7f, 0x80}, dtype.NonFinite{NaN: hidden}},
+	} {
+		f := newPackedFolder(11)
+		f.put("model.layers.0.mlp.up_proj.weight", typ, bytes.Repeat(c.rows, hidden), 4, hidden)
+		dir := f.write(t, "null")
+		for _, scheme := range []string{"none", "f32"} {
+			for _, tp := range []int{1, 2} {
+				m := load(t, dir, WithValidate(true), WithQuantization(quant.Config{Scheme: scheme}), WithLayout(shard.Layout{TP: tp}))
+				if stored, placed, ok := m.Report().NonFinite(); !ok || stored != c.want || placed != c.want {
+					t.Errorf("%s, %s, tp %d: stored %+v, placed %+v, want %+v", typ, scheme, tp, stored, placed, c.want)
+				}
+			}
+		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gantry-ml/gantry/checkpoint"
 	"github.com/gantry-ml/gantry/checkpoint/digests"
+	"github.com/gantry-ml/gantry/dtype"
 	"github.com/gantry-ml/gantry/source"
 )
 
@@ -92,14 +93,13 @@ func (v *verifier) file(ctx context.Context, src source.Source, i int) (digests.
 			return
 		}
 		if found[t] == nil {
-			found[t] = &values{}
-			if !t.Codes {
-				found[t].format = formats[t.DType]
+			of := t.DType
+			if t.Codes {
+				of = dtype.Invalid
 			}
+			found[t] = newValues(of)
 		}
-		if found[t].format.size > 0 {
-			found[t].add(p)
-		}
+		found[t].add(p)
 	}
 	var also []io.Writer
 	var sum hash.Hash
@@ -143,14 +143,14 @@ func (v *verifier) problem(file, tensor string, off, n int64, format string, arg
 }
 
 func (v *verifier) values(t *checkpoint.Tensor, x *values) {
-	if x.format.size == 0 {
+	if x.of == dtype.Invalid {
 		return
 	}
 	v.report.Checked += t.Bytes
-	v.report.NaN += x.nan
-	v.report.Inf += x.inf
-	if x.nan+x.inf > 0 {
-		v.problem(v.ix.Files[t.File].Name, t.Name, t.Offset, t.Bytes, "%d NaN and %d infinite values", x.nan, x.inf)
+	v.report.NaN += x.NaN
+	v.report.Inf += x.Inf
+	if x.NonFinite != (dtype.NonFinite{}) {
+		v.problem(v.ix.Files[t.File].Name, t.Name, t.Offset, t.Bytes, "%d NaN and %d infinite values", x.NaN, x.Inf)
 	}
 }
 

@@ -117,9 +117,10 @@ func TestValues(t *testing.T) {
 		patterns map[dtype.Type][]byte
 		nan, inf int64
 	}{
-		"finite": {map[dtype.Type][]byte{dtype.F32: f32(float32(big)), dtype.F64: f64(math.MaxFloat64), dtype.F16: {0xff, 0x7b}, dtype.BF16: {0x7f, 0x7f}, dtype.F8E4M3: {0x7e, 0xfe}, dtype.F8E5M2: {0x7b}, dtype.I32: {0xff}}, 0, 0},
-		"NaN":    {map[dtype.Type][]byte{dtype.F32: f32(float32(nan)), dtype.F64: f64(nan), dtype.F16: {1, 0xfc}, dtype.BF16: {1, 0x7f, 0x81, 0x7f}, dtype.F8E4M3: {0x7f, 0xff}, dtype.F8E5M2: {0x7d}}, 3*600_001 + 300_000 + 2*600_001, 0},
-		"Inf":    {map[dtype.Type][]byte{dtype.F32: f32(float32(inf)), dtype.F64: f64(inf), dtype.F16: {0, 0x7c}, dtype.BF16: {0x80, 0xff}, dtype.F8E5M2: {0xfc}}, 0, 5 * 600_001},
+		"finite":                        {map[dtype.Type][]byte{dtype.F32: f32(float32(big)), dtype.F64: f64(math.MaxFloat64), dtype.F16: {0xff, 0x7b}, dtype.BF16: {0x7f, 0x7f}, dtype.F8E4M3: {0x7e, 0xfe}, dtype.F8E5M2: {0x7b}, dtype.I32: {0xff}}, 0, 0},
+		"NaN":                           {map[dtype.Type][]byte{dtype.F32: f32(float32(nan)), dtype.F64: f64(nan), dtype.F16: {1, 0xfc}, dtype.BF16: {1, 0x7f, 0x81, 0x7f}, dtype.F8E4M3: {0x7f, 0xff}, dtype.F8E5M2: {0x7d}}, 3*600_001 + 300_000 + 2*600_001, 0},
+		"NaN, that minus zero would be": {map[dtype.Type][]byte{dtype.F8E4M3FNUZ: {0x80}, dtype.F8E5M2FNUZ: {0x80, 0x7f}, dtype.F8E8M0: {0xff}}, 2*600_001 + 300_001, 0},
+		"Inf":                           {map[dtype.Type][]byte{dtype.F32: f32(float32(inf)), dtype.F64: f64(inf), dtype.F16: {0, 0x7c}, dtype.BF16: {0x80, 0xff}, dtype.F8E5M2: {0xfc}}, 0, 5 * 600_001},
 	} {
 		r := check(t, write(t, c.patterns), "")
 		if r.NaN != c.nan || r.Inf != c.inf || (len(r.Problems) > 0) != (c.nan+c.inf > 0) || r.Digests != "none" {
