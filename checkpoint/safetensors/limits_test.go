@@ -55,6 +55,12 @@ func TestJSON(t *testing.T) {
 		{empty(`,"x":"\ud800"`), false},
 		{empty(`,"x":` + deep(100)), true},
 		{empty(`,"x":` + deep(200)), false},
+		// 127 in all, the header's two among them, whatever is innermost.
+		{empty(`,"x":` + deep(125)), true},
+		{empty(`,"x":` + strings.Repeat(`[`, 125) + `1` + strings.Repeat(`]`, 125)), true},
+		{empty(`,"x":` + strings.Repeat(`{"y":`, 125) + `"z"` + strings.Repeat(`}`, 125)), true},
+		{empty(`,"x":` + deep(126)), false},
+		{empty(`,"x":` + strings.Repeat(`{"y":`, 126) + `null` + strings.Repeat(`}`, 126)), false},
 		{empty(`,"x":` + strings.Repeat("[", 1_000_000)), false},
 		{`{"a":{"dtype":"F32","shape":[1e0],"data_offsets":[0,0]}}`, false},
 		{`{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}`, false},

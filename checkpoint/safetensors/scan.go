@@ -10,8 +10,8 @@ import (
 	"github.com/gantry-ml/gantry/recovery"
 )
 
-// maxDepth is how deeply a value that is skipped may nest; the reference has
-// the same bound.
+// maxDepth is how deeply objects and arrays may nest; the reference has the
+// same bound, whatever lies in the innermost.
 const maxDepth = 127
 
 // scanner reads JSON as strictly as the reference's parser does.
@@ -292,12 +292,14 @@ func (s *scanner) uint() (uint64, error) {
 	return n, nil
 }
 
-// skip reads any value and checks its form.
+// skip reads any value, which is the depth-th where it is an object or array
+// in others, and checks its form.
 func (s *scanner) skip(depth int) error {
-	if depth > maxDepth {
+	c := s.peek()
+	if depth > maxDepth && (c == '{' || c == '[') {
 		return s.fail("values nest deeper than %d", maxDepth)
 	}
-	switch c := s.peek(); c {
+	switch c {
 	case '{':
 		return s.object(func([]byte) error { return s.skip(depth + 1) })
 	case '[':
