@@ -110,14 +110,13 @@ func readIQ4XS(dst []float32, src []byte) {
 }
 
 // readNVFP4: four scales, F8 E4M3 without sign, and 64 FP4 in 32 bytes, by
-// groups of 16. x = scale × FP4. A scale of 0x7f reads as 0.
+// groups of 16. x = scale × FP4. A scale of 0x7f reads as 0, and 0xff, which
+// has a sign that no writer sets, as the number of all other bits, 480
+// (ggml_ue4m3_to_fp32).
 func readNVFP4(dst []float32, src []byte) {
 	for ; len(dst) > 0; dst, src = dst[64:], src[36:] {
 		for g, s := range src[:4] {
-			var d float32
-			if s&0x7f != 0x7f {
-				d = dtype.F8E4M3ToF32(s&0x7f) / 2 // mxfp4Values are doubled
-			}
+			d := ue4m3Values[s] / 2 // mxfp4Values are doubled
 			out := dst[16*g:][:16]
 			for j, q := range src[4+8*g:][:8] {
 				out[j] = float32(mxfp4Values[q&15] * d)
@@ -126,3 +125,12 @@ func readNVFP4(dst []float32, src []byte) {
 		}
 	}
 }
+
+// ue4m3Values are the scales of NVFP4's blocks.
+var ue4m3Values = func() (values [256]float32) {
+	for i := range values {
+		values[i] = dtype.F8E4M3ToF32(uint8(i) & 0x7f)
+	}
+	values[0x7f], values[0xff] = 0, 480
+	return values
+}()

@@ -81,3 +81,33 @@ func TestDecode(t *testing.T) {
 		t.Errorf("q8_1 reads as %g", values)
 	}
 }
+
+// TestNVFP4Scales holds every scale against the reference's definition: 0 and
+// 0x7f are 0, the rest (1 + mantissa/8) × 2^(exponent-7), or mantissa × 2^-9
+// with an exponent of 0, whatever the sign (ggml_ue4m3_to_fp32, which halves
+// it for levels that are doubled).
+func TestNVFP4Scales(t *testing.T) {
+	for b := range 256 {
+		block, values := make([]byte, 36), make([]float32, 64)
+		for i := range 4 {
+			block[i] = byte(b)
+		}
+		for i := range 32 {
+			block[4+i] = 0x22 // 1, which is 2 doubled
+		}
+		exponent, mantissa := b>>3&15, float64(b&7)
+		want := math.Ldexp(1+mantissa/8, exponent-7)
+		switch {
+		case b == 0 || b == 0x7f:
+			want = 0
+		case exponent == 0:
+			want = math.Ldexp(mantissa, -9)
+		}
+		Decode(values, block, dtype.NVFP4)
+		for i, v := range values {
+			if v != float32(want) {
+				t.Fatalf("scale %#02x: value %d is %g, want %g", b, i, v, want)
+			}
+		}
+	}
+}
