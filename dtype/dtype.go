@@ -236,8 +236,9 @@ func (t Type) PaddedBytes(n int64) (int64, error) {
 }
 
 // Elements returns the product of shape's dimensions, 1 for a scalar. It
-// fails on a negative dimension and on overflow, even where a later
-// dimension is zero.
+// fails on a negative dimension, on a product over 2^62, and where it leaves 64
+// bits on the way from the first dimension to the last, even where a later one
+// is zero: 2^32 × 2^32 × 0 fails, (2^63-1) × 0 does not, as in safetensors.
 func Elements(shape []int64) (int64, error) {
 	n := uint64(1)
 	for _, d := range shape {
@@ -245,12 +246,19 @@ func Elements(shape []int64) (int64, error) {
 			return 0, fmt.Errorf("dtype: negative dimension %d in shape %v", d, shape)
 		}
 		hi, lo := bits.Mul64(n, uint64(d))
-		if hi != 0 || lo > 1<<62 {
-			return 0, fmt.Errorf("dtype: element count of shape %v overflows", shape)
+		if hi != 0 {
+			return 0, overflows(shape)
 		}
 		n = lo
 	}
+	if n > 1<<62 {
+		return 0, overflows(shape)
+	}
 	return int64(n), nil
+}
+
+func overflows(shape []int64) error {
+	return fmt.Errorf("dtype: element count of shape %v overflows", shape)
 }
 
 // MarshalText writes the name.

@@ -1,6 +1,9 @@
 package dtype
 
-import "testing"
+import (
+	"math"
+	"testing"
+)
 
 // TestNames: each type's name is read back as the type.
 func TestNames(t *testing.T) {
@@ -56,6 +59,24 @@ func TestBytes(t *testing.T) {
 	} {
 		if got, err := c.typ.Bytes(c.n); err == nil && got != c.want || (err != nil) != (c.want < 0) {
 			t.Errorf("%d of %s: %d bytes (%v), want %d", c.n, c.typ, got, err, c.want)
+		}
+	}
+}
+
+// TestElements: products go from the first dimension to the last, in 64 bits.
+func TestElements(t *testing.T) {
+	for _, c := range []struct {
+		shape []int64
+		want  int64 // -1 for none
+	}{
+		{nil, 1}, {[]int64{3, 5}, 15}, {[]int64{0}, 0}, {[]int64{1 << 31, 1 << 31}, 1 << 62},
+		{[]int64{math.MaxInt64, 0}, 0}, {[]int64{0, math.MaxInt64, math.MaxInt64}, 0}, {[]int64{2, math.MaxInt64, 0}, 0},
+		{[]int64{1 << 32, 1 << 32, 0}, -1}, {[]int64{3, math.MaxInt64, 0}, -1},
+		{[]int64{math.MaxInt64}, -1}, {[]int64{1 << 62, 2}, -1}, {[]int64{0, -1}, -1}, {[]int64{-1, 0}, -1},
+	} {
+		n, err := Elements(c.shape)
+		if (err != nil) != (c.want < 0) || err == nil && n != c.want {
+			t.Errorf("%v: %d, %v; want %d", c.shape, n, err, c.want)
 		}
 	}
 }

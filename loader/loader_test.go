@@ -128,3 +128,23 @@ func TestGGMLMatchesLlamaCPP(t *testing.T) {
 		}
 	}
 }
+
+// TestLoadAccepted: whatever the format's reference accepts is loaded, with
+// sizes and names that no model has.
+func TestLoadAccepted(t *testing.T) {
+	dir := testdata(t, "safetensors")
+	text, err := os.ReadFile(filepath.Join(dir, "VERDICTS.tsv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := 0
+	for line := range strings.Lines(string(text)) {
+		if row := strings.Split(line, "\t"); row[1] == "accept" {
+			accepted++
+			load(t, filepath.Join(dir, row[0]), WithValidate(true))
+		}
+	}
+	if accepted < 30 {
+		t.Errorf("%d files are accepted", accepted)
+	}
+}
