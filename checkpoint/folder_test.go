@@ -64,6 +64,7 @@ func TestFolders(t *testing.T) {
 		"one file":                  {files: map[string]tensors{"model.safetensors": {"a": {1}}}},
 		"one file, named otherwise": {files: map[string]tensors{"weights.safetensors": {"a": {1}}}},
 		"two shards":                {files: map[string]tensors{"1.safetensors": {"a": {1}}, "2.safetensors": {"b": {2}}, "other.safetensors": {"a": {9}}}, texts: map[string]string{indexName: twoShards}},
+		"two shards, from here":     {files: map[string]tensors{"1.safetensors": {"a": {1}, "c": {1}}, "sub/2.safetensors": {"b": {2}}}, texts: map[string]string{indexName: `{"weight_map": {"a": "./1.safetensors", "b": "./sub//2.safetensors", "c": "1.safetensors"}}`}},
 		"one shard, named":          {files: map[string]tensors{"1.safetensors": {"a": {1}}, "2.safetensors": {"b": {2}}}, entry: "1.safetensors"},
 		"an empty file's folder":    {want: recovery.NotFound, says: "no checkpoint"},
 		"two and no index":          {files: map[string]tensors{"1.safetensors": {"a": {1}}, "2.safetensors": {"b": {2}}}, want: recovery.InvalidCheckpoint, says: "no one index"},
@@ -88,11 +89,16 @@ func TestFolders(t *testing.T) {
 		"shard above":               {texts: map[string]string{indexName: `{"weight_map": {"a": "../x.safetensors"}}`}, want: recovery.InvalidCheckpoint, says: "outside"},
 		"shard absolute":            {texts: map[string]string{indexName: `{"weight_map": {"a": "/etc/passwd"}}`}, want: recovery.InvalidCheckpoint, says: "outside"},
 		"shard inside up":           {texts: map[string]string{indexName: `{"weight_map": {"a": "b/../c"}}`}, want: recovery.InvalidCheckpoint, says: "outside"},
+		"shard from here and up":    {texts: map[string]string{indexName: `{"weight_map": {"a": "./../x.safetensors"}}`}, want: recovery.InvalidCheckpoint, says: "outside"},
+		"shard, the folder":         {texts: map[string]string{indexName: `{"weight_map": {"a": "./"}}`}, want: recovery.InvalidCheckpoint, says: "outside"},
 		"shard unnamed":             {texts: map[string]string{indexName: `{"weight_map": {"a": ""}}`}, want: recovery.InvalidCheckpoint, says: "outside"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			for n, ts := range c.files {
+				if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(n)), 0o700); err != nil {
+					t.Fatal(err)
+				}
 				writeFile(t, filepath.Join(dir, n), ts)
 			}
 			for n, text := range c.texts {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -187,6 +188,17 @@ func (s *local) open(name string) (*os.File, error) {
 // system turns into another.
 func ValidName(name string) bool {
 	return fs.ValidPath(name) && name != "." && !strings.ContainsAny(name, "\\\x00")
+}
+
+// NameInside returns the name of the file that a checkpoint's path means, seen
+// from its folder: ./weights.bin is weights.bin. Nothing that begins with a
+// slash or goes up is one, wherever it would end.
+func NameInside(location string) (name string, ok bool) {
+	if location == "" || path.IsAbs(location) || slices.Contains(strings.Split(location, "/"), "..") {
+		return "", false
+	}
+	name = path.Clean(location)
+	return name, ValidName(name)
 }
 
 // describe says what a file is. Its ID changes when the file is replaced,

@@ -50,3 +50,32 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
+
+// TestNameInside keeps a checkpoint's paths inside its folder.
+func TestNameInside(t *testing.T) {
+	for location, want := range map[string]string{
+		"weights.bin": "weights.bin", "a/b.bin": "a/b.bin", "./w": "w", "a//w": "a/w", "a/./w": "a/w", "w..": "w..", "..w": "..w", "C:w": "C:w", "...": "...",
+		"": "", "/w": "", "//w": "", "..": "", "../w": "", "a/../w": "", "a/../../w": "", "a/..": "", ".": "", "./": "", "a\\..\\w": "", "\\w": "", "w\x00": "",
+		"*/_ORT_MEM_ADDR_/*": "*/_ORT_MEM_ADDR_/*", // a name like others: there is no such file
+	} {
+		got, ok := NameInside(location)
+		if !ok {
+			got = ""
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", location, got, want)
+		}
+	}
+}
+
+// FuzzNameInside: what passes as a location is the name of a file below the folder.
+func FuzzNameInside(f *testing.F) {
+	for _, s := range []string{"w", "./w", "../w", "/w", "a/../w", "a//w", "a\\w", "", "w\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, location string) {
+		if name, ok := NameInside(location); ok && (!filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." || strings.Contains(location, "\\")) {
+			t.Errorf("%q passes as %q", location, name)
+		}
+	})
+}

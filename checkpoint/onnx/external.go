@@ -1,10 +1,7 @@
 package onnx
 
 import (
-	"path"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/gantry-ml/gantry/checkpoint/header"
 	"github.com/gantry-ml/gantry/source"
@@ -34,7 +31,7 @@ func (p *parser) location(l *location, v value) error {
 // findExternal finds the bytes of a tensor in an external file. Whether that
 // has them is for the caller to check.
 func (p *parser) findExternal(t *rawTensor) error {
-	file, ok := insideFolder(t.where.file)
+	file, ok := source.NameInside(t.where.file)
 	if !ok {
 		return header.BadTensor(t.Name, "its external data is at %.80q, which is no file inside the model's folder", t.where.file)
 	}
@@ -57,17 +54,6 @@ func (p *parser) findExternal(t *rawTensor) error {
 	}
 	t.File = at
 	return nil
-}
-
-// insideFolder returns a location as the name of a file below the model's
-// folder. Nothing that begins with a slash or goes up is one, wherever it
-// would end.
-func insideFolder(location string) (string, bool) {
-	if location == "" || path.IsAbs(location) || slices.Contains(strings.Split(location, "/"), "..") {
-		return "", false
-	}
-	name := path.Clean(location)
-	return name, source.ValidName(name)
 }
 
 // bytesOf reads a number of bytes, written in decimal.

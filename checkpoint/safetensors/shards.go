@@ -7,11 +7,14 @@ import (
 	"unicode/utf8"
 
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/source"
 )
 
 // ShardIndex is what a model.safetensors.index.json says.
 type ShardIndex struct {
-	Shards  []string  // names of files, in order; data: the caller checks them before it opens any
+	// Shards are names of files, in order, as source.NameInside has them where
+	// they are any; data: the caller checks them before it opens any.
+	Shards  []string
 	Tensors []Indexed // by name; no name twice
 }
 
@@ -62,7 +65,7 @@ const (
 func (s *scanner) weightMap(ix *ShardIndex) error {
 	room := min(bytes.Count(s.b, []byte{':'}), len(s.b)/minIndexed+fewIndexed, MaxIndexed)
 	ix.Tensors = make([]Indexed, 0, room)
-	numbers := map[string]int32{}
+	numbers := map[string]int32{} // of shards, by name and as they are written
 	return s.object(func(key []byte) error {
 		switch {
 		case len(ix.Tensors) == MaxIndexed:
@@ -76,15 +79,30 @@ func (s *scanner) weightMap(ix *ShardIndex) error {
 		}
 		shard, ok := numbers[string(value)]
 		if !ok {
-			if shard = int32(len(ix.Shards)); shard == MaxShards {
+			if len(numbers) >= 2*MaxShards || len(ix.Shards) == MaxShards {
 				return recovery.Errorf(recovery.Unsupported, "more than %d shards in one index", MaxShards)
 			}
-			ix.Shards = append(ix.Shards, string(value))
-			numbers[ix.Shards[shard]] = shard
+			shard = ix.shard(string(value), numbers)
 		}
 		ix.Tensors = append(ix.Tensors, Indexed{string(key), shard})
 		return nil
 	})
+}
+
+// shard returns the number of a shard that was not yet written so.
+func (ix *ShardIndex) shard(value string, numbers map[string]int32) int32 {
+	name := value
+	if inside, ok := source.NameInside(value); ok {
+		name = inside
+	}
+	n, ok := numbers[name]
+	if !ok {
+		n = int32(len(ix.Shards))
+		ix.Shards = append(ix.Shards, name)
+		numbers[name] = n
+	}
+	numbers[value] = n
+	return n
 }
 
 // sort brings shards and tensors into order and refuses a tensor that is there
