@@ -42,18 +42,21 @@ to all that hold ranks, and lie in an --export-root of theirs. The model stays.`
 // exportPoll is how often a cluster is asked how far an export is.
 const exportPoll = 200 * time.Millisecond
 
-// exportModel has a model exported, waits for the end, and shows warnings.
-func (a *app) exportModel(ctx context.Context, c *cluster.Client, name, path string) (messages.Export, error) {
+// exportModel has a model exported, waits for the end, and shows warnings. With
+// an error it returns how far the export was when last seen; its id is empty
+// where no cluster took it on.
+func (a *app) exportModel(ctx context.Context, c *cluster.Client, name, path string) (x messages.Export, err error) {
 	abs, err := filepath.Abs(path) // a worker has another working folder
 	if err != nil {
-		return messages.Export{}, err
+		return x, err
 	}
 	q := messages.ExportRequest{Export: newJobID(), Name: name, Path: abs}
 	for {
-		x, err := c.Export(ctx, q)
+		now, err := c.Export(ctx, q)
 		if err != nil {
 			return x, err
 		}
+		x = now
 		switch x.State {
 		case messages.StateReady:
 			for _, w := range x.Warnings {

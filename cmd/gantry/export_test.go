@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,5 +98,33 @@ func TestLoadExportRefuses(t *testing.T) {
 		if code != exit.Usage || strings.Contains(stdout, "ready") {
 			t.Errorf("%v: exit %d: %s%s", args, code, stdout, stderr)
 		}
+	}
+}
+
+// TestLoadExportFails: a load that succeeds is reported, once, also where its
+// export fails, and the exit code is the export's.
+func TestLoadExportFails(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "hf-f32")
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"load", stories, "--once", "--export", filepath.Join(file, "model.gguf")}
+	code, stdout, stderr := gantry(t, append(args, "--json")...)
+	var j struct {
+		messages.Job
+		Export messages.Export `json:"export"`
+	}
+	if err := json.Unmarshal([]byte(stdout), &j); err != nil {
+		t.Fatalf("exit %d: %v in %q", code, err, stdout)
+	}
+	if j.Job.Job == "" || j.State != messages.StateReady || j.Export.State != messages.StateFailed || j.Export.Why == "" || code != exit.CodeOf(j.Export.Class) || code == exit.Done {
+		t.Errorf("exit %d: %+v, export %+v", code, j.Job, j.Export)
+	}
+	if line := lastLine(stderr); !strings.HasPrefix(line, "gantry: ") || !strings.Contains(line, file) {
+		t.Errorf("the error is %q", line)
+	}
+	if again, stdout, _ := gantry(t, args...); again != code || !strings.Contains(stdout, "not written to") || !strings.Contains(stdout, "ready after") {
+		t.Errorf("exit %d, want %d: %s", again, code, stdout)
 	}
 }

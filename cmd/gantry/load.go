@@ -194,7 +194,8 @@ func (a *app) load(ctx context.Context, f loadFlags) error {
 }
 
 // loadAndExport loads a model and has it written when it is ready. What no file
-// can hold is refused before anything is loaded.
+// can hold is refused before anything is loaded. The load is reported also where
+// the export fails.
 func (a *app) loadAndExport(ctx context.Context, client *cluster.Client, q messages.LoadRequest, f loadFlags) error {
 	plan, err := client.Plan(ctx, messages.LoadRequest{URI: q.URI, Options: q.Options})
 	if err != nil {
@@ -226,10 +227,11 @@ func (a *app) loadAndExport(ctx context.Context, client *cluster.Client, q messa
 		_, unloading := client.Unload(context.WithoutCancel(ctx), j.Model)
 		err = cmp.Or(err, unloading)
 	}
-	if err != nil {
-		return err
+	written := &x
+	if x.Export == "" { // the cluster did not take it on
+		written = nil
 	}
-	return a.report(j, &x, f.memcpy)
+	return errors.Join(err, a.report(j, written, f.memcpy && err == nil))
 }
 
 // submit asks for a load, or a swap.
@@ -299,11 +301,15 @@ func untold(job string) error {
 		Hint: "when NATS is back: gantry cancel " + job + " --server …"}
 }
 
-// report prints a job's end, where the model was exported to, and how the
-// load's rate compares with memcpy's.
+// report prints a job's end, where the model was exported to or why it was not,
+// and how the load's rate compares with memcpy's.
 func (a *app) report(j messages.Job, x *messages.Export, memcpy bool) error {
 	text := func(w io.Writer) error {
 		if err := writeReport(w, j); err != nil || x == nil {
+			return err
+		}
+		if x.State != messages.StateReady {
+			_, err := fmt.Fprintf(w, "\nnot written to %s: %s\n", x.Path, orElse(x.Why, "the export has not ended"))
 			return err
 		}
 		_, err := fmt.Fprintf(w, "\nwritten to %s after %.2f s\n", x.Path, x.Seconds)
