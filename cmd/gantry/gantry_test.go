@@ -123,6 +123,7 @@ func TestExitCodes(t *testing.T) {
 		{"folder without a model", []string{"plan", t.TempDir()}, exit.Source, ""},
 		{"does not fit", []string{"load", sparse(t, 1<<28), "--once"}, exit.Capacity, ""}, // 1 TiB
 		{"no such device", []string{"load", stories, "--device", "cuda:0", "--once"}, exit.Capacity, "cuda:0"},
+		{"staging of a cluster's workers", []string{"load", stories, "--staging", "1GiB", "--server", "nats://127.0.0.1:1"}, exit.Usage, "--staging"},
 		{"no kind of device", []string{"load", stories, "--device", "gpu", "--server", "nats://127.0.0.1:1"}, exit.Usage, "cuda:N"},
 		{"placement file not there", []string{"load", stories, "--placement", "/no/such/file"}, exit.Usage, "/no/such/file"},
 		{"placement of a rank that is not", []string{"load", stories, "--tp", "2", "--placement", placementFile(t, "placement: [{ranks: 2, worker: w0}]")}, exit.Usage, "rank 2"},

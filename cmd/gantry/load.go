@@ -44,8 +44,11 @@ type loadFlags struct {
 	inject    []string
 }
 
+// defaultStaging is the staging memory of a worker in this process.
+const defaultStaging = size.Bytes(256 << 20)
+
 func (a *app) loadCommand() *cobra.Command {
-	f := loadFlags{staging: 256 << 20}
+	f := loadFlags{staging: defaultStaging}
 	cmd := &cobra.Command{
 		Use:   "load MODEL",
 		Short: "Load a checkpoint: plan, read once, transform, place, validate, report",
@@ -84,7 +87,7 @@ func (f *loadFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.request.Recovery, "recovery", "recover", "what to do about failures: recover, retry(N), fail-fast")
 	flags.BoolVar(&f.request.Validate, "validate", false, "count NaN and Inf too, in what was stored and in what is placed")
 	flags.Var(&f.limitRate, "limit-rate", "read at most so many bytes a second, each worker")
-	flags.Var(&f.staging, "staging", "staging memory of each worker in this process")
+	flags.Var(&f.staging, "staging", "staging memory of each worker in this process (without --server)")
 	flags.IntVar(&f.workers, "workers", 1, "workers in this process (without --server)")
 	flags.Var(&f.wait, "wait-for-workers", "wait for so many workers, for so long, or both (3,2m), before a load that does not fit fails (with --server)")
 	flags.DurationVar(&f.deadline, "deadline", 0, "fail a load that is not ready after so long, such as 10m")
@@ -114,8 +117,8 @@ func (f *loadFlags) check(server bool) error {
 		return usagef("--wait-for-workers needs --server: no others join the workers of this process")
 	case f.deadline < 0:
 		return usagef("--deadline %s: want a time such as 10m", f.deadline)
-	case server && (f.read != "auto" || f.cache != "" || f.mlock):
-		return usagef("--read, --cache and --mlock are for loads in this process: give them to the workers of a cluster")
+	case server && (f.read != "auto" || f.cache != "" || f.mlock || f.staging != defaultStaging):
+		return usagef("--read, --cache, --mlock and --staging are for loads in this process: give them to the workers of a cluster")
 	case server && (f.workers != 1 || len(f.inject) > 0):
 		return usagef("--workers and --inject are for loads in this process, not with --server")
 	}

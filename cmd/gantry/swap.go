@@ -3,7 +3,7 @@ package main
 import "github.com/spf13/cobra"
 
 func (a *app) swapCommand() *cobra.Command {
-	f := loadFlags{staging: 256 << 20}
+	f := loadFlags{staging: defaultStaging}
 	cmd := &cobra.Command{
 		Use:   "swap NAME MODEL",
 		Short: "Load a checkpoint and let it take the place of the resident model NAME",
