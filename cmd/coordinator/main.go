@@ -20,6 +20,8 @@ func main() {
 	os.Exit(daemon.Daemon{
 		Name:  "coordinator",
 		Short: "Plan and lead loads over a cluster of workers.",
+		Example: `  coordinator --nats-listen 127.0.0.1:4222 --state-dir ./state
+  coordinator --nats-listen 10.0.0.1:4222 --listen 10.0.0.1:0 --tls-cert certs/node.pem --tls-key certs/node.key --tls-ca certs/ca.pem`,
 		Flags: func(f *pflag.FlagSet) {
 			f.String("name", "", "this coordinator's name (default: host and process id)")
 			f.String("nats", node.Embedded, "embedded, or the URL of a NATS server with JetStream")

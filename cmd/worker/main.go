@@ -23,6 +23,8 @@ func main() {
 	os.Exit(daemon.Daemon{
 		Name:  "worker",
 		Short: "Hold arenas on this machine's devices and fill them as a coordinator asks.",
+		Example: `  worker --nats nats://127.0.0.1:4222 --name a --memory 8GiB --model-root /models
+  worker --nats nats://10.0.0.1:4222 --listen 10.0.0.2:0 --tls-cert certs/node.pem --tls-key certs/node.key --tls-ca certs/ca.pem`,
 		Flags: flags,
 		Start: start,
 	}.Main())

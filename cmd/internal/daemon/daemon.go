@@ -40,10 +40,11 @@ type Service interface {
 
 // Daemon is one of the daemons.
 type Daemon struct {
-	Name  string // "worker"
-	Short string
-	Flags func(*pflag.FlagSet)
-	Start func(ctx context.Context, s Settings, t *telemetry.Telemetry) (Service, error)
+	Name    string // "worker"
+	Short   string
+	Example string // command lines, indented by two
+	Flags   func(*pflag.FlagSet)
+	Start   func(ctx context.Context, s Settings, t *telemetry.Telemetry) (Service, error)
 }
 
 // Settings are the daemon's settings, by the names of its flags.
@@ -99,7 +100,13 @@ func (d Daemon) run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	cmd := &cobra.Command{
-		Use: d.Name, Short: d.Short, Args: cobra.NoArgs, Version: version.Version,
+		Use: d.Name, Short: d.Short, Example: d.Example, Version: version.Version,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return d.usage(err)
+			}
+			return nil
+		},
 		Long: d.Short + "\n\nEvery flag may be set as GANTRY_NAME in the environment or as name in the YAML file --config, too.\nA flag wins over the environment, which wins over the file.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := settings(cmd.Flags())
@@ -114,7 +121,7 @@ func (d Daemon) run(args []string, stdout, stderr io.Writer) int {
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return &recovery.Error{Class: recovery.Usage, Err: err, Hint: "see " + d.Name + " --help"}
+		return d.usage(err)
 	})
 	cmd.Flags().SortFlags = false
 	d.Flags(cmd.Flags())
@@ -126,6 +133,11 @@ func (d Daemon) run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "%s: %s\n", d.Name, strings.Join(strings.Fields(err.Error()), " "))
 	}
 	return exit.Code(err)
+}
+
+// usage is an error in how the daemon was called.
+func (d Daemon) usage(err error) error {
+	return &recovery.Error{Class: recovery.Usage, Err: err, Hint: "see " + d.Name + " --help"}
 }
 
 // settings merges the file, the environment and the flags.

@@ -1,13 +1,16 @@
 package daemon
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
 
+	"github.com/gantry-ml/gantry/cmd/internal/exit"
 	"github.com/gantry-ml/gantry/recovery"
 )
 
@@ -58,6 +61,18 @@ func TestPrecedence(t *testing.T) {
 	t.Setenv("GANTRY_TESTDATA", "of no concern")
 	check(flagSet(t, "--config", path), "from-file", "from-env", 4, "/c", "/d")
 	check(flagSet(t, "--config", path, "--nats-listen", "from-flag", "--model-root", "/e"), "from-file", "from-flag", 4, "/e")
+}
+
+// TestUsage: a word too many is wrong usage, and --help shows the example.
+func TestUsage(t *testing.T) {
+	d := Daemon{Name: "worker", Short: "Hold arenas.", Example: "  worker --nats nats://127.0.0.1:4222", Flags: func(*pflag.FlagSet) {}}
+	var out, errs bytes.Buffer
+	if code := d.run([]string{"extra"}, &out, &errs); code != exit.Usage || !strings.Contains(errs.String(), "extra") || !strings.Contains(errs.String(), "worker --help") {
+		t.Errorf("exit %d: %s", code, &errs)
+	}
+	if code := d.run([]string{"--help"}, &out, &errs); code != exit.Done || !strings.Contains(out.String(), "Examples:\n"+d.Example) {
+		t.Errorf("exit %d: %s", code, &out)
+	}
 }
 
 func TestSettingsAreChecked(t *testing.T) {
