@@ -124,6 +124,9 @@ func TestExitCodes(t *testing.T) {
 		{"does not fit", []string{"load", sparse(t, 1<<28), "--once"}, exit.Capacity, ""}, // 1 TiB
 		{"no such device", []string{"load", stories, "--device", "cuda:0", "--once"}, exit.Capacity, "cuda:0"},
 		{"staging of a cluster's workers", []string{"load", stories, "--staging", "1GiB", "--server", "nats://127.0.0.1:1"}, exit.Usage, "--staging"},
+		{"up without a worker", []string{"up", "--workers", "0"}, exit.Usage, "--workers 0"},
+		{"up with less than none", []string{"up", "--workers", "-1"}, exit.Usage, "--workers -1"},
+		{"up beyond loopback", []string{"up", "--nats-listen", "0.0.0.0:0"}, exit.Usage, "--insecure"},
 		{"no kind of device", []string{"load", stories, "--device", "gpu", "--server", "nats://127.0.0.1:1"}, exit.Usage, "cuda:N"},
 		{"placement file not there", []string{"load", stories, "--placement", "/no/such/file"}, exit.Usage, "/no/such/file"},
 		{"placement of a rank that is not", []string{"load", stories, "--tp", "2", "--placement", placementFile(t, "placement: [{ranks: 2, worker: w0}]")}, exit.Usage, "rank 2"},

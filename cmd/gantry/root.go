@@ -50,7 +50,7 @@ the device is not there, 6 cluster not reachable, 130 interrupted.`,
 	flags.StringVar(&a.security.NATSCreds, "nats-creds", "", "NATS credentials `FILE`")
 	flags.StringVar(&a.security.NATSUser, "nats-user", "", "user of a NATS server that has users")
 	flags.StringVar(&a.security.NATSPasswordFile, "nats-password-file", "", "`FILE` that holds the user's password")
-	flags.StringVar(&a.security.Cert, "tls-cert", "", "PEM `FILE` of a certificate for --server (gantry certs init makes some)")
+	flags.StringVar(&a.security.Cert, "tls-cert", "", "PEM `FILE` of a certificate for --server, or for up to serve with (gantry certs init makes some)")
 	flags.StringVar(&a.security.Key, "tls-key", "", "PEM `FILE` of its key")
 	flags.StringVar(&a.security.CA, "tls-ca", "", "PEM `FILE` of the authority that signed the cluster's certificates")
 	root.AddCommand(
