@@ -113,20 +113,32 @@ func (a *coordinator) exportOver(m exportOver) {
 }
 
 // export has ranks dumped by the workers that do not write the model, and then
-// the model written by the one that holds the first rank. No weight travels
-// with a message: the folder is one that all reach.
+// the model written by the one that holds the first rank, which is asked before
+// whether it would, so that an export that is refused makes no folder. No weight
+// travels with a message: the folder is one that all reach.
 func (a *coordinator) export(x *exportRun) ([]string, error) {
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
 	defer a.endExport(x)
 	writer := x.workers[x.model.Ranks[0].Worker]
+	command := func(check bool, dumps []*control.DumpedRank) *control.ExportModel {
+		return &control.ExportModel{Header: a.exportHeader(x, writer), Export: x.Export.Export, Model: x.Model, Path: x.Path, Dumps: dumps, Check: check}
+	}
+	if len(x.workers) > 1 {
+		if _, err := a.exportBy(ctx, writer, command(true, nil)); err != nil {
+			return nil, err
+		}
+	}
 	dumps, err := a.dumps(ctx, cancel, x, writer.Name)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := a.until(ctx, writer, &control.ExportModel{
-		Header: a.exportHeader(x, writer), Export: x.Export.Export, Model: x.Model, Path: x.Path, Dumps: dumps,
-	})
+	return a.exportBy(ctx, writer, command(false, dumps))
+}
+
+// exportBy has a worker write a model, or check that it would.
+func (a *coordinator) exportBy(ctx context.Context, writer messages.Worker, command *control.ExportModel) ([]string, error) {
+	answer, err := a.until(ctx, writer, command)
 	if err != nil {
 		return nil, err
 	}

@@ -104,6 +104,43 @@ func TestExportFails(t *testing.T) {
 	}
 }
 
+// TestExportIsRefused: what the writer refuses is refused before another worker
+// dumps a rank; a dump that failed is not removed, since it left nothing.
+func TestExportIsRefused(t *testing.T) {
+	w := newWorld(t, 2)
+	writer, other := resident(t, w)
+	writer.mu.Lock()
+	writer.checkErr = recovery.Errorf(recovery.Usage, "no layout for q8_0")
+	writer.mu.Unlock()
+	other.mu.Lock()
+	other.dump = func(context.Context) error { return recovery.Errorf(recovery.NotAllowed, "not in this folder") }
+	other.mu.Unlock()
+	x := w.exported(messages.ExportRequest{Export: "x1", Name: "m-a", Path: "/models/out"})
+	if x.State != messages.StateFailed || x.Class != recovery.Usage {
+		t.Errorf("%+v", x)
+	}
+	writer.mu.Lock()
+	writer.checkErr = nil
+	writer.mu.Unlock()
+	x = w.exported(messages.ExportRequest{Export: "x2", Name: "m-a", Path: "/models/out"})
+	if x.State != messages.StateFailed || x.Class != recovery.NotAllowed {
+		t.Errorf("%+v", x)
+	}
+	// An export after those has its dump removed: what ended them was heard.
+	other.mu.Lock()
+	other.dump = nil
+	other.mu.Unlock()
+	if x = w.exported(messages.ExportRequest{Export: "x3", Name: "m-a", Path: "/models/out"}); x.State != messages.StateReady {
+		t.Errorf("%+v", x)
+	}
+	w.until("the dump is removed", func() bool { return len(other.dumps()) == 0 })
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	if len(other.removed) != 1 || !strings.Contains(other.removed[0], "x3") || len(writer.removed) != 0 {
+		t.Errorf("removed %q and %q", other.removed, writer.removed)
+	}
+}
+
 // TestUnloadEndsExport: a model that is unloaded while it is dumped is no
 // longer exported, and the unload does not wait for the rest of the dump.
 func TestUnloadEndsExport(t *testing.T) {

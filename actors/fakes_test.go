@@ -50,6 +50,8 @@ type fakeNode struct {
 	dumped    []string // paths of dumps that are there
 	exported  []loader.ExportSpec
 	exportErr error
+	checkErr  error
+	removed   []string // dumps that were to be removed
 }
 
 func (n *fakeNode) Open(_ context.Context, s loader.JobSpec) error {
@@ -151,8 +153,15 @@ func (n *fakeNode) DumpRank(ctx context.Context, _ string, rank int, path string
 func (n *fakeNode) RemoveDump(path string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.removed = append(n.removed, path)
 	n.dumped = slices.DeleteFunc(n.dumped, func(p string) bool { return p == path })
 	return nil
+}
+
+func (n *fakeNode) CheckExport(context.Context, string, loader.ExportSpec) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.checkErr
 }
 
 func (n *fakeNode) Export(_ context.Context, _ string, e loader.ExportSpec) ([]string, error) {

@@ -31,6 +31,7 @@ type Node interface {
 	Close(jobID string) error
 	DumpRank(ctx context.Context, jobID string, rank int, path string) (digest [16]byte, err error)
 	RemoveDump(path string) error
+	CheckExport(ctx context.Context, jobID string, e loader.ExportSpec) error
 	Export(ctx context.Context, jobID string, e loader.ExportSpec) (warnings []string, err error)
 	// Staging returns how much staging memory is present, PeakStaging the most
 	// that was.

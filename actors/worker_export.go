@@ -43,7 +43,11 @@ func (w *worker) export(c actor.Context, m message) error {
 		})
 	case *control.ExportModel:
 		reply := &control.ModelExported{Header: w.header(j.spec.ID, w.epoch), Export: m.GetExport()}
-		w.exportTask(c, j, m.GetExport(), m.GetExport(), "", reply, func(ctx context.Context) message {
+		key := m.GetExport()
+		if m.GetCheck() {
+			key += "/check"
+		}
+		w.exportTask(c, j, m.GetExport(), key, "", reply, func(ctx context.Context) message {
 			warnings, err := w.write(ctx, j, m)
 			return &control.ModelExported{Header: reply.Header, Export: reply.Export, Done: true, Warnings: warnings, Error: control.FromError(err)}
 		})
@@ -73,13 +77,16 @@ func (w *worker) exportTask(c actor.Context, j *heldJob, id, key, dump string, r
 	w.answer(c, running)
 }
 
-// write writes the model that an export asks for.
+// write writes the model that an export asks for, or checks that it would.
 func (w *worker) write(ctx context.Context, j *heldJob, m *control.ExportModel) ([]string, error) {
 	spec := loader.ExportSpec{Name: m.GetModel(), Path: m.GetPath(), Index: j.index}
 	for _, d := range m.GetDumps() {
 		dump := loader.Dump{Rank: int(d.GetRank()), Path: d.GetPath()}
 		copy(dump.Digest[:], d.GetDigest())
 		spec.Dumps = append(spec.Dumps, dump)
+	}
+	if m.GetCheck() {
+		return nil, w.Node.CheckExport(ctx, j.spec.ID, spec)
 	}
 	return w.Node.Export(ctx, j.spec.ID, spec)
 }
@@ -107,9 +114,9 @@ func (w *worker) exportEnded(m exportEnded) {
 	}
 }
 
-// removeDump removes what a task has dumped.
+// removeDump removes what a task has dumped. One that failed left nothing.
 func (w *worker) removeDump(t *exportTask) {
-	if t.dump == "" {
+	if d, ok := t.answer.(*control.RankDumped); !ok || d.GetError() != nil {
 		return
 	}
 	if err := w.Node.RemoveDump(t.dump); err != nil {

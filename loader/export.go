@@ -40,7 +40,7 @@ const dumpStep = 4 << 20
 // DumpRank writes the arena of a sealed rank to a file, for the node that
 // exports the model, and returns the xxh3-128 of its bytes. It makes the file's
 // folder. Of a rank that is one more copy (dp > 0) it writes nothing and
-// returns zero. Errors: not_allowed
+// returns zero. Where it fails nothing is left. Errors: not_allowed
 // outside of ExportRoots; stale where the rank is not here; those of writing.
 func (n *Node) DumpRank(ctx context.Context, jobID string, rank int, path string) (digest [16]byte, err error) {
 	j, a, leave, err := n.exported(jobID, rank, path)
@@ -51,9 +51,15 @@ func (n *Node) DumpRank(ctx context.Context, jobID string, rank int, path string
 	if j.spec.Plan.Ranks[rank].DP > 0 {
 		return digest, nil
 	}
-	if err := makeFolder(filepath.Dir(path)); err != nil {
+	undo, err := outfile.MakeFolder(filepath.Dir(path))
+	if err != nil {
 		return digest, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.RemoveDump(path), undo())
+		}
+	}()
 	out, err := outfile.Create(path, a.Size())
 	if err != nil {
 		return digest, err
@@ -82,14 +88,6 @@ func (n *Node) RemoveDump(path string) error {
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return &recovery.Error{Class: recovery.Unavailable, Op: "remove", File: path, Err: err}
-	}
-	return nil
-}
-
-// makeFolder makes a folder, and those that it lies in.
-func makeFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return &recovery.Error{Class: recovery.NotAllowed, Op: "create", File: dir, Err: err}
 	}
 	return nil
 }
@@ -123,9 +121,31 @@ func (j *nodeJob) sealed(rank int) (a device.Arena, release func(), err error) {
 	return r.arena, release, err
 }
 
+// CheckExport says why Export would refuse what is written where, whoever holds
+// the ranks. It writes nothing, and looks at no dump.
+func (n *Node) CheckExport(ctx context.Context, jobID string, e ExportSpec) error {
+	if err := outfile.Within(n.opts.ExportRoots, e.Path); err != nil {
+		return err
+	}
+	j, err := n.job(jobID)
+	if err != nil {
+		return err
+	}
+	defer j.leave()
+	ctx, cancel := j.within(ctx)
+	defer cancel(nil)
+	return model.CheckExport(ctx, n.exportParts(j, e), e.Path)
+}
+
+// exportParts are the parts of a job's model without its arenas.
+func (n *Node) exportParts(j *nodeJob, e ExportSpec) model.Parts {
+	return model.Parts{Name: e.Name, Index: e.Index, Plan: j.spec.Plan,
+		Open: func(ctx context.Context) (source.Source, error) { return n.opts.Open(ctx, j.spec.URI, j.spec.Strategy) }}
+}
+
 // Export writes a model of which this node holds some ranks, and finds the
 // others in dumps: as GGUF where the path ends in .gguf, else as safetensors.
-// It makes the folder.
+// It makes the folder, which does not stay where it fails.
 // The warnings say what the file lacks. Errors: not_allowed outside of
 // ExportRoots; stale where a rank is neither here nor dumped; digest_mismatch
 // for a dump that changed on its way; those of model.Export and ExportGGUF.
@@ -141,8 +161,8 @@ func (n *Node) Export(ctx context.Context, jobID string, e ExportSpec) (warnings
 	ctx, cancel := j.within(ctx)
 	defer cancel(nil)
 	plan := j.spec.Plan
-	p := model.Parts{Name: e.Name, Index: e.Index, Plan: plan, Arenas: make([]device.Arena, len(plan.Ranks)),
-		Open: func(ctx context.Context) (source.Source, error) { return n.opts.Open(ctx, j.spec.URI, j.spec.Strategy) }}
+	p := n.exportParts(j, e)
+	p.Arenas = make([]device.Arena, len(plan.Ranks))
 	for _, d := range e.Dumps {
 		if d.Digest == [16]byte{} || d.Rank < 0 || d.Rank >= len(plan.Ranks) {
 			continue
@@ -173,9 +193,15 @@ func (n *Node) Export(ctx context.Context, jobID string, e ExportSpec) (warnings
 	if err != nil {
 		return nil, err
 	}
-	if err := makeFolder(filepath.Dir(e.Path)); err != nil {
+	undo, err := outfile.MakeFolder(filepath.Dir(e.Path))
+	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo())
+		}
+	}()
 	if strings.HasSuffix(e.Path, ".gguf") {
 		return m.ExportGGUF(ctx, e.Path)
 	}

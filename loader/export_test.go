@@ -2,6 +2,7 @@ package loader
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -57,6 +58,30 @@ func TestExportOfATeam(t *testing.T) {
 		if !bytes.Equal(a, b) {
 			t.Errorf("%s is another", name)
 		}
+	}
+
+	// What is refused, or fails, makes no folder.
+	for _, c := range []struct {
+		path string
+		want recovery.Class
+	}{{"new/out.gguf", recovery.Usage}, {"new/out", ""}, {"new/out.safetensors", ""}} {
+		e := ExportSpec{Name: "m", Path: filepath.Join(root, c.path), Index: ix} // without the dumps
+		err := m.owner(0).CheckExport(t.Context(), "j", e)
+		if (err != nil) != (c.want != "") || err != nil && recovery.ClassOf(err) != c.want {
+			t.Errorf("%s: %v, want %q", c.path, err, c.want)
+		}
+		e.Dumps = dumps
+		stopped, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := m.owner(0).Export(stopped, "j", e); err == nil {
+			t.Errorf("%s: no error", c.path)
+		}
+		if exists(filepath.Join(root, "new")) {
+			t.Errorf("%s: the folder stays", c.path)
+		}
+	}
+	if err := m.owner(0).CheckExport(t.Context(), "j", ExportSpec{Name: "m", Path: filepath.Join(t.TempDir(), "out"), Index: ix}); recovery.ClassOf(err) != recovery.NotAllowed {
+		t.Errorf("outside of the folders: %v", err)
 	}
 
 	// A dump that changed, one that is missing, a rank that nobody has.

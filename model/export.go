@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/gantry-ml/gantry/checkpoint/digests"
 	"github.com/gantry-ml/gantry/checkpoint/gguf/names"
@@ -39,24 +40,24 @@ const (
 //
 // Errors: those of Exportable; usage where another model's config.json lies
 // there; and those of writing.
-func (m *Model) Export(ctx context.Context, path string) error {
-	if err := Exportable(m.parts.Plan); err != nil {
-		return err
-	}
-	dir, folder := filepath.Dir(path), !strings.HasSuffix(path, extension)
-	if folder {
-		dir, path = path, filepath.Join(path, fileName)
-		if err := os.MkdirAll(dir, 0o777); err != nil {
-			return &recovery.Error{Class: recovery.NotAllowed, Op: "create", File: dir, Err: err}
-		}
-	}
-	config, err := m.exportConfig()
+func (m *Model) Export(ctx context.Context, path string) (err error) {
+	path, folder := exportFile(path)
+	config, err := m.safetensorsConfig(path)
 	if err != nil {
 		return err
 	}
+	dir := filepath.Dir(path)
 	configPath := filepath.Join(dir, configName)
-	if err := keepsOther(configPath, config, path); err != nil {
-		return err
+	if folder {
+		undo, folderErr := outfile.MakeFolder(dir)
+		if folderErr != nil {
+			return folderErr
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, undo())
+			}
+		}()
 	}
 	if err := m.exportTensors(ctx, path); err != nil {
 		return err
@@ -72,6 +73,45 @@ func (m *Model) Export(ctx context.Context, path string) error {
 		}
 	}
 	return digests.WriteBeside(ctx, path)
+}
+
+// exportFile returns the file that an export to a path writes, and whether the
+// path is a folder.
+func exportFile(path string) (file string, folder bool) {
+	if strings.HasSuffix(path, extension) {
+		return path, false
+	}
+	return filepath.Join(path, fileName), true
+}
+
+// safetensorsConfig returns the config.json of an export to a file, nil for
+// none, or why the export is refused. It writes nothing.
+func (m *Model) safetensorsConfig(file string) ([]byte, error) {
+	if err := Exportable(m.parts.Plan); err != nil {
+		return nil, err
+	}
+	config, err := m.exportConfig()
+	if err != nil {
+		return nil, err
+	}
+	return config, keepsOther(filepath.Join(filepath.Dir(file), configName), config, file)
+}
+
+// CheckExport says why Export, or ExportGGUF where the path ends in .gguf,
+// would refuse to write a model to a path. It needs no arenas and writes
+// nothing.
+func CheckExport(ctx context.Context, p Parts, path string) error {
+	m, err := describe(p)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(path, ".gguf") {
+		_, err = ggufModelOf(ctx, p.Name, p.Index, p.Plan, p.Open)
+		return err
+	}
+	file, _ := exportFile(path)
+	_, err = m.safetensorsConfig(file)
+	return err
 }
 
 // exportSide writes the checkpoint's side files, which engines look for in a
@@ -240,7 +280,7 @@ func (m *Model) exportTensor(ctx context.Context, w *safetensors.Writer, first, 
 // that file is written in place of.
 func keepsOther(path string, config []byte, file string) error {
 	old, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && (config == nil || bytes.Equal(old, config)) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || err == nil && (config == nil || bytes.Equal(old, config)) {
 		return nil
 	}
 	if err == nil {

@@ -124,8 +124,11 @@ func TestExportRefuses(t *testing.T) {
 	if err := kept.Export(ctx, filepath.Join(dir, "new")); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	left, err := filepath.Glob(filepath.Join(dir, "*", "*"))
-	if err != nil || len(left) > 0 {
+	if err := q8.Export(t.Context(), filepath.Join(dir, "q8")); recovery.ClassOf(err) != recovery.Usage {
+		t.Errorf("q8_0 to a new folder: %v", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) != 1 { // the other model's config.json
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

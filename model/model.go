@@ -53,6 +53,11 @@ func New(p Parts) (*Model, error) {
 			return nil, recovery.Errorf(recovery.Internal, "model: the arena of rank %d has %d bytes on %s, the plan says %d", i, a.Size(), a.Device(), want)
 		}
 	}
+	return describe(p)
+}
+
+// describe returns the model of parts whose arenas are not looked at.
+func describe(p Parts) (*Model, error) {
 	m := &Model{parts: p, byName: make(map[string]int, len(p.Plan.Tensors))}
 	var err error
 	if m.views, err = views(p.Plan, p.Transforms); err != nil {

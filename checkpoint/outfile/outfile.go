@@ -102,6 +102,35 @@ func Write(path string, data []byte) error {
 	return w.Commit()
 }
 
+// MakeFolder makes a folder and those that it lies in. undo, for a failure
+// afterwards, removes those of them that were not there before, as far as
+// nothing lies in them. Errors: not_allowed.
+func MakeFolder(dir string) (undo func() error, err error) {
+	var made []string // innermost first
+	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Lstat(at); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		made = append(made, at)
+	}
+	undo = func() error {
+		for _, d := range made {
+			err := os.Remove(d)
+			switch {
+			case errors.Is(err, syscall.ENOTEMPTY):
+				return nil // another's files lie there by now
+			case err != nil && !errors.Is(err, os.ErrNotExist):
+				return writeError(d, err)
+			}
+		}
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, also(&recovery.Error{Class: recovery.NotAllowed, Op: "create", File: dir, Err: err}, undo())
+	}
+	return undo, nil
+}
+
 // syncFolder waits until the disk knows path's name.
 func syncFolder(path string) error {
 	dir, err := os.Open(filepath.Dir(path))

@@ -2580,7 +2580,8 @@ func (x *DumpedRank) GetDigest() []byte {
 }
 
 // ExportModel asks the worker that holds the first rank to write the model,
-// with the other ranks from dumps. Asked again it says how far it is.
+// with the other ranks from dumps, or, before there are any, to check that it
+// would. Asked again it says how far it is.
 type ExportModel struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -2588,6 +2589,7 @@ type ExportModel struct {
 	Model         string                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"` // its name
 	Path          string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
 	Dumps         []*DumpedRank          `protobuf:"bytes,5,rep,name=dumps,proto3" json:"dumps,omitempty"`
+	Check         bool                   `protobuf:"varint,6,opt,name=check,proto3" json:"check,omitempty"` // only say what would be refused; nothing is written
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2655,6 +2657,13 @@ func (x *ExportModel) GetDumps() []*DumpedRank {
 		return x.Dumps
 	}
 	return nil
+}
+
+func (x *ExportModel) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
 }
 
 // ModelExported answers ExportModel.
@@ -2993,13 +3002,14 @@ const file_control_proto_rawDesc = "" +
 	"DumpedRank\x12\x12\n" +
 	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest\"\xb7\x01\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"\xcd\x01\n" +
 	"\vExportModel\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
 	"\x06export\x18\x02 \x01(\tR\x06export\x12\x14\n" +
 	"\x05model\x18\x03 \x01(\tR\x05model\x12\x12\n" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x123\n" +
-	"\x05dumps\x18\x05 \x03(\v2\x1d.gantry.control.v1.DumpedRankR\x05dumps\"\xba\x01\n" +
+	"\x05dumps\x18\x05 \x03(\v2\x1d.gantry.control.v1.DumpedRankR\x05dumps\x12\x14\n" +
+	"\x05check\x18\x06 \x01(\bR\x05check\"\xba\x01\n" +
 	"\rModelExported\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.gantry.control.v1.HeaderR\x06header\x12\x16\n" +
 	"\x06export\x18\x02 \x01(\tR\x06export\x12\x12\n" +
