@@ -99,7 +99,14 @@ func (p *packer) scaled(base string, t *Tensor) (Packed, error) {
 	default:
 		return Packed{}, nil
 	}
-	if zero := p.tensor(base, ".weight_zero_point"); zero != nil && zero.DType == dtype.I8 {
+	if p.find(base, ".weight_g_idx") >= 0 { // groups in another order than that of the columns
+		return Packed{}, nil
+	}
+	switch zero := p.tensor(base, ".weight_zero_point"); {
+	case zero == nil || zero.DType.Float() || zero.DType == t.DType && t.DType != dtype.I8: // those of floats are 0
+	case zero.DType != dtype.I8:
+		return Packed{}, nil
+	default:
 		f.Zero, w.Parts = true, append(w.Parts, p.find(zero.Name, ""))
 	}
 	w.Form = formName(p.names.scaled, f)

@@ -217,6 +217,19 @@ func TestPackedAndNot(t *testing.T) {
 	}
 }
 
+// Integers whose groups are in another order, or whose zero points are of a type
+// that is not known, are not decoded as if they were not.
+func TestPackedOtherwise(t *testing.T) {
+	for _, ending := range []string{".weight_g_idx", ".weight_zero_point"} {
+		f := newPackedFolder(7)
+		config := packedFormats["int-quantized"](f)
+		f.eachWeight(func(base string, out, in int) { f.i32(base+ending, make([]uint32, in), int64(in)) })
+		if _, ix := open(t, f.write(t, config)); len(ix.Packed) != 0 {
+			t.Errorf("%s: %d packed weights", ending, len(ix.Packed))
+		}
+	}
+}
+
 // A packed weight that contradicts the tensors is refused before anything is
 // read by it.
 func TestPackedInvalid(t *testing.T) {
