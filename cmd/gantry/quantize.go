@@ -41,17 +41,18 @@ format has no layout for is wrong usage.`,
 			}
 			ctx := cmd.Context()
 			var bar *bytesBar
-			newLoader := func() *loader.Loader {
-				return loader.New(loader.WithQuantization(c), loader.WithLayout(o.Layout), loader.WithRules(o.Rules...), loader.WithPadVocab(o.PadVocab),
+			newLoader := func(l shard.Layout) *loader.Loader {
+				return loader.New(loader.WithQuantization(c), loader.WithLayout(l), loader.WithRules(o.Rules...), loader.WithPadVocab(o.PadVocab),
 					loader.WithProgress(func(u progress.Update) { bar.set(u.BytesDone, u.BytesTotal) }))
 			}
-			plan, err := newLoader().Plan(ctx, args[0])
+			// What the file will hold, and what to warn of, does not depend on the layout.
+			plan, err := newLoader(shard.Layout{}).Plan(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			if more := file.overrides(plan); len(more) > 0 {
 				c.Overrides = append(c.Overrides, more...) // what the user said comes first
-				if plan, err = newLoader().Plan(ctx, args[0]); err != nil {
+				if plan, err = newLoader(shard.Layout{}).Plan(ctx, args[0]); err != nil {
 					return err
 				}
 			}
@@ -59,7 +60,7 @@ format has no layout for is wrong usage.`,
 				return err
 			}
 			bar = a.bytesBar("loading " + args[0])
-			m, err := newLoader().Load(ctx, args[0])
+			m, err := newLoader(o.Layout).Load(ctx, args[0])
 			bar.done(err)
 			if err != nil {
 				return err
@@ -69,6 +70,7 @@ format has no layout for is wrong usage.`,
 			if err != nil {
 				return err
 			}
+			warnings = append(plan.Warnings, warnings...)
 			for _, w := range warnings {
 				fmt.Fprintln(a.stderr, "gantry: warning:", w)
 			}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gantry-ml/gantry/cmd/internal/exit"
@@ -53,6 +54,15 @@ func TestQuantizeOverrides(t *testing.T) {
 				t.Errorf("%s: ignore %v, want %s among them", c.override, q.Ignore, want)
 			}
 		}
+	}
+}
+
+// TestQuantizeWarns: what the plan of it warns of is told.
+func TestQuantizeWarns(t *testing.T) {
+	stories := filepath.Join(testdata(t), "stories260K", "hf-f32")
+	code, _, stderr := gantry(t, "quantize", stories, "--to", "int8", "--quant-override", "*.nothing=f16", "--out", filepath.Join(t.TempDir(), "model.safetensors"))
+	if code != exit.Done || !strings.Contains(stderr, "warning: ") || !strings.Contains(stderr, "*.nothing") {
+		t.Errorf("exit %d: %s", code, stderr)
 	}
 }
 
