@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,6 +61,11 @@ func TestExport(t *testing.T) {
 		t.Errorf("dumps %+v", d)
 	}
 	w.until("the dump is removed", func() bool { return len(other.dumps()) == 0 })
+	writer.mu.Lock()
+	if !slices.Contains(writer.removed, d[0].Path) {
+		t.Error("the writer leaves the dump to a worker that may be gone")
+	}
+	writer.mu.Unlock()
 	if again := w.exported(q); again.State != messages.StateReady || len(writer.exported) != 1 {
 		t.Errorf("the same export again: %+v, written %d times", again, len(writer.exported))
 	}
@@ -136,7 +142,7 @@ func TestExportIsRefused(t *testing.T) {
 	w.until("the dump is removed", func() bool { return len(other.dumps()) == 0 })
 	other.mu.Lock()
 	defer other.mu.Unlock()
-	if len(other.removed) != 1 || !strings.Contains(other.removed[0], "x3") || len(writer.removed) != 0 {
+	if len(other.removed) != 1 || !strings.Contains(other.removed[0], "x3") || !slices.Equal(writer.removed, other.removed) {
 		t.Errorf("removed %q and %q", other.removed, writer.removed)
 	}
 }

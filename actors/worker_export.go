@@ -88,7 +88,13 @@ func (w *worker) write(ctx context.Context, j *heldJob, m *control.ExportModel) 
 	if m.GetCheck() {
 		return nil, w.Node.CheckExport(ctx, j.spec.ID, spec)
 	}
-	return w.Node.Export(ctx, j.spec.ID, spec)
+	warnings, err := w.Node.Export(ctx, j.spec.ID, spec)
+	for _, d := range spec.Dumps { // whoever dumped them may be gone
+		if err := w.Node.RemoveDump(d.Path); err != nil {
+			w.Log.Warn("a rank that was dumped for an export was not removed", "file", d.Path, "err", err)
+		}
+	}
+	return warnings, err
 }
 
 // endExport forgets an export's tasks. Those that run are stopped, and remove
