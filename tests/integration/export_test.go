@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -50,6 +51,14 @@ func TestExport(t *testing.T) {
 		return err == nil && len(left) == 0
 	})
 	command(t, 2, "export", "hf-bf16", filepath.Join(shared, "folder"), "--server", c.URL) // no safetensors of q8_0
+	if _, err := os.Lstat(filepath.Join(shared, "folder")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder of an export that was refused is there: %v", err)
+	}
 	command(t, 4, "export", "hf-bf16", filepath.Join(t.TempDir(), "x.gguf"), "--server", c.URL)
 	command(t, 4, "export", "nobody", out, "--server", c.URL)
+	for name, p := range c.Workers {
+		if line := p.find("was not removed"); line != "" {
+			t.Errorf("%s: %s", name, line)
+		}
+	}
 }
