@@ -218,8 +218,11 @@ func (a *coordinator) until(ctx context.Context, w messages.Worker, m message) (
 		if tries++; err == nil {
 			tries = 0
 		} else if ctx.Err() != nil || tries == exportTries {
-			return nil, &recovery.Error{Class: recovery.ClassOf(err), Op: "export", Err: err,
-				Hint: "export again; what the worker had written lies beside the model, under names that begin with .gantry- or end in .tmp"}
+			e := &recovery.Error{Class: recovery.ClassOf(err), Op: "export", Err: err}
+			if ctx.Err() == nil { // it is gone
+				e.Hint = "export again; what the worker may have written lies beside the model, under names that begin with .gantry- or end in .tmp"
+			}
+			return nil, e
 		}
 		select {
 		case <-time.After(exportPoll):

@@ -110,7 +110,7 @@ type quantizationConfig struct {
 type configGroups map[string]configGroup
 
 type configGroup struct {
-	Targets []string `json:"targets"` // modules: names, "re:" and a pattern, classes
+	Targets json.RawMessage `json:"targets"` // modules: names, "re:" and a pattern, classes
 	Weights struct {
 		Bits  int64     `json:"num_bits"`
 		Group int64     `json:"group_size"`

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -28,8 +27,9 @@ type packer struct {
 	small  smallTensors
 	state  quantState // at hand
 
-	targets  map[string]string         // config groups, by name of a target; nil until needed
-	patterns map[string]*regexp.Regexp // of targets; nil: of no use
+	groups  []configGroup // by name; nil until needed, as targets
+	targets *targets
+	fit     []int // of groups, at hand
 }
 
 // kind is what the sizes of a weight's parts depend on.
@@ -88,7 +88,7 @@ func pack(ctx context.Context, src source.Source, ix *Index) error {
 	if json.Unmarshal(ix.Config, &c) != nil || c.Quantization == nil {
 		return nil // no folder, or of none of these
 	}
-	p := &packer{ctx: ctx, src: src, ix: ix, config: *c.Quantization, byName: header.ByName(ix.Tensors), kinds: map[kind][]int64{}, patterns: map[string]*regexp.Regexp{},
+	p := &packer{ctx: ctx, src: src, ix: ix, config: *c.Quantization, byName: header.ByName(ix.Tensors), kinds: map[kind][]int64{},
 		names: formNames{map[form.Scaled]string{}, map[form.Words]string{}, map[form.Columns]string{}, map[form.Gemv]string{}, map[form.BNB4]string{}}}
 	err := p.weights()
 	return cmp.Or(err, p.small.close())

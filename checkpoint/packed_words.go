@@ -1,7 +1,9 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"maps"
 	"regexp"
 	"slices"
@@ -38,68 +40,114 @@ func fillsWords(words, cols, bits int64) bool {
 
 // bitsOf returns the bits of a weight: those of the config group that its sizes
 // allow, and where several differ of the one that has the module as a target. It
-// is 0 where none fits.
+// is 0 where none fits, or where that cannot be told.
 func (p *packer) bitsOf(module string, words, cols, groups int64) int64 {
-	var fit []string
-	var bits []int64
-	for _, name := range slices.Sorted(maps.Keys(p.config.Groups)) {
-		w := p.config.Groups[name].Weights
+	if p.groups == nil {
+		for _, name := range slices.Sorted(maps.Keys(p.config.Groups)) {
+			p.groups = append(p.groups, p.config.Groups[name])
+		}
+	}
+	fit, bits := p.fit[:0], int64(0)
+	differ := false
+	for i, g := range p.groups {
 		inRow := int64(1)
-		if w.Group > 0 && cols > 0 {
-			inRow = (cols-1)/w.Group + 1
+		if g.Weights.Group > 0 && cols > 0 {
+			inRow = (cols-1)/g.Weights.Group + 1
 		}
-		if fillsWords(words, cols, w.Bits) && groups == inRow {
-			fit, bits = append(fit, name), append(bits, w.Bits)
+		if !fillsWords(words, cols, g.Weights.Bits) || groups != inRow {
+			continue
 		}
+		if len(fit) == 0 {
+			bits = g.Weights.Bits
+		}
+		fit, differ = append(fit, i), differ || g.Weights.Bits != bits
 	}
-	switch {
-	case len(fit) == 0:
-		return 0
-	case len(slices.Compact(slices.Clone(bits))) > 1:
-		return bits[p.targeted(module, fit)]
+	p.fit = fit
+	if !differ {
+		return bits
 	}
-	return bits[0]
+	if p.targets == nil {
+		p.targets = newTargets(p.groups)
+	}
+	if i := p.targets.of(module, fit); i >= 0 {
+		return p.groups[i].Weights.Bits
+	}
+	return 0
 }
 
-// targeted returns which of the groups has a module as a target, as
-// compressed-tensors looks: by its name, then by patterns, which match from its
-// beginning. Where that is left to the module's class it is the first.
-func (p *packer) targeted(module string, groups []string) int {
-	if p.targets == nil {
-		p.targets = map[string]string{}
-		for name, g := range p.config.Groups {
-			for _, t := range g.Targets {
-				p.targets[t] = name
+// targets finds the config group of a module as compressed-tensors does: by its
+// name, then by patterns, which match from its beginning, else by its class,
+// which nothing here tells and the first group that has one is taken for.
+type targets struct {
+	names    map[string]int // group, by target
+	patterns []targetPattern
+	class    []bool // by group: whether a target is neither
+	work     int    // what may still be spent on patterns
+}
+
+type targetPattern struct {
+	group  int
+	re     *regexp.Regexp
+	length int
+}
+
+// Bounds of what is made of a config.json, and of the work of patterns: bytes of
+// pattern times bytes of name. Models have a few patterns, or each module's name.
+const (
+	maxTargets   = 1 << 16
+	maxPatterns  = 32
+	patternBytes = 256
+	patternWork  = 1 << 28
+)
+
+func newTargets(groups []configGroup) *targets {
+	t := &targets{names: map[string]int{}, class: make([]bool, len(groups)), work: patternWork}
+	for i, g := range groups {
+		var list []string
+		if bytes.Count(g.Targets, []byte{'"'}) > 2*(maxTargets-len(t.names)) || json.Unmarshal(g.Targets, &list) != nil {
+			continue
+		}
+		for _, target := range list {
+			text, pattern := strings.CutPrefix(target, "re:")
+			if !pattern {
+				t.class[i] = t.class[i] || !strings.Contains(target, ".")
+				if _, taken := t.names[target]; !taken {
+					t.names[target] = i
+				}
+				continue
+			}
+			// A count in braces would make a short pattern a long program.
+			if len(t.patterns) < maxPatterns && len(text) <= patternBytes && !strings.Contains(text, "{") {
+				if re, err := regexp.Compile("^(?:" + text + ")"); err == nil { // Python's know more
+					t.patterns = append(t.patterns, targetPattern{i, re, len(text)})
+				}
 			}
 		}
 	}
-	if i := slices.Index(groups, p.targets[module]); i >= 0 {
-		return i
-	}
-	return max(0, slices.IndexFunc(groups, func(name string) bool {
-		return slices.ContainsFunc(p.config.Groups[name].Targets, func(target string) bool {
-			pattern, ok := strings.CutPrefix(target, "re:")
-			return ok && p.matches(pattern, module)
-		})
-	}))
+	return t
 }
 
-// maxPatterns bounds the patterns of a config.json, models have a few, and
-// maxPattern their length: they are tried for each weight.
-const (
-	maxPatterns = 32
-	maxPattern  = 256
-)
-
-// matches says whether a pattern matches a name from its beginning. One that Go
-// does not know, or that is too long, matches nothing.
-func (p *packer) matches(pattern, name string) bool {
-	re, ok := p.patterns[pattern]
-	if !ok {
-		if len(p.patterns) < maxPatterns && len(pattern) <= maxPattern {
-			re, _ = regexp.Compile("^(?:" + pattern + ")") // nil: Python's patterns know more
-		}
-		p.patterns[pattern] = re
+// of returns which of some groups has a module as a target, -1 where none has,
+// or it would take too long to tell.
+func (t *targets) of(module string, groups []int) int {
+	if i, ok := t.names[module]; ok && slices.Contains(groups, i) {
+		return i
 	}
-	return re != nil && re.MatchString(name)
+	for _, p := range t.patterns {
+		if !slices.Contains(groups, p.group) {
+			continue
+		}
+		if t.work -= (p.length + 1) * len(module); t.work < 0 {
+			return -1
+		}
+		if p.re.MatchString(module) {
+			return p.group
+		}
+	}
+	for _, i := range groups {
+		if t.class[i] {
+			return i
+		}
+	}
+	return -1
 }

@@ -142,6 +142,11 @@ func (l *chunkLoad) absmax(ctx context.Context, seg *shard.Segment, mapper sourc
 	if mapper != nil { // whose bytes are checked when they are encoded
 		f.mapper, f.slab, f.check = mapper, 0, check{}
 	}
+	if mapper == nil { // it is read once more
+		if err := l.job.pace.Wait(ctx, seg.Bytes); err != nil {
+			return 0, err
+		}
+	}
 	buffers, err := l.node.staging.get(ctx, f.need())
 	if err != nil {
 		return 0, err

@@ -184,18 +184,29 @@ func Exportable(p *shard.Plan) error {
 // SafetensorsOverrides returns what a plan must be made with besides, so that
 // what its scheme leaves in blocks of ggml's, for which safetensors have no
 // type, becomes F32: exactly what it stands for. There is one for each name,
-// whatever the layer.
+// whatever the layer, unless other layers have something else under it.
 func SafetensorsOverrides(p *shard.Plan) []quant.Override {
 	if p.Options.Scheme == "" || p.Options.Scheme == "none" {
 		return nil // it is to stay as it is stored
 	}
+	blocks := func(t *shard.Tensor) bool {
+		return t.Scheme == "none" && t.DType.Quantized() && quant.Decodes(t.DType)
+	}
+	others := map[quant.Override]bool{} // whether a layer has something else under that name
+	for i := range p.Tensors {
+		o := layersOverride(p.Tensors[i].Name, "f32")
+		others[o] = others[o] || !blocks(&p.Tensors[i])
+	}
 	var list []quant.Override
 	for i := range p.Tensors {
-		t := &p.Tensors[i]
-		if t.Scheme != "none" || !t.DType.Quantized() || !quant.Decodes(t.DType) {
+		if !blocks(&p.Tensors[i]) {
 			continue
 		}
-		if o := layersOverride(t.Name, "f32"); !slices.Contains(list, o) {
+		o := layersOverride(p.Tensors[i].Name, "f32")
+		if others[o] {
+			o.Pattern = globs.Replace(p.Tensors[i].Name)
+		}
+		if !slices.Contains(list, o) {
 			list = append(list, o)
 		}
 	}

@@ -41,12 +41,12 @@ func (l *Limiter) Wait(ctx context.Context, n int64) error {
 	case l.turn <- struct{}{}:
 		defer func() { <-l.turn }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	for left := n; left > 0; left -= int64(l.rate.Burst()) {
 		if err := l.rate.WaitN(ctx, int(min(left, int64(l.rate.Burst())))); err != nil {
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return context.Cause(ctx)
 			}
 			return &recovery.Error{Class: recovery.Timeout, Op: fmt.Sprintf("read %d bytes", n),
 				Err: errors.New("the rate limit does not allow it before its deadline"), Hint: "raise --limit-rate"}

@@ -137,7 +137,8 @@ const (
 // provider has calls that may fail made one at a time: the CUDA provider
 // writes why a CUDA call failed into one buffer of the process, where calls that
 // fail at once spoil each other's text (onnxruntime/core/providers/cuda/cuda_call.cc).
-// To ask for a copy from or to pinned memory takes microseconds.
+// To ask for a copy from or to pinned memory, as loads do, takes microseconds; one
+// to other memory, as exports do, lasts, and the others wait.
 var provider sync.Mutex
 
 // CUDADevice is a CUDA device as ONNX Runtime's provider serves it: memory on

@@ -126,7 +126,7 @@ func ask[R any](ctx context.Context, c *Client, verb string, q any) (reply R, er
 		ctx, cancel = context.WithTimeout(ctx, clientTimeout)
 	}
 	defer cancel()
-	end := awaitRefusal(c.nc, cancel)
+	end := awaitRefusal(c.nc, m.Subject, cancel)
 	data, err := c.insist(ctx, verb, m)
 	if err = end(verb, err); err != nil {
 		return reply, err

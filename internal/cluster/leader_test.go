@@ -81,6 +81,11 @@ func TestLeaderOfALostStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		waits = stream.CachedInfo().State.Consumers > 0
+		select {
+		case <-terms:
+			t.Fatal("it leads beside another")
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 	lost := time.Now()
 	if err := standby.leader.Purge(t.Context(), leaderKey); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 // settle is how long a refusal waits for another: of a request NATS refuses
 // first the inbox of the answer, then the subject, which says more.
-const settle = 100 * time.Millisecond
+const settle = 500 * time.Millisecond
 
 // waiters are those who wait, on a connection of Connect, for an answer that
 // does not come where NATS refuses a subject: it says so to the connection and
@@ -27,15 +28,21 @@ var waiters struct {
 
 // waiter is one of them.
 type waiter struct {
-	refused error // the last thing that was refused, under the lock of waiters
+	subject string // what it waits for, "" is anything
 	cancel  context.CancelFunc
+
+	// Under the lock of waiters: the last thing that was refused, and whether
+	// cancel was called for it.
+	refused   error
+	cancelled bool
 }
 
 // awaitRefusal calls cancel soon after NATS has refused something on the
-// connection. end, which must be called, stops that. It returns err, or where
+// connection: the subject, the inbox of its answer or, where subject is "",
+// anything. end, which must be called, stops that. It returns err, or where
 // that is an error and something was refused, what and whom.
-func awaitRefusal(nc *nats.Conn, cancel context.CancelFunc) (end func(op string, err error) error) {
-	w := &waiter{cancel: cancel}
+func awaitRefusal(nc *nats.Conn, subject string, cancel context.CancelFunc) (end func(op string, err error) error) {
+	w := &waiter{subject: subject, cancel: cancel}
 	waiters.Lock()
 	defer waiters.Unlock()
 	if waiters.of == nil {
@@ -49,7 +56,7 @@ func awaitRefusal(nc *nats.Conn, cancel context.CancelFunc) (end func(op string,
 		if waiters.of[nc] = others; len(others) == 0 {
 			delete(waiters.of, nc)
 		}
-		if err == nil || w.refused == nil {
+		if w.refused == nil || err == nil && !w.cancelled {
 			return err
 		}
 		return notPermitted(op, nc.Opts.User, w.refused)
@@ -61,19 +68,25 @@ func awaitRefusal(nc *nats.Conn, cancel context.CancelFunc) (end func(op string,
 func tellRefusal(nc *nats.Conn, err error) bool {
 	waiters.Lock()
 	defer waiters.Unlock()
+	told := false
 	for _, w := range waiters.of[nc] {
+		if m := violation.FindStringSubmatch(err.Error()); w.subject != "" && m != nil && m[2] != w.subject && !strings.HasPrefix(m[2], nats.InboxPrefix) {
+			continue
+		}
+		told = true
 		if w.refused == nil {
 			time.AfterFunc(settle, func() {
 				waiters.Lock()
 				defer waiters.Unlock()
 				if slices.Contains(waiters.of[nc], w) {
+					w.cancelled = true
 					w.cancel()
 				}
 			})
 		}
 		w.refused = err
 	}
-	return len(waiters.of[nc]) > 0
+	return told
 }
 
 // violation is how the server words it.

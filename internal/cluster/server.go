@@ -102,8 +102,8 @@ func StartServer(o ServerOptions) (*Server, error) {
 	fatal := make(chan string, 1)
 	ns.SetLoggerV2(serverLog{o.Log, o.Refused, fatal}, false, false, false)
 	ns.Start()
-	if why := s.awaitStart(fatal); why != "" {
-		err := recovery.Errorf(recovery.Usage, "embedded NATS server at %q, state in %s: %s", o.Listen, dir, why)
+	if class, why := s.awaitStart(fatal); why != "" {
+		err := recovery.Errorf(class, "embedded NATS server at %q, state in %s: %s", o.Listen, dir, why)
 		if closing := s.Close(); closing != nil {
 			o.Log.Warn("embedded NATS server that did not start", "err", closing)
 		}
@@ -114,19 +114,22 @@ func StartServer(o ServerOptions) (*Server, error) {
 
 // awaitStart returns "" when the server takes connections, or at once why it
 // never will: what it says as its last words is heard in fatal.
-func (s *Server) awaitStart(fatal <-chan string) string {
+func (s *Server) awaitStart(fatal <-chan string) (class recovery.Class, why string) {
 	for end := time.Now().Add(startTimeout); time.Now().Before(end); {
 		ready := s.ns.ReadyForConnections(50 * time.Millisecond)
 		select {
 		case why := <-fatal:
-			return why
+			return recovery.Usage, why
 		default:
 		}
-		if ready && s.ns.JetStreamEnabled() {
-			return ""
+		switch {
+		case ready && s.ns.JetStreamEnabled():
+			return "", ""
+		case ready: // which it is before JetStream
+			time.Sleep(5 * time.Millisecond)
 		}
 	}
-	return fmt.Sprintf("not ready after %s", startTimeout)
+	return recovery.ClusterLost, fmt.Sprintf("not ready after %s", startTimeout)
 }
 
 // listenAddress splits Listen, and refuses an address that others can reach

@@ -48,6 +48,5 @@ func TestServerThatCannotStart(t *testing.T) {
 		if log.Len() > 0 {
 			t.Errorf("%s: logged besides: %s", name, log.String())
 		}
-		t.Log(err)
 	}
 }

@@ -76,7 +76,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Cluster, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	end := awaitRefusal(nc, cancel)
+	end := awaitRefusal(nc, "", cancel)
 	if err := end("open the cluster", c.setup(ctx)); err != nil {
 		return nil, classify("open the cluster", err)
 	}

@@ -54,7 +54,7 @@ func (c *Client) WatchJob(ctx context.Context, job string) (<-chan JobNotice, er
 		return nil, classify("watch", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	end := awaitRefusal(c.nc, cancel)
+	end := awaitRefusal(c.nc, "", cancel)
 	w := &jobWatch{job: job, nc: c.nc, awayLimit: c.awayLimit, heard: make(chan JobNotice, 64), out: make(chan JobNotice)}
 	if err := end("watch job "+job, w.begin(ctx, js, c.names, job)); err != nil {
 		cancel()

@@ -17,13 +17,6 @@ func TestWatchWithoutNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	restart := func() *Server {
-		t.Helper()
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return startServer(t, o)
-	}
 	o.Listen = strings.TrimPrefix(s.URL(), "nats://")
 	nc, err := Connect(s.URL(), "")
 	if err != nil {
@@ -52,8 +45,12 @@ func TestWatchWithoutNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = restart()
+	next(notices, func(n JobNotice) bool { return n.Job != nil })
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 	next(notices, contact(NATSAway))
+	s = startServer(t, o)
 	next(notices, contact(NATSBack))
 	if client.Away() {
 		t.Error("NATS is back and said to be away")
@@ -72,6 +69,7 @@ func TestWatchWithoutNATS(t *testing.T) {
 	if notices, err = client.WatchJob(t.Context(), "j"); err != nil {
 		t.Fatal(err)
 	}
+	next(notices, func(n JobNotice) bool { return n.Job != nil })
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -79,10 +77,11 @@ func TestWatchWithoutNATS(t *testing.T) {
 	if !client.Away() {
 		t.Error("NATS is away and said to be there")
 	}
-	n := receive(t, notices)
-	wantClass(t, n.Err, recovery.ClusterLost)
-	if !strings.Contains(n.Err.Error(), "job j may still be running") {
-		t.Errorf("the end: %v", n.Err)
+	var end error
+	next(notices, func(n JobNotice) bool { end = n.Err; return end != nil })
+	wantClass(t, end, recovery.ClusterLost)
+	if !strings.Contains(end.Error(), "job j may still be running") {
+		t.Errorf("the end: %v", end)
 	}
 	if n, more := <-notices; more {
 		t.Errorf("after the end: %+v", n)

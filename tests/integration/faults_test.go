@@ -176,6 +176,7 @@ func TestErrorsKeepTheirClass(t *testing.T) {
 // TestAllowedSources: a worker process reads from the folders and hosts that it
 // was started with, and from nowhere else.
 func TestAllowedSources(t *testing.T) {
+	const refusals = `gantry_control_refused_total{error_type="not_allowed"`
 	model := filepath.Join(Testdata(t), "stories260K", "hf-f32")
 	var asked atomic.Int64
 	files := http.FileServer(http.Dir(model))
@@ -198,7 +199,7 @@ func TestAllowedSources(t *testing.T) {
 			cluster := StartCluster(t, bin, 1, c.args...)
 			for uri, want := range map[string]recovery.Class{server.URL + "/": c.remote, model: c.file} {
 				asked.Store(0)
-				before := cluster.Workers["w1"].metric(t, "gantry_control_refused")
+				before := cluster.Workers["w1"].metric(t, refusals)
 				q := messages.LoadRequest{Job: "j" + string(want), Name: "m", URI: uri}
 				if uri == model {
 					q.Job, q.Name = q.Job+"-file", "m-file"
@@ -207,7 +208,7 @@ func TestAllowedSources(t *testing.T) {
 				if j.Class != want || (want == "") != (j.State == messages.StateReady) {
 					t.Errorf("%s: %s, class %q: %s", uri, j.State, j.Class, j.Why)
 				}
-				refused := cluster.Workers["w1"].metric(t, "gantry_control_refused") - before
+				refused := cluster.Workers["w1"].metric(t, refusals) - before
 				if allowed := want == ""; allowed != (refused == 0) {
 					t.Errorf("%s: counted as refused %.0f times", uri, refused)
 				}
