@@ -90,9 +90,7 @@ func (w *worker) write(ctx context.Context, j *heldJob, m *control.ExportModel) 
 	}
 	warnings, err := w.Node.Export(ctx, j.spec.ID, spec)
 	for _, d := range spec.Dumps { // whoever dumped them may be gone
-		if err := w.Node.RemoveDump(d.Path); err != nil {
-			w.Log.Warn("a rank that was dumped for an export was not removed", "file", d.Path, "err", err)
-		}
+		w.removeFile(d.Path)
 	}
 	return warnings, err
 }
@@ -125,8 +123,13 @@ func (w *worker) removeDump(t *exportTask) {
 	if d, ok := t.answer.(*control.RankDumped); !ok || d.GetError() != nil {
 		return
 	}
-	if err := w.Node.RemoveDump(t.dump); err != nil {
-		w.Log.Error("a rank that was dumped for an export was not removed", "file", t.dump, "err", err)
+	w.removeFile(t.dump)
+}
+
+// removeFile removes a dump, if it is there.
+func (w *worker) removeFile(dump string) {
+	if err := w.Node.RemoveDump(dump); err != nil {
+		w.Log.Error("a rank that was dumped for an export was not removed", "file", dump, "err", err)
 	}
 }
 

@@ -138,7 +138,7 @@ func (p *packer) weights() error {
 // bitsandbytes stores packed levels under one (bnb_4bit_quant_storage).
 func (p *packer) codes(t *Tensor) bool {
 	return p.config.Method == "bitsandbytes" && t.DType.Float() &&
-		(p.find(t.Name, ".quant_state.bitsandbytes__nf4") >= 0 || p.find(t.Name, ".quant_state.bitsandbytes__fp4") >= 0)
+		slices.ContainsFunc(fourBitStates, func(state string) bool { return p.find(t.Name, state) >= 0 })
 }
 
 // fits checks a weight against what is stored.

@@ -156,6 +156,10 @@ func (p *packer) columns(base string, t *Tensor) (Packed, error) {
 	return w, nil
 }
 
+// fourBitStates are what the name of a 4-bit weight of bitsandbytes is followed
+// by in that of its quantState.
+var fourBitStates = []string{".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"}
+
 // quantState is what bitsandbytes says about a 4-bit weight.
 type quantState struct {
 	Shape  [4]int64 `json:"shape"` // 0 behind its dimensions
@@ -173,7 +177,7 @@ func (p *packer) bitsandbytes(base string, t *Tensor) (Packed, error) {
 		w.Parts, w.Beside = []int{p.find(t.Name, ""), p.find(scale.Name, "")}, p.beside(base, ".weight_format")
 		return w, nil
 	}
-	for _, kind := range []string{".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"} {
+	for _, kind := range fourBitStates {
 		data, err := p.read(t.Name, kind)
 		if err != nil {
 			return Packed{}, err

@@ -2,8 +2,6 @@ package checkpoint
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/gantry-ml/gantry/checkpoint/safetensors"
@@ -37,22 +35,10 @@ func TestStandardJSON(t *testing.T) {
 // A config.json, and a quantizer's file beside it, may say numbers in Python's
 // words.
 func TestPythonNumbers(t *testing.T) {
-	dir := t.TempDir()
-	w, err := safetensors.Create(filepath.Join(dir, "model.safetensors"), []safetensors.Tensor{{Name: "a", DType: dtype.F32, Shape: []int64{4}}}, nil)
-	if err == nil {
-		err = w.Commit()
-	}
-	for name, text := range map[string]string{
+	dir := writeFolder(t, []safetensors.Tensor{{Name: "a", DType: dtype.F32, Shape: []int64{4}}}, map[string]string{
 		configName:             `{"model_type": "mamba2", "time_step_limit": [0.0, Infinity], "low": -Infinity, "none": NaN, "word": "NaN"}`,
 		"quantize_config.json": `{"bits": 4, "damp_percent": NaN}`,
-	} {
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	ix, err := openFolder(t, dir)
 	if err != nil {
 		t.Fatal(err)

@@ -34,19 +34,7 @@ func TestQuantFiles(t *testing.T) {
 			`{"bits":8,"group_size":16}`, "gptq", 4, 32},
 		"of something else": {gptq, plain, "quant_config.json", `{"a":1}`, "", 0, 0},
 	} {
-		dir := t.TempDir()
-		w, err := safetensors.Create(filepath.Join(dir, "model.safetensors"), c.tensors, nil)
-		if err == nil {
-			err = w.Commit()
-		}
-		for name, text := range map[string]string{configName: c.config, c.name: c.said} {
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)
-			}
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		dir := writeFolder(t, c.tensors, map[string]string{configName: c.config, c.name: c.said})
 		ix, err := openFolder(t, dir)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
@@ -68,6 +56,25 @@ func TestQuantFiles(t *testing.T) {
 			t.Errorf("%s: a file that is none: %v", what, err)
 		}
 	}
+}
+
+// writeFolder returns a folder of a model of these tensors, and of other files.
+func writeFolder(t *testing.T, tensors []safetensors.Tensor, texts map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	w, err := safetensors.Create(filepath.Join(dir, "model.safetensors"), tensors, nil)
+	if err == nil {
+		err = w.Commit()
+	}
+	for name, text := range texts {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func openFolder(t *testing.T, dir string) (*Index, error) {

@@ -16,6 +16,23 @@ type container struct {
 	write     func(ctx context.Context, m *model.Model, path string) (warnings []string, err error)
 }
 
+// plan has a plan made with the overrides and what the format needs besides,
+// which it adds to them: what the user said comes first. It fails where the
+// format has no layout for what the plan makes.
+func (c container) plan(overrides *[]quant.Override, build func() (*shard.Plan, error)) (*shard.Plan, error) {
+	plan, err := build()
+	if err != nil {
+		return nil, err
+	}
+	if more := c.overrides(plan); len(more) > 0 {
+		*overrides = append(*overrides, more...)
+		if plan, err = build(); err != nil {
+			return nil, err
+		}
+	}
+	return plan, c.check(plan)
+}
+
 // containers are the formats by the ending of a file's name.
 var containers = map[string]container{
 	".safetensors": {model.SafetensorsOverrides, model.Exportable, func(ctx context.Context, m *model.Model, path string) ([]string, error) {

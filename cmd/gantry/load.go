@@ -19,6 +19,7 @@ import (
 	"github.com/gantry-ml/gantry/placement"
 	"github.com/gantry-ml/gantry/placement/placefile"
 	"github.com/gantry-ml/gantry/recovery"
+	"github.com/gantry-ml/gantry/shard"
 	"github.com/gantry-ml/gantry/source"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -200,18 +201,10 @@ func (a *app) load(ctx context.Context, f loadFlags) error {
 // can hold is refused before anything is loaded. The load is reported also where
 // the export fails.
 func (a *app) loadAndExport(ctx context.Context, client *cluster.Client, q messages.LoadRequest, f loadFlags) error {
-	plan, err := client.Plan(ctx, messages.LoadRequest{URI: q.URI, Options: q.Options})
+	_, err := containerOf(f.export).plan(&q.Options.Overrides, func() (*shard.Plan, error) {
+		return client.Plan(ctx, messages.LoadRequest{URI: q.URI, Options: q.Options})
+	})
 	if err != nil {
-		return err
-	}
-	file := containerOf(f.export)
-	if more := file.overrides(plan); len(more) > 0 {
-		q.Options.Overrides = append(q.Options.Overrides, more...) // what the user said comes first
-		if plan, err = client.Plan(ctx, messages.LoadRequest{URI: q.URI, Options: q.Options}); err != nil {
-			return err
-		}
-	}
-	if err := file.check(plan); err != nil {
 		return err
 	}
 	q.Once = false // it is written first

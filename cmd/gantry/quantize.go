@@ -46,17 +46,8 @@ format has no layout for is wrong usage.`,
 					loader.WithProgress(func(u progress.Update) { bar.set(u.BytesDone, u.BytesTotal) }))
 			}
 			// What the file will hold, and what to warn of, does not depend on the layout.
-			plan, err := newLoader(shard.Layout{}).Plan(ctx, args[0])
+			plan, err := file.plan(&c.Overrides, func() (*shard.Plan, error) { return newLoader(shard.Layout{}).Plan(ctx, args[0]) })
 			if err != nil {
-				return err
-			}
-			if more := file.overrides(plan); len(more) > 0 {
-				c.Overrides = append(c.Overrides, more...) // what the user said comes first
-				if plan, err = newLoader(shard.Layout{}).Plan(ctx, args[0]); err != nil {
-					return err
-				}
-			}
-			if err := file.check(plan); err != nil {
 				return err
 			}
 			bar = a.bytesBar("loading " + args[0])
