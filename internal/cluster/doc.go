@@ -5,5 +5,6 @@
 // Daemons call StartServer or Connect, then Open; the leader calls Serve; the
 // command line and tests use Client. Nothing here knows how a load works, and
 // no weight byte passes through it. Errors carry a recovery.Class: Stale where
-// somebody else wrote first, ClusterLost where NATS does not answer.
+// somebody else wrote first, ClusterLost where NATS does not answer, NotAllowed
+// where it refuses a subject to its user.
 package cluster
